@@ -1,0 +1,189 @@
+"""Temporal derivatives and Taylor expansion against NumPy, binomial sums and exact polynomials."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vididi_hf import derivatives_vididi
+from vididi_hf.derivatives_vididi import derivative_view, derivative_weights, taylor_expand, temporal_derivative
+
+
+def random_video(frames=9, lead=(2,), dtype=torch.float64):
+    return torch.rand(*lead, frames, 3, 4, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def polynomial_video(degree, times):
+    """A video whose pixels are random polynomials in time, and a function that gives its derivatives."""
+    coefficients = np.random.default_rng(degree).normal(size=(degree + 1, 2, 3, 3))
+
+    def derivative(order):
+        pixels = np.zeros((len(times), 2, 3, 3))
+        for power in range(order, degree + 1):
+            falling = math.prod(range(power - order + 1, power + 1))
+            pixels += falling * coefficients[power] * (np.asarray(times) ** (power - order))[:, None, None, None]
+        return torch.from_numpy(pixels)
+
+    return derivative
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_forward_is_numpy_diff(order, lead):
+    video = random_video(lead=lead)
+    expected = np.diff(video.numpy(), n=order, axis=-4)
+    torch.testing.assert_close(temporal_derivative(video, order), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 6])
+def test_forward_is_the_alternating_binomial_sum(order):
+    video = random_video(lead=())
+    expected = [
+        sum((-1) ** (order - j) * math.comb(order, j) * video[n + j] for j in range(order + 1))
+        for n in range(len(video) - order)
+    ]
+    torch.testing.assert_close(temporal_derivative(video, order), torch.stack(expected))
+
+
+def test_orders_one_and_two_as_the_paper_writes_them():
+    video = random_video(lead=())
+    torch.testing.assert_close(temporal_derivative(video)[3], video[4] - video[3])
+    torch.testing.assert_close(temporal_derivative(video, 2)[3], video[5] - 2 * video[4] + video[3])
+
+
+@pytest.mark.parametrize(("order", "frames_left"), [(0, 9), (1, 7), (2, 7), (3, 5), (4, 5)])
+def test_central_returns_the_documented_number_of_frames(order, frames_left):
+    assert temporal_derivative(random_video(), order, scheme="central").shape == (2, frames_left, 3, 4, 5)
+
+
+def test_central_as_textbooks_write_it():
+    video = random_video(lead=())
+    first = temporal_derivative(video, 1, scheme="central")
+    second = temporal_derivative(video, 2, scheme="central")
+    third = temporal_derivative(video, 3, scheme="central")
+    torch.testing.assert_close(first[2], (video[4] - video[2]) / 2)
+    torch.testing.assert_close(second[2], video[4] - 2 * video[3] + video[2])
+    torch.testing.assert_close(third[1], (video[5] - 2 * video[4] + 2 * video[2] - video[1]) / 2)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_on_polynomials_in_real_time(order):
+    """Order k is exact on degree k with either scheme; central also on degree k + 1."""
+    step = 0.25
+    times = step * np.arange(10)
+    exact = polynomial_video(order, times)
+    forward = temporal_derivative(exact(0), order, step=step)
+    torch.testing.assert_close(forward, exact(order)[: len(forward)], rtol=1e-9, atol=1e-9)
+    exact = polynomial_video(order + 1, times)
+    central = temporal_derivative(exact(0), order, step=step, scheme="central")
+    offset = (order + 1) // 2
+    torch.testing.assert_close(central, exact(order)[offset : offset + len(central)], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_step_divides_by_its_power(order, scheme):
+    video = random_video()
+    plain = temporal_derivative(video, order, scheme=scheme)
+    torch.testing.assert_close(temporal_derivative(video, order, step=0.1, scheme=scheme), plain / 0.1**order)
+
+
+def test_integer_differences_do_not_wrap():
+    video = torch.tensor([200, 10, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    derivative = temporal_derivative(video)
+    assert derivative.dtype == torch.float32
+    assert derivative.flatten().tolist() == [-190.0, 245.0]
+    assert temporal_derivative(video, 0).dtype == torch.float32
+    assert taylor_expand(video, 1, 1).flatten().tolist() == [500.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_and_device_are_kept(dtype):
+    for device in ["cpu", "meta"]:
+        video = random_video(dtype=torch.float32).to(device=device, dtype=dtype)
+        results = [temporal_derivative(video, 2), derivative_view(video, 1, 4), taylor_expand(video, 2, 3)]
+        assert all(result.dtype == dtype and result.device.type == device for result in results)
+
+
+def test_gradient_of_a_difference_reaches_both_frames():
+    video = random_video(frames=2, lead=()).requires_grad_()
+    temporal_derivative(video).sum().backward()
+    torch.testing.assert_close(video.grad[0], -torch.ones(3, 4, 5, dtype=torch.float64))
+    torch.testing.assert_close(video.grad[1], torch.ones(3, 4, 5, dtype=torch.float64))
+    small = torch.rand(5, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: temporal_derivative(v, 3, step=2.0, scheme="central"), small)
+    assert torch.autograd.gradcheck(lambda v: taylor_expand(v, 2, 2), small)
+
+
+def test_order_zero_copies_nothing():
+    video = random_video()
+    assert temporal_derivative(video, 0) is video
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_views_of_every_order_share_a_shape_and_start(order):
+    clip = random_video(frames=11)
+    view = derivative_view(clip, order, num_frames=8)
+    assert view.shape == (2, 8, 3, 4, 5)
+    torch.testing.assert_close(view.numpy(), np.diff(clip.numpy(), n=order, axis=1)[:, :8])
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 6])
+def test_taylor_continues_polynomials_exactly(order):
+    past, horizon = order + 3, 4
+    exact = polynomial_video(order, np.arange(past + horizon))(0)
+    predicted = taylor_expand(exact[:past], order, horizon)
+    torch.testing.assert_close(predicted, exact[past:], rtol=1e-8, atol=1e-8)
+
+
+def test_taylor_is_the_sum_of_one_sided_derivatives():
+    """Order 2 written out with the textbook backward stencils."""
+    video = random_video()
+    last, before, first = video[:, -1], video[:, -2], video[:, -3]
+    velocity = 1.5 * last - 2 * before + 0.5 * first
+    acceleration = last - 2 * before + first
+    expected = torch.stack([last + h * velocity + h**2 / 2 * acceleration for h in (1, 2, 3)], dim=1)
+    torch.testing.assert_close(taylor_expand(video, 2, 3), expected)
+
+
+def test_taylor_needs_the_right_order():
+    """A parabola is missed by a first-order expansion, by the size of its second-order term."""
+    parabola = (torch.arange(6, dtype=torch.float64) ** 2).reshape(6, 1, 1, 1)
+    assert taylor_expand(parabola, 1, 2).flatten().tolist() == [34.0, 43.0]
+    torch.testing.assert_close(taylor_expand(parabola, 2, 2).flatten(), torch.tensor([36.0, 49.0]).double())
+
+
+def test_derivative_weights_are_the_known_backward_stencils():
+    expected = torch.tensor([[0, 0, 1], [0.5, -2, 1.5], [1, -2, 1]], dtype=torch.float64)
+    torch.testing.assert_close(derivative_weights(2), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v: temporal_derivative(v, 9), "order 9 needs at least 10 frames, got 9"),
+        (lambda v: temporal_derivative(v, 9, scheme="central"), "order 9 needs at least 11 frames, got 9"),
+        (lambda v: temporal_derivative(v[:, :0], 0), "needs at least 1 frames, got 0"),
+        (lambda v: derivative_view(v, 2, 8), "needs 10 frames, got 9"),
+        (lambda v: derivative_view(v, 2, 0), "num_frames must be at least 1, got 0"),
+        (lambda v: taylor_expand(v, 9, 1), "order 9 needs at least 10 frames, got 9"),
+        (lambda v: taylor_expand(v, 1, 0), "horizon must be at least 1, got 0"),
+        (lambda v: temporal_derivative(v, -1), "order must be an integer of at least 0, got -1"),
+        (lambda v: temporal_derivative(v, 1.5), "order must be an integer of at least 0, got 1.5"),
+        (lambda v: derivative_weights(-2), "order must be an integer of at least 0, got -2"),
+        (lambda v: temporal_derivative(v, 1, step=0.0), "step must be a positive"),
+        (lambda v: temporal_derivative(v, 1, scheme="backward"), "one of forward, central, got 'backward'"),
+        (lambda v: temporal_derivative(v[0, 0]), r"got the shape \(3, 4, 5\)"),
+    ],
+)
+def test_impossible_requests_name_the_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(random_video())
+
+
+def test_docstring_examples():
+    result = doctest.testmod(derivatives_vididi)
+    assert result.attempted > 0
+    assert result.failed == 0
