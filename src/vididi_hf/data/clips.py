@@ -1,0 +1,60 @@
+"""Which frames a clip takes: pure functions on integers.
+
+`uniform_clips`, which evaluation and the video processor share, lives in `video_processing_vididi`.
+"""
+
+import torch
+from torch import Tensor
+
+from vididi_hf.video_processing_vididi import clip_indices, clip_span, looped_stride, uniform_clips
+
+__all__ = ["sample_training_clips", "uniform_clips"]
+
+
+def sample_training_clips(
+    num_video_frames: int,
+    num_clips: int,
+    num_frames: int,
+    stride: int,
+    generator: torch.Generator,
+    lookahead: int = 0,
+) -> Tensor:
+    """Sample adjacent, non-overlapping clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 × 8, stride 3).
+
+    Each clip begins one stride after the last frame of the one before. The lookahead of a clip, which its derivatives
+    use up, may therefore run into the next clip. A video that is too short for adjacent clips gets clips as far apart
+    as it allows, which overlap; one that is too short for a single clip is played in a loop.
+
+    Args:
+        num_video_frames: Number of frames of the video.
+        num_clips: Number of clips.
+        num_frames: Frames per clip.
+        stride: Distance of two sampled frames, in video frames.
+        generator: Source of the random start.
+        lookahead: Further frames sampled at the end of every clip.
+
+    Returns:
+        (`num_clips`, `num_frames + lookahead`) int64 frame indices.
+
+    Raises:
+        ValueError: If a count is impossible.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> clips = sample_training_clips(90, num_clips=2, num_frames=8, stride=3, generator=generator, lookahead=2)
+        >>> clips.shape
+        torch.Size([2, 10])
+        >>> (clips[1] - clips[0]).tolist()
+        [24, 24, 24, 24, 24, 24, 24, 24, 24, 24]
+    """
+    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, lookahead)
+    slack = room - (num_clips - 1) * num_frames * stride
+    order = torch.arange(num_clips)
+    if slack >= 0:
+        starts = torch.randint(slack + 1, (1,), generator=generator) + order * num_frames * stride
+    elif room >= 0:
+        starts = order * room // (num_clips - 1)
+    else:
+        stride = looped_stride(num_video_frames, stride)
+        starts = order * num_frames * stride
+    return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)

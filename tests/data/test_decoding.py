@@ -1,0 +1,359 @@
+"""Decoding: every kind of source, every kind of defect, unusual formats, and real files with lying headers."""
+
+import doctest
+import io
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import torchcodec.decoders
+from torchcodec.decoders import VideoDecoder
+from torchcodec.encoders import AudioEncoder, VideoEncoder
+
+from vididi_hf.data import decoding
+from vididi_hf.data.decoding import BrokenVideoError, VideoReader, decode_clips, open_video
+
+SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "samples"
+
+
+def every_frame(num_frames):
+    return torch.arange(num_frames)
+
+
+def grey_levels(num_frames=30):
+    """Frames that tell their own index by their brightness: 4 + 6 · index."""
+    return (4 + 6 * torch.arange(num_frames)).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 48, 64).contiguous()
+
+
+def indices_of(frames):
+    return ((frames.float().mean(dim=(-3, -2, -1)) - 4) / 6).round().long().tolist()
+
+
+def encode(path, frames, codec="libx264", pixel_format="yuv420p", times=None, options=None):
+    """Write uint8 (N, 3, H, W) frames with PyAV, with any codec, pixel format and time stamps in tenths of a second."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[-2:], pixel_format
+        stream.options = {"crf": "10"} if codec == "libx264" else {}
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.permute(1, 2, 0)), format="rgb24")
+            picture.pts = index if times is None else times[index]
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("videos") / "levels.mp4"
+    VideoEncoder(grey_levels(), frame_rate=10).to_file(path)
+    return path
+
+
+def test_every_kind_of_source_gives_the_same_frames(video):
+    data = video.read_bytes()
+    moved = io.BytesIO(data)
+    moved.seek(100)  # a file object that someone has read from already
+    with video.open("rb") as opened:
+        sources = [
+            video,
+            str(video),
+            data,
+            bytearray(data),
+            memoryview(data),
+            moved,
+            opened,
+            {"path": str(video), "bytes": None},
+            {"path": None, "bytes": data},
+            {"path": "gone.mp4", "bytes": data},
+            VideoDecoder(str(video)),
+            VideoDecoder(str(video), dimension_order="NHWC"),
+        ]
+        expected = VideoDecoder(str(video)).get_frames_in_range(0, 30).data
+        for source in sources:
+            frames = VideoReader(source).read(every_frame)
+            assert frames.dtype == torch.uint8
+            assert torch.equal(frames, expected)
+
+
+def test_a_decoder_that_yields_floats_is_brought_back_to_bytes(video):
+    frames = VideoReader(VideoDecoder(str(video), output_dtype=torch.float32)).read(every_frame)
+    assert frames.dtype == torch.uint8
+    assert indices_of(frames) == list(range(30))
+
+
+def test_an_open_decoder_is_returned_as_it_is(video):
+    decoder = VideoDecoder(str(video))
+    assert open_video(decoder) is decoder
+
+
+def test_clips_come_back_in_the_order_asked_for(video):
+    wanted = torch.tensor([[9, 3, 3], [0, 29, 9]])
+    clips = decode_clips(video, lambda n: wanted)
+    assert clips.shape == (2, 3, 3, 48, 64)
+    assert indices_of(clips) == wanted.tolist()
+    assert decode_clips(video, lambda n: [5, 4]).shape == (2, 3, 48, 64)
+
+
+def test_each_distinct_frame_is_decoded_once(video):
+    decoder = VideoDecoder(str(video))
+    reader = VideoReader(decoder)
+    asked = []
+    original = decoder.get_frames_at
+    decoder.get_frames_at = lambda indices: asked.append(list(indices)) or original(indices)
+    reader.read(lambda n: torch.tensor([[7, 2, 7], [2, 2, 4]]))
+    assert asked == [[2, 4, 7]]
+
+
+def test_choose_sees_the_number_of_frames_once(video):
+    seen = []
+    decode_clips(video, lambda n: seen.append(n) or torch.tensor([0]))
+    assert seen == [30]
+
+
+@pytest.mark.parametrize("indices", [[-1, 3], [3, 30]])
+def test_frames_outside_the_video_are_a_mistake_of_the_caller(video, indices):
+    with pytest.raises(IndexError, match=r"levels\.mp4, which has 30 frames"):
+        decode_clips(video, lambda n: indices)
+
+
+# Broken videos
+
+
+def broken_files(folder):
+    """Path and expected reason of one file of every kind that cannot be read at all."""
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("not a video " * 50)
+    (folder / "folder.mp4").mkdir()
+    AudioEncoder(torch.zeros(1, 16000), sample_rate=16000).to_file(folder / "audio.mp4")
+    with av.open(str(folder / "headers.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.start_encoding()
+    data = encode(folder / "whole.mp4", grey_levels()).read_bytes()
+    (folder / "truncated.mp4").write_bytes(data[: len(data) // 2])  # its index, at the end, is cut off
+    return {
+        "missing.mp4": "no such file",
+        "empty.mp4": "empty",
+        "text.mp4": "no video that FFmpeg can read",
+        "folder.mp4": "folder",
+        "audio.mp4": "no video stream",
+        "headers.mp4": "no frames",
+        "truncated.mp4": "header is damaged",
+    }
+
+
+def test_broken_files_are_one_error_that_names_file_and_reason(tmp_path):
+    for name, reason in broken_files(tmp_path).items():
+        path = tmp_path / name
+        sources = [path, str(path), {"path": str(path), "bytes": None}]
+        if path.is_file():
+            sources.append({"path": str(path), "bytes": path.read_bytes()})
+        for source in sources:
+            with pytest.raises(BrokenVideoError, match=reason) as caught:
+                decode_clips(source, every_frame)
+            assert isinstance(caught.value, ValueError)
+            assert caught.value.source == str(path)
+            assert str(path) in str(caught.value)
+            assert len(caught.value.reason) < 80
+
+
+@pytest.mark.parametrize("source", [b"", b"rubbish", io.BytesIO(), io.BytesIO(b"rubbish" * 30), {"bytes": b"x"}])
+def test_broken_bytes_too(source):
+    with pytest.raises(BrokenVideoError):
+        decode_clips(source, every_frame)
+
+
+def test_the_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(BrokenVideoError("a.mp4", "it is empty")))
+    assert (error.source, error.reason) == ("a.mp4", "it is empty")
+    assert str(error) == "cannot read the video a.mp4: it is empty"
+
+
+@pytest.mark.parametrize("source", [3, None, [], {}, {"path": None, "bytes": None}])
+def test_other_types_are_refused_by_name(source):
+    with pytest.raises(TypeError, match=type(source).__name__):
+        decode_clips(source, every_frame)
+
+
+def test_missing_ffmpeg_says_what_to_install(video, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Could not load libtorchcodec. Likely causes: ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torchcodec.decoders._video_decoder, "create_video_decoder", fail)
+        with pytest.raises(ImportError, match="apt-get install ffmpeg"):
+            open_video(video)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ImportError, match="FFmpeg 4 to 9"):
+        open_video(video)
+
+
+def test_importing_does_not_load_torchcodec():
+    code = "import sys, vididi_hf.data.decoding; assert 'torchcodec.decoders' not in sys.modules, 'loaded'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Videos that are shorter than they say
+
+
+def test_frames_cut_off_at_the_end_are_found_and_clips_chosen_again(tmp_path):
+    """The index of this file stands at its front and still lists the frames that were cut off."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (30, 3, 48, 64), dtype=torch.uint8, generator=generator)
+    data = encode(tmp_path / "whole.mp4", noise, options={"movflags": "faststart"}).read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(data[: len(data) * 6 // 10])
+    whole = VideoReader(tmp_path / "whole.mp4").read(every_frame)
+
+    seen = []
+    frames = decode_clips(path, lambda n: seen.append(n) or torch.arange(n))
+    assert len(seen) > 1
+    assert seen == sorted(seen, reverse=True)
+    assert len(frames) == seen[-1] > 5
+    # All but the last were decoded from complete data.
+    assert torch.equal(frames[:-1], whole[: len(frames) - 1])
+
+    reader = VideoReader(path)
+    assert reader.read(lambda n: [0, 4]).shape == (2, 3, 48, 64)  # the good part needs no second look
+    assert reader.num_frames == seen[0]
+    last = reader.read(lambda n: [n - 1])
+    assert reader.num_frames < seen[0]
+    assert torch.equal(last[0], frames[reader.num_frames - 1])
+
+
+def test_the_length_is_bisected_not_counted(video):
+    class EndsEarly(VideoDecoder):
+        """Has 17 frames and says 30."""
+
+        def get_frames_at(self, indices):
+            calls.append(list(indices))
+            if max(indices) >= 17:
+                raise RuntimeError("Requested next frame while there are no more frames left to decode.")
+            return super().get_frames_at(indices)
+
+    calls, seen = [], []
+    frames = decode_clips(EndsEarly(str(video)), lambda n: seen.append(n) or torch.tensor([0, n // 2, n - 1]))
+    assert seen == [30, 17]
+    assert indices_of(frames) == [0, 8, 16]
+    assert len(calls) <= 10
+
+
+def test_frames_that_never_decode_are_a_broken_video(video):
+    class Rotten(VideoDecoder):
+        def get_frames_at(self, indices):
+            raise RuntimeError("rotten")
+
+    class Together(VideoDecoder):
+        def get_frames_at(self, indices):
+            if len(indices) > 1:
+                raise RuntimeError("sizes differ")
+            return super().get_frames_at(indices)
+
+    with pytest.raises(BrokenVideoError, match="first frame cannot be decoded"):
+        decode_clips(Rotten(str(video)), every_frame)
+    with pytest.raises(BrokenVideoError, match=r"cannot be decoded together \(sizes differ\)"):
+        decode_clips(Together(str(video)), every_frame)
+
+
+def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
+    """An AVI file with B-frames: seeking in it returns neighbours and repetitions."""
+    frames = torch.zeros(20, 3, 48, 64, dtype=torch.uint8)
+    for index in range(20):
+        frames[index, :, :, 3 * index : 3 * index + 4] = 255  # a bar that moves 3 pixels per frame
+    path = tmp_path / "bframes.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"bf": "2", "g": "12", "qmin": "2", "qmax": "2"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).numpy(), format="rgb24")))
+        container.mux(stream.encode())
+
+    def places(decoded):
+        weight = decoded.float().mean(dim=(1, 2)).clamp(min=30) - 30
+        centre = (weight * torch.arange(64)).sum(dim=1) / weight.sum(dim=1)
+        return ((centre - 1.5) / 3).round().int().tolist()
+
+    whole = VideoReader(path).read(every_frame)
+    assert len(whole) >= 18
+    assert places(whole) == list(range(len(whole)))
+    for indices in ([0, 3, 6, 9], [1, 2, 13], [11, 5, 17]):
+        expected = torch.stack([whole[index] for index in indices])
+        assert torch.equal(VideoReader(path).read(lambda n, wanted=indices: wanted), expected)
+
+
+# Unusual formats
+
+
+def test_variable_frame_rate_counts_pictures(tmp_path):
+    times = [index if index < 10 else 10 + 3 * (index - 10) for index in range(20)]
+    path = encode(tmp_path / "variable.mkv", grey_levels(20), times=times)
+    reader = VideoReader(path)
+    assert reader.num_frames == 20
+    assert indices_of(reader.read(every_frame)) == list(range(20))
+    assert indices_of(reader.read(lambda n: [15, 9, 12])) == [15, 9, 12]
+
+
+def test_rotation_of_the_camera_is_undone(tmp_path):
+    frames = torch.zeros(4, 3, 48, 64, dtype=torch.uint8)
+    frames[..., :32] = 255  # bright on the left
+    data = bytearray(encode(tmp_path / "upright.mp4", frames).read_bytes())
+    matrix = data.index(b"tkhd") + 44  # a quarter turn in the track header's transformation
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    turned = decode_clips(bytes(data), every_frame)
+    assert turned.shape == (4, 3, 64, 48)
+    assert turned[:, :, :24].float().mean() > 230
+    assert turned[:, :, 40:].float().mean() < 25
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "size"),
+    [
+        ("libx264", "yuv444p", (47, 63)),
+        ("ffv1", "yuv420p", (33, 35)),
+        ("ffv1", "gray", (48, 64)),
+        ("libx264", "yuv420p10le", (48, 64)),
+        ("ffv1", "bgr0", (48, 64)),
+    ],
+)
+def test_any_size_and_pixel_format_becomes_rgb_bytes(tmp_path, codec, pixel_format, size):
+    ramp = torch.linspace(20, 230, size[1]).round().to(torch.uint8).expand(5, 3, *size).contiguous()
+    path = encode(tmp_path / "unusual.mkv", ramp, codec, pixel_format)
+    frames = decode_clips(path, every_frame)
+    assert frames.dtype == torch.uint8
+    assert frames.shape == ramp.shape
+    assert (frames.float() - ramp.float()).abs().mean() < 4
+
+
+# Real files
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real sample videos (../shared/data/samples) are not here")
+@pytest.mark.parametrize("folder", ["jhmdb_original", "ucf101", "hmdb51"])
+def test_real_videos_yield_what_decoding_in_order_yields(folder):
+    """Against FFmpeg by way of PyAV, which never seeks; torchcodec cannot reach the last frame of some."""
+    paths = sorted((SAMPLES / folder).glob("*.avi"))
+    assert paths
+    for path in paths:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        count = VideoReader(path).num_frames
+        assert len(expected) - 1 <= count <= len(expected)
+        wanted = [0, 1, 2, 5, count // 2, count - 4, count - 1]
+        for indices in ([0, 1, 2, 5], [1, 4, 7], wanted, every_frame(count)[::3].tolist()):
+            frames = decode_clips(path, lambda n, chosen=indices: chosen)
+            for index, frame in zip(indices, frames):
+                difference = frame.permute(1, 2, 0).float() - torch.from_numpy(expected[index]).float()
+                assert difference.abs().mean() < 3, (path.name, index)
+
+
+def test_docstring_examples():
+    result = doctest.testmod(decoding)
+    assert result.attempted > 0
+    assert result.failed == 0
