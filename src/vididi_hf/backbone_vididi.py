@@ -1,0 +1,334 @@
+"""Video networks of the ViDiDi encoder: R3D, R(2+1)D and MC3 of any width and depth, and S3D.
+
+Parameters carry the names they have in `torchvision.models.video`, so that a state dict from there, without its
+classifier, loads as it is. Tensors are (batch, channels, frames, height, width) throughout this file.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_vididi import ViDiDiConfig
+
+# How the four stages of each R network convolve: over space and time at once ("full"), over space and then over time
+# ("factorised"), or over space alone ("spatial").
+STAGE_CONVOLUTIONS = {
+    "r3d_18": ("full", "full", "full", "full"),
+    "r2plus1d_18": ("factorised", "factorised", "factorised", "factorised"),
+    "mc3_18": ("full", "spatial", "spatial", "spatial"),
+}
+
+# Channels of S3D's Inception blocks: input, 1x1x1 branch, (reduction, output) of the two 3x3x3 branches, pooled branch.
+S3D_BLOCKS = {
+    "3b": (192, 64, (96, 128), (16, 32), 32),
+    "3c": (256, 128, (128, 192), (32, 96), 64),
+    "4b": (480, 192, (96, 208), (16, 48), 64),
+    "4c": (512, 160, (112, 224), (24, 64), 64),
+    "4d": (512, 128, (128, 256), (24, 64), 64),
+    "4e": (512, 112, (144, 288), (32, 64), 64),
+    "4f": (528, 256, (160, 320), (32, 128), 128),
+    "5b": (832, 256, (160, 320), (32, 128), 128),
+    "5c": (832, 384, (192, 384), (48, 128), 128),
+}
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of a module's BatchNorms as they are, while it still normalises by the batch.
+
+    Zero momentum, not `track_running_stats=False`, because the latter saves other tensors for the backward pass, which
+    activation checkpointing reports as an error.
+    """
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, saved):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _checkpoint_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the first forward pass and of its recomputation."""
+    return nullcontext(), frozen_statistics(module)
+
+
+class CheckpointedBlock(GradientCheckpointingLayer):
+    """A block that transformers' activation checkpointing recomputes, counting each batch once in its BatchNorms.
+
+    Plain checkpointing runs the block twice per step and so moves the running statistics twice. Only the
+    non-reentrant variant (the default of transformers) allows for that; PyTorch refuses `use_reentrant=True` here.
+    """
+
+    @property
+    def _gradient_checkpointing_func(self) -> Callable[..., Any]:
+        if torch.compiler.is_compiling():  # traced: statistics leave the block as outputs, so they move once anyway
+            return self._checkpoint
+        return partial(self._checkpoint, context_fn=partial(_checkpoint_contexts, self))
+
+    @_gradient_checkpointing_func.setter
+    def _gradient_checkpointing_func(self, function: Callable[..., Any]) -> None:
+        self._checkpoint = function
+
+
+class VideoBackbone(nn.Module):
+    """A video network as five stages: a stem and four more, each returned by [`VideoBackbone.stages`]."""
+
+    def stages(self) -> list[nn.Module]:
+        """The stages in the order in which a clip passes them."""
+        raise NotImplementedError
+
+    def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run the network.
+
+        Args:
+            clip: Tensor (batch, channels, frames, height, width), at least 2 frames of 32 x 32 pixels.
+            output_hidden_states: Also return what every stage computed (which keeps it in memory).
+
+        Returns:
+            Features (batch, hidden_size, frames', height', width'), and the outputs of the five stages, the last of
+            them the features, or an empty tuple.
+        """
+        hidden_states: tuple[Tensor, ...] = ()
+        for stage in self.stages():
+            clip = stage(clip)
+            if output_hidden_states:
+                hidden_states += (clip,)
+        return clip, hidden_states
+
+
+def _convolution(kind: str, in_channels: int, out_channels: int, mid_channels: int, stride: int) -> nn.Module:
+    """A 3 x 3 x 3 convolution of one of the kinds of `STAGE_CONVOLUTIONS`."""
+    if kind == "full":
+        return nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    spatial_stride = (1, stride, stride)
+    if kind == "spatial":
+        return nn.Conv3d(in_channels, out_channels, (1, 3, 3), stride=spatial_stride, padding=(0, 1, 1), bias=False)
+    return nn.Sequential(
+        nn.Conv3d(in_channels, mid_channels, (1, 3, 3), stride=spatial_stride, padding=(0, 1, 1), bias=False),
+        nn.BatchNorm3d(mid_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(mid_channels, out_channels, (3, 1, 1), stride=(stride, 1, 1), padding=(1, 0, 0), bias=False),
+    )
+
+
+class ResidualBlock(CheckpointedBlock):
+    """Two 3 x 3 x 3 convolutions and a shortcut, which is a 1 x 1 x 1 convolution where the shape changes.
+
+    Args:
+        kind: Kind of convolution, see `STAGE_CONVOLUTIONS`.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Down-sampling of space, and of time too unless the kind is `"spatial"`.
+    """
+
+    def __init__(self, kind: str, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        # As many parameters in a factorised convolution as in a full one (https://arxiv.org/abs/1711.11248, section
+        # 3.5). Like torchvision, the second convolution reuses the width computed for the first.
+        mid_channels = (27 * in_channels * out_channels) // (9 * in_channels + 3 * out_channels)
+        self.conv1 = nn.Sequential(
+            _convolution(kind, in_channels, out_channels, mid_channels, stride),
+            nn.BatchNorm3d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.conv2 = nn.Sequential(
+            _convolution(kind, out_channels, out_channels, mid_channels, 1), nn.BatchNorm3d(out_channels)
+        )
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            strides = (1 if kind == "spatial" else stride, stride, stride)
+            self.downsample = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, stride=strides, bias=False), nn.BatchNorm3d(out_channels)
+            )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (batch, in_channels, frames, height, width) to out_channels and the strided size."""
+        shortcut = hidden if self.downsample is None else self.downsample(hidden)
+        hidden = self.conv2(self.conv1(hidden))
+        hidden += shortcut
+        return F.relu_(hidden)
+
+
+def _residual_stem(kind: str, in_channels: int, out_channels: int) -> nn.Sequential:
+    """The 3 x 7 x 7 convolution in front of an R network; halves height and width."""
+    if kind != "factorised":
+        return nn.Sequential(
+            nn.Conv3d(in_channels, out_channels, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+            nn.BatchNorm3d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+    # torchvision has 45 channels in between for 64 behind; other widths keep that proportion.
+    mid_channels = max(1, 45 * out_channels // 64)
+    return nn.Sequential(
+        nn.Conv3d(in_channels, mid_channels, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.BatchNorm3d(mid_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(mid_channels, out_channels, (3, 1, 1), padding=(1, 0, 0), bias=False),
+        nn.BatchNorm3d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _residual_stage(kind: str, in_channels: int, out_channels: int, depth: int, stride: int) -> nn.Sequential:
+    """Residual blocks, the first of which changes the shape."""
+    first = ResidualBlock(kind, in_channels, out_channels, stride)
+    return nn.Sequential(first, *(ResidualBlock(kind, out_channels, out_channels, 1) for _ in range(depth - 1)))
+
+
+class VideoResNet(VideoBackbone):
+    """R3D, R(2+1)D or MC3 (https://arxiv.org/abs/1711.11248).
+
+    Args:
+        name: `"r3d_18"`, `"r2plus1d_18"` or `"mc3_18"`, whatever the depths are.
+        hidden_sizes: Channels of the four stages; the stem has those of the first.
+        depths: Residual blocks in each stage.
+        num_channels: Channels of the clip.
+
+    Example:
+        >>> import torch
+        >>> from vididi_hf.backbone_vididi import VideoResNet
+        >>> backbone = VideoResNet("r2plus1d_18", hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_channels=3)
+        >>> features, hidden_states = backbone(torch.rand(2, 3, 8, 40, 40), output_hidden_states=True)
+        >>> features.shape, len(hidden_states)
+        (torch.Size([2, 64, 1, 3, 3]), 5)
+    """
+
+    def __init__(self, name: str, hidden_sizes: tuple[int, ...], depths: tuple[int, ...], num_channels: int) -> None:
+        super().__init__()
+        kinds, widths = STAGE_CONVOLUTIONS[name], hidden_sizes
+        self.stem = _residual_stem(kinds[0], num_channels, widths[0])
+        self.layer1 = _residual_stage(kinds[0], widths[0], widths[0], depths[0], stride=1)
+        self.layer2 = _residual_stage(kinds[1], widths[0], widths[1], depths[1], stride=2)
+        self.layer3 = _residual_stage(kinds[2], widths[1], widths[2], depths[2], stride=2)
+        self.layer4 = _residual_stage(kinds[3], widths[2], widths[3], depths[3], stride=2)
+
+    def stages(self) -> list[nn.Module]:
+        """Stem and four residual stages."""
+        return [self.stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, BatchNorm as S3D sets it, and ReLU; padded so that only the stride changes the size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
+        time, height, width = kernel_size
+        padding = (time // 2, height // 2, width // 2)
+        super().__init__(
+            nn.Conv3d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False),
+            nn.BatchNorm3d(out_channels, eps=1e-3, momentum=1e-3),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SeparableConv(nn.Sequential):
+    """A convolution over space followed by one over time."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            ConvNorm(in_channels, out_channels, (1, size, size), (1, stride, stride)),
+            ConvNorm(out_channels, out_channels, (size, 1, 1), (stride, 1, 1)),
+        )
+
+
+class InceptionBlock(CheckpointedBlock):
+    """Four parallel branches, concatenated over channels; the arguments are those of a row of `S3D_BLOCKS`."""
+
+    def __init__(
+        self, in_channels: int, direct: int, first: tuple[int, int], second: tuple[int, int], pooled: int
+    ) -> None:
+        super().__init__()
+        self.branch0 = ConvNorm(in_channels, direct)
+        self.branch1 = nn.Sequential(ConvNorm(in_channels, first[0]), SeparableConv(*first))
+        self.branch2 = nn.Sequential(ConvNorm(in_channels, second[0]), SeparableConv(*second))
+        self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), ConvNorm(in_channels, pooled))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (batch, in_channels, frames, height, width) to the branches' channels at the same size."""
+        return torch.cat((self.branch0(hidden), self.branch1(hidden), self.branch2(hidden), self.branch3(hidden)), 1)
+
+
+class HalvingPool(nn.Module):
+    """Unpadded 2 x 2 x 2 max-pooling that leaves time alone where a single step of it is left (clips of 2-4 frames)."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Halve frames (unless there is one), height and width of (batch, channels, frames, height, width)."""
+        return F.max_pool3d(hidden, (min(2, hidden.shape[2]), 2, 2))
+
+
+class S3D(VideoBackbone):
+    """Separable 3D Inception network (https://arxiv.org/abs/1712.04851), without the gating of its S3D-G variant.
+
+    Args:
+        num_channels: Channels of the clip.
+
+    Example:
+        >>> import torch
+        >>> from vididi_hf.backbone_vididi import S3D
+        >>> features, _ = S3D(num_channels=3)(torch.rand(2, 3, 8, 64, 64))
+        >>> features.shape
+        torch.Size([2, 1024, 1, 2, 2])
+    """
+
+    # Where the stages begin and end in `features`: each but the first begins with the pooling that shrinks the clip.
+    BOUNDS = (0, 1, 4, 7, 13, 16)
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        blocks = {name: InceptionBlock(*channels) for name, channels in S3D_BLOCKS.items()}
+        self.features = nn.Sequential(
+            SeparableConv(num_channels, 64, size=7, stride=2),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            ConvNorm(64, 64),
+            SeparableConv(64, 192),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            blocks["3b"],
+            blocks["3c"],
+            nn.MaxPool3d(3, stride=2, padding=1),
+            *(blocks[name] for name in ("4b", "4c", "4d", "4e", "4f")),
+            HalvingPool(),
+            blocks["5b"],
+            blocks["5c"],
+        )
+
+    def stages(self) -> list[nn.Module]:
+        """Stem and the four groups of layers that work at one resolution each."""
+        return [self.features[begin:end] for begin, end in pairwise(self.BOUNDS)]
+
+
+def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
+    """The network that a configuration describes, with PyTorch's default initialisation.
+
+    Args:
+        config: A valid configuration.
+
+    Example:
+        >>> from vididi_hf.backbone_vididi import build_backbone
+        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
+        >>> backbone = build_backbone(ViDiDiConfig(backbone="mc3_18"))
+        >>> sum(parameter.numel() for parameter in backbone.parameters())
+        11490240
+    """
+    if config.hidden_sizes is None or config.depths is None:
+        return S3D(config.num_channels)
+    return VideoResNet(config.backbone, tuple(config.hidden_sizes), tuple(config.depths), config.num_channels)
+
+
+__all__ = ["S3D", "VideoBackbone", "VideoResNet", "build_backbone"]

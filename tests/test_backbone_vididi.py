@@ -1,0 +1,240 @@
+import doctest
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import video
+from torchvision.models.video import resnet
+
+from vididi_hf import backbone_vididi
+from vididi_hf.backbone_vididi import S3D, ResidualBlock, VideoResNet, build_backbone, frozen_statistics
+from vididi_hf.configuration_vididi import ViDiDiConfig
+
+RESIDUAL = ("r3d_18", "r2plus1d_18", "mc3_18")
+WIDTHS, DEPTHS = (64, 128, 256, 512), (2, 2, 2, 2)
+CLASSIFIERS = ("fc.", "classifier.")
+
+
+def randomise(module, seed=0):
+    """Give BatchNorm parameters and statistics values that matter; convolutions are random already."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm3d):
+            for tensor in (norm.weight, norm.running_var):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (norm.bias, norm.running_mean):
+                tensor.data.normal_(0, 0.2, generator=generator)
+    return module
+
+
+def feature_weights(reference):
+    return {name: value for name, value in reference.state_dict().items() if not name.startswith(CLASSIFIERS)}
+
+
+def reference_stages(reference, clip):
+    """torchvision's network step by step: outputs of stem and stages."""
+    if isinstance(reference, resnet.VideoResNet):
+        groups = [reference.stem, reference.layer1, reference.layer2, reference.layer3, reference.layer4]
+    else:
+        layers = list(reference.features)
+        groups = [nn.Sequential(*layers[a:b]) for a, b in ((0, 1), (1, 4), (4, 7), (7, 13), (13, 16))]
+    outputs = []
+    for group in groups:
+        clip = group(clip)
+        outputs.append(clip)
+    return outputs
+
+
+def clip_of(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """torchvision's network and ours with its weights, by name."""
+    torch.manual_seed(0)
+    result = {}
+    for name in (*RESIDUAL, "s3d"):
+        reference = randomise(getattr(video, name)(weights=None))
+        ours = build_backbone(ViDiDiConfig(backbone=name))
+        ours.load_state_dict(feature_weights(reference), strict=True)
+        result[name] = (reference, ours)
+    return result
+
+
+def test_documented_examples_run():
+    results = doctest.testmod(backbone_vididi)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
+@pytest.mark.parametrize("size", [(8, 40, 48), (5, 33, 65), (16, 32, 32)])
+def test_every_stage_computes_what_torchvision_computes(pairs, name, size):
+    reference, ours = pairs[name]
+    clip = clip_of(2, 3, *size)
+    with torch.no_grad():
+        features, hidden_states = ours.eval()(clip, output_hidden_states=True)
+        expected = reference_stages(reference.eval(), clip)
+    assert len(hidden_states) == 5
+    assert features is hidden_states[-1]
+    for got, want in zip(hidden_states, expected):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
+def test_training_mode_and_its_statistics_are_those_of_torchvision(pairs, name):
+    reference, ours = pairs[name]
+    clip = clip_of(2, 3, 8, 40, 40)
+    before = {key: value.clone() for key, value in feature_weights(reference).items()}
+    with torch.no_grad():
+        features, _ = ours.train()(clip)
+        expected = reference_stages(reference.train(), clip)[-1]
+    torch.testing.assert_close(features, expected, rtol=1e-6, atol=1e-6)
+    after = ours.state_dict()
+    for key, value in feature_weights(reference).items():
+        torch.testing.assert_close(after[key], value, rtol=1e-6, atol=1e-6)
+    reference.load_state_dict(before, strict=False)
+    ours.load_state_dict(before)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_pooled_features_are_those_of_torchvision(pairs, name):
+    reference, ours = pairs[name]
+    clip = clip_of(2, 3, 6, 48, 40)
+    pooled = {}
+    hook = reference.fc.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
+    with torch.no_grad():
+        reference.eval()(clip)
+        features, _ = ours.eval()(clip)
+    hook.remove()
+    torch.testing.assert_close(features.mean((2, 3, 4)), pooled["features"], rtol=1e-6, atol=1e-6)
+
+
+def test_pooled_features_of_s3d_are_those_of_torchvision_where_its_fixed_pool_sees_the_whole_clip(pairs):
+    reference, ours = pairs["s3d"]
+    clip = clip_of(1, 3, 16, 224, 224)
+    pooled = {}
+    hook = reference.classifier.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
+    with torch.no_grad():
+        reference.eval()(clip)
+        features, _ = ours.eval()(clip)
+    hook.remove()
+    assert pooled["features"].shape == (1, 1024, 1, 1, 1)
+    torch.testing.assert_close(features.mean((2, 3, 4)), pooled["features"].flatten(1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
+@pytest.mark.parametrize("num_frames", [2, 3, 4, 5, 9])
+def test_short_and_small_clips_pass(pairs, name, num_frames):
+    _, ours = pairs[name]
+    with torch.no_grad():
+        features, _ = ours.eval()(clip_of(1, 3, num_frames, 32, 32))
+    assert features.numel() > 0
+    assert features.isfinite().all()
+
+
+def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
+    pool = backbone_vididi.HalvingPool()
+    for frames in (2, 3, 4, 7):
+        hidden = clip_of(1, 2, frames, 4, 5)
+        assert torch.equal(pool(hidden), nn.MaxPool3d(2)(hidden))
+    single = clip_of(1, 2, 1, 4, 5)
+    assert torch.equal(pool(single)[:, :, 0], nn.MaxPool2d(2)(single[:, :, 0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "stem"),
+    [
+        ("r3d_18", [resnet.Conv3DSimple] * 4, resnet.BasicStem),
+        ("r2plus1d_18", [resnet.Conv2Plus1D] * 4, resnet.R2Plus1dStem),
+        ("mc3_18", [resnet.Conv3DSimple] + [resnet.Conv3DNoTemporal] * 3, resnet.BasicStem),
+    ],
+)
+def test_other_depths_are_torchvisions_too(name, convolutions, stem):
+    torch.manual_seed(0)
+    depths = (1, 3, 2, 1)
+    reference = randomise(resnet.VideoResNet(resnet.BasicBlock, convolutions, list(depths), stem)).eval()
+    ours = VideoResNet(name, WIDTHS, depths, num_channels=3).eval()
+    ours.load_state_dict(feature_weights(reference), strict=True)
+    clip = clip_of(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(clip)[0], reference_stages(reference, clip)[-1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_widths_and_depths_are_those_asked_for(name):
+    widths, depths = (8, 12, 24, 40), (1, 2, 3, 1)
+    network = VideoResNet(name, widths, depths, num_channels=2)
+    _, hidden_states = network(clip_of(2, 2, 8, 64, 48), output_hidden_states=True)
+    assert tuple(hidden.shape[1] for hidden in hidden_states) == (8, *widths)
+    assert [tuple(hidden.shape[3:]) for hidden in hidden_states] == [(32, 24), (32, 24), (16, 12), (8, 6), (4, 3)]
+    frames = [hidden.shape[2] for hidden in hidden_states]
+    assert frames == ([8] * 5 if name == "mc3_18" else [8, 8, 4, 2, 1])
+    assert tuple(len(stage) for stage in network.stages()[1:]) == depths
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_shortcut_has_weights_only_where_the_shape_changes(name):
+    network = VideoResNet(name, (8, 8, 16, 16), (2, 2, 2, 2), num_channels=3)
+    projected = [
+        (stage, block)
+        for stage, layer in enumerate(network.stages()[1:], start=1)
+        for block, module in enumerate(layer)
+        if module.downsample is not None
+    ]
+    assert projected == [(2, 0), (3, 0), (4, 0)]  # stage 1 keeps width and size; 2 and 4 keep the width but stride
+
+
+def test_factorised_convolution_has_about_as_many_weights_as_the_full_one():
+    # Section 3.5 of the R(2+1)D paper: M = floor(t d^2 N_in N_out / (d^2 N_in + t N_out)), t = d = 3.
+    network = VideoResNet("r2plus1d_18", (8, 16, 24, 40), (1, 1, 1, 1), num_channels=3)
+    for layer, (n_in, n_out) in zip(network.stages()[1:], [(8, 8), (8, 16), (16, 24), (24, 40)]):
+        middle = math.floor(3 * 3**2 * n_in * n_out / (3**2 * n_in + 3 * n_out))
+        factorised = layer[0].conv1[0]
+        assert factorised[0].weight.shape == (middle, n_in, 1, 3, 3)
+        assert factorised[3].weight.shape == (n_out, middle, 3, 1, 1)
+        weights = sum(parameter.numel() for parameter in (factorised[0].weight, factorised[3].weight))
+        assert 0.9 < weights / (27 * n_in * n_out) <= 1
+
+
+def test_factorised_stem_keeps_the_proportion_of_torchvision():
+    for width, middle in ((64, 45), (32, 22), (8, 5), (1, 1)):
+        stem = VideoResNet("r2plus1d_18", (width, 2, 2, 2), (1, 1, 1, 1), num_channels=3).stem
+        assert (stem[0].out_channels, stem[3].out_channels) == (middle, width)
+
+
+@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_18", "mc3_18", "s3d"])
+def test_any_number_of_channels(backbone):
+    network = build_backbone(ViDiDiConfig(backbone=backbone, num_channels=1)).eval()
+    with torch.no_grad():
+        assert network(clip_of(1, 1, 2, 32, 32))[0].isfinite().all()
+
+
+def test_hidden_states_are_not_collected_unless_asked_for():
+    network = S3D(num_channels=3).eval()
+    with torch.no_grad():
+        features, hidden_states = network(clip_of(1, 3, 2, 32, 32))
+    assert hidden_states == ()
+    assert features.shape == (1, 1024, 1, 1, 1)
+
+
+def test_frozen_statistics_normalise_by_the_batch_and_come_back_after_an_error():
+    block = ResidualBlock("factorised", 4, 6, stride=2).train()
+    hidden = clip_of(2, 4, 4, 8, 8)
+    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
+    with frozen_statistics(block):
+        frozen = block(hidden)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in block.named_buffers())
+    assert torch.equal(block(hidden), frozen)  # batch statistics in both
+    assert block.conv1[1].num_batches_tracked == 1
+
+    def fail():
+        with frozen_statistics(block):
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert block.conv1[1].momentum == 0.1
+    assert block.conv1[1].num_batches_tracked == 1

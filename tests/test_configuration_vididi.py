@@ -1,0 +1,199 @@
+import copy
+import doctest
+import json
+import pickle
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from vididi_hf import configuration_vididi
+from vididi_hf.configuration_vididi import ViDiDiConfig
+
+AutoConfig.register("vididi", ViDiDiConfig, exist_ok=True)
+
+TINY = {"backbone": "r2plus1d_18", "hidden_sizes": (8, 16, 32, 64), "depths": (1, 2, 1, 3), "num_channels": 1}
+
+
+def public_fields(config):
+    """What a configuration says, without where it was loaded from."""
+    return {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
+
+
+def test_documented_examples_run():
+    results = doctest.testmod(configuration_vididi)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_18", "mc3_18"])
+def test_residual_networks_have_18_layers_of_standard_width_by_default(backbone):
+    config = ViDiDiConfig(backbone=backbone)
+    assert config.hidden_sizes == (64, 128, 256, 512)
+    assert config.depths == (2, 2, 2, 2)
+    assert config.hidden_size == 512
+
+
+def test_s3d_has_no_stages_to_choose():
+    config = ViDiDiConfig(backbone="s3d")
+    assert config.hidden_sizes is None
+    assert config.depths is None
+    assert config.hidden_size == 1024
+
+
+def test_defaults_describe_the_paper_clip():
+    config = ViDiDiConfig()
+    assert (config.num_frames, config.image_size, config.num_channels) == (8, 112, 3)
+    assert config.derivative_orders == (0, 1, 2)
+    assert (config.objective, config.objective_options, config.view_forward) == ("vicreg", {}, "separate")
+    assert ViDiDiConfig().objective_options is not config.objective_options
+
+
+def test_lists_become_tuples_also_when_assigned_later():
+    config = ViDiDiConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], derivative_orders=[0, 1])
+    assert (config.hidden_sizes, config.depths, config.derivative_orders) == ((8, 16, 32, 64), (1, 1, 1, 1), (0, 1))
+    config.depths = [2, 1, 1, 1]
+    assert config.depths == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [
+        ("backbon", "backbone"),
+        ("hidden_size", "hidden_sizes"),
+        ("num_frame", "num_frames"),
+        ("derivative_order", "derivative_orders"),
+        ("objective_option", "objective_options"),
+        ("num_label", "num_labels"),
+        ("id2labels", "id2label"),
+    ],
+)
+def test_misspelt_keyword_is_an_error_that_says_what_was_meant(keyword, meant):
+    with pytest.raises(TypeError, match=f"'{keyword}': did you mean '{meant}'"):
+        ViDiDiConfig(**{keyword: 1})
+
+
+@pytest.mark.parametrize("keyword", ["temperature", "save_pretrained", "zzz"])
+def test_unknown_keyword_that_resembles_nothing_lists_the_fields(keyword):
+    with pytest.raises(TypeError, match=f"'{keyword}': its fields are backbone, hidden_sizes, .*view_forward$"):
+        ViDiDiConfig(**{keyword: 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone": "r3d"}, "backbone must be one of 'r3d_18', 'r2plus1d_18', 'mc3_18', 's3d', got 'r3d'"),
+        ({"objective": "moco"}, "objective must be one of 'vicreg', 'byol', 'simclr', got 'moco'"),
+        ({"view_forward": "both"}, "view_forward must be one of 'separate', 'joint', got 'both'"),
+        ({"backbone": "s3d", "hidden_sizes": (1, 2, 3, 4)}, "leave hidden_sizes unset"),
+        ({"backbone": "s3d", "depths": (1, 1, 1, 1)}, "leave depths unset"),
+        ({"hidden_sizes": (8, 16, 32)}, r"hidden_sizes must be four positive integers.*\(8, 16, 32\)"),
+        ({"hidden_sizes": (8, 16, 32, 0)}, "hidden_sizes must be four positive integers"),
+        ({"hidden_sizes": (8, 16, 32, 6.5)}, "hidden_sizes"),
+        ({"hidden_sizes": 64}, "hidden_sizes"),
+        ({"depths": ()}, "depths must be four positive integers"),
+        ({"depths": [1, 1, -1, 1]}, "depths must be four positive integers"),
+        ({"depths": (True, 1, 1, 1)}, "depths"),
+        ({"num_channels": 0}, "num_channels must be at least 1, got 0"),
+        ({"num_frames": 1}, "num_frames must be at least 2, got 1"),
+        ({"num_frames": 8.0}, "num_frames"),
+        ({"num_frames": "8"}, "num_frames"),
+        ({"image_size": 31}, "image_size must be at least 32, got 31"),
+        ({"derivative_orders": ()}, "derivative_orders must be distinct"),
+        ({"derivative_orders": (0, -1)}, "derivative_orders must be distinct"),
+        ({"derivative_orders": (0, 1, 1)}, "derivative_orders must be distinct"),
+        ({"derivative_orders": (0, 0.5)}, "derivative_orders"),
+        ({"objective_options": [1]}, "objective_options"),
+        ({"objective_options": {1: 2}}, "objective_options"),
+    ],
+)
+def test_impossible_value_is_an_error_that_names_it(values, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        ViDiDiConfig(**values)
+
+
+def test_edited_configuration_is_checked_when_saved(tmp_path):
+    config = ViDiDiConfig()
+    config.backbone = "s3d"
+    with pytest.raises(StrictDataclassError, match="leave hidden_sizes unset"):
+        config.save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="num_frames"):
+        config.num_frames = "many"
+
+
+@pytest.mark.parametrize(
+    "values", [{}, TINY, {"backbone": "s3d"}, {"objective": "byol", "objective_options": {"hidden_size": 32, "x": [1]}}]
+)
+def test_round_trip_through_json(values, tmp_path):
+    config = ViDiDiConfig(**values, num_labels=5)
+    config.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["model_type"] == "vididi"
+    assert "hidden_size" not in stored
+    assert "base_model_fsdp_plan" not in stored
+    for again in (
+        ViDiDiConfig.from_pretrained(tmp_path),
+        AutoConfig.from_pretrained(tmp_path),
+        ViDiDiConfig.from_json_file(tmp_path / "config.json"),
+        ViDiDiConfig.from_dict(config.to_dict()),
+        ViDiDiConfig(**config.to_dict()),
+        AutoConfig.for_model(**config.to_dict()),
+        copy.deepcopy(config),
+        pickle.loads(pickle.dumps(config)),
+    ):
+        assert type(again) is ViDiDiConfig
+        assert public_fields(again) == public_fields(config)
+        assert again.hidden_sizes == config.hidden_sizes  # tuples again, not lists
+        assert again.derivative_orders == (0, 1, 2)
+
+
+def test_values_can_be_overridden_while_loading(tmp_path):
+    ViDiDiConfig(**TINY).save_pretrained(tmp_path)
+    config, unused = AutoConfig.from_pretrained(
+        tmp_path, depths=[1, 1, 1, 1], num_frames=16, num_labels=7, dtype=torch.bfloat16, return_unused_kwargs=True, x=1
+    )
+    assert (config.depths, config.num_frames, config.num_labels) == ((1, 1, 1, 1), 16, 7)
+    assert config.dtype == torch.bfloat16
+    assert unused == {"x": 1}
+
+
+def test_standard_keywords_of_transformers_are_accepted():
+    standard = {
+        "num_labels": 3,
+        "label2id": {"walk": 0, "run": 1, "jump": 2},
+        "id2label": {"0": "walk", "1": "run", "2": "jump"},
+        "torch_dtype": "float16",
+        "problem_type": "single_label_classification",
+        "architectures": ["ViDiDiModel"],
+        "auto_map": {"AutoConfig": "configuration_vididi.ViDiDiConfig"},
+        "output_hidden_states": True,
+        "output_attentions": False,
+        "return_dict": False,
+        "name_or_path": "somewhere",
+        "transformers_version": "5.0.0",
+        "model_type": "vididi",
+        "attn_implementation": "eager",
+        "quantization_config": {"quant_method": "none"},
+        "gradient_checkpointing": True,
+        "_commit_hash": "0123",
+        "_attn_implementation": "eager",
+    }
+    config = ViDiDiConfig(**standard)
+    assert config.id2label == {0: "walk", 1: "run", 2: "jump"}
+    assert config.num_labels == 3
+    assert config.dtype == torch.float16
+    assert config.name_or_path == "somewhere"
+    assert config.auto_map == standard["auto_map"]
+
+
+def test_everything_the_base_class_writes_is_accepted_back():
+    written = PreTrainedConfig(num_labels=4, dtype="float32").to_dict()
+    assert ViDiDiConfig(**{**written, "model_type": "vididi"}).num_labels == 4
+
+
+@pytest.mark.parametrize("backbone", ["r3d_18", "s3d"])
+def test_sharding_plan_names_blocks_of_the_backbone(backbone):
+    plan = ViDiDiConfig(backbone=backbone).base_model_fsdp_plan
+    assert plan
+    assert all(pattern.startswith("backbone.") for pattern in plan)
