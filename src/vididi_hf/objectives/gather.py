@@ -1,0 +1,93 @@
+"""Gather embeddings over all processes, and let gradients flow back to the process they came from."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+from vididi_hf.objectives.base import paired
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate a tensor over all processes, in rank order, along its first dimension.
+
+    With this, a loss of the whole batch is computed on every process from the rows of all. The backward pass sums the
+    gradients that the processes computed for a row and hands them to the process that owns it. Each process computes
+    the same loss, so the sum is `world_size` times the gradient of that loss; averaging parameter gradients over
+    processes, which `DistributedDataParallel` does, takes that factor out again, and what remains is exactly the
+    gradient that one process with the whole batch would compute.
+
+    Without an initialised process group, or with a single process, the tensor itself is returned.
+
+    Args:
+        tensor: Local rows (rows, ...). Shape and dtype must be the same on every process.
+
+    Returns:
+        The rows of all processes (world_size * rows, ...).
+
+    Raises:
+        ValueError: On every process, if the number of rows differs between processes.
+
+    Example:
+        >>> gather_with_gradient(torch.randn(8, 128)).shape
+        torch.Size([8, 128])
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    _check_equal_rows(tensor)
+    return _Gather.apply(tensor)
+
+
+def gather_views(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gather the paired embeddings of two views over all processes, with one collective call for both.
+
+    Args:
+        first: Local embeddings of the first view (pairs, dimensions).
+        second: Local embeddings of the second view (pairs, dimensions).
+
+    Returns:
+        The global embeddings of both views, each (world_size * pairs, dimensions), in float32 or wider.
+
+    Raises:
+        ValueError: If the views' shapes differ or are not two-dimensional, or processes hold unequal numbers of pairs.
+    """
+    # In full precision already here, so that the sum of gradients over processes does not lose digits either.
+    first, second = gather_with_gradient(torch.stack(paired(first, second), dim=1)).unbind(dim=1)
+    return first, second
+
+
+def _check_equal_rows(tensor: torch.Tensor) -> None:
+    # Backends answer unequal sizes with a hang or with garbage, so the sizes themselves are compared first. The
+    # comparison must run on every call: a process that skipped it could not tell that another one's size changed.
+    counts = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}; "
+            "drop the last incomplete batch or pad it"
+        )
+
+
+def _all_gather(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward is an all-reduce (sum) followed by taking the own slice."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        rows = len(tensor)
+        ctx.own = slice(dist.get_rank() * rows, (dist.get_rank() + 1) * rows)
+        return _all_gather(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        # A clone, because the incoming gradient may be shared with other branches of the graph.
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.own]

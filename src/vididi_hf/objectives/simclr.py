@@ -1,0 +1,78 @@
+"""SimCLR: contrastive learning with the NT-Xent loss (Chen et al., 2020, arXiv 2002.05709)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from vididi_hf.objectives.base import Objective, ObjectiveOutput, paired
+from vididi_hf.objectives.gather import gather_views
+from vididi_hf.objectives.heads import mlp
+
+
+def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> ObjectiveOutput:
+    r"""Compute the normalised, temperature-scaled cross entropy over the 2N embeddings of N pairs.
+
+    Every embedding must pick its partner i' out of the 2N - 1 others by cosine similarity s (equation 1 of the paper):
+
+    .. math::
+        \frac{1}{2N} \sum_i \left( -\frac{s_{ii'}}{\tau} + \log \sum_{j \neq i} e^{s_{ij} / \tau} \right)
+
+    Args:
+        first: Embeddings of the first view (N, D), N >= 2.
+        second: Embeddings of the second view (N, D).
+        temperature: The positive temperature tau.
+
+    Returns:
+        The loss, and its two summands `alignment` (minus the partners' scaled similarity) and `uniformity` (the
+        logarithm of the sum), and `accuracy`, the share of embeddings whose nearest neighbour is their partner.
+
+    Raises:
+        ValueError: If the views' shapes differ, are not (N, D), N is 1 (nothing to contrast with), or the temperature
+            is not positive.
+
+    Example:
+        >>> output = nt_xent_loss(torch.randn(64, 128), torch.randn(64, 128))
+        >>> output.loss.shape, sorted(output.terms)
+        (torch.Size([]), ['accuracy', 'alignment', 'uniformity'])
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    first, second = paired(first, second, minimum=2)
+    embeddings = F.normalize(torch.cat((first, second)), dim=1)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        logits = embeddings @ embeddings.T / temperature
+    logits = logits.fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(logits), device=logits.device).roll(len(first))
+    alignment = -logits.gather(1, partner[:, None]).mean()
+    uniformity = logits.logsumexp(dim=1).mean()
+    accuracy = (logits.argmax(dim=1) == partner).to(logits.dtype).mean()
+    terms = {"alignment": alignment.detach(), "uniformity": uniformity.detach(), "accuracy": accuracy}
+    return ObjectiveOutput(alignment + uniformity, terms)
+
+
+class SimCLR(Objective):
+    """SimCLR on the global batch: negatives from all processes, with the exact gradient.
+
+    Args:
+        hidden_size: Width of the encoder's features.
+        projector_sizes: Widths of the projector's hidden layers and output; by default one hidden layer as wide as
+            the features and an output of 128, as in the reference implementation (github.com/google-research/simclr).
+        temperature: See `nt_xent_loss`.
+
+    Example:
+        >>> objective = SimCLR(512)
+        >>> first, second = objective.projector(torch.randn(2 * 8, 512)).chunk(2)
+        >>> first.shape, objective(first, second).loss.shape
+        (torch.Size([8, 128]), torch.Size([]))
+    """
+
+    def __init__(self, hidden_size: int, projector_sizes: Sequence[int] | None = None, temperature: float = 0.1):
+        if projector_sizes is None:
+            projector_sizes = (hidden_size, 128)
+        super().__init__(projector=mlp((hidden_size, *projector_sizes)))
+        self.temperature = temperature
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
+        """Return the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
+        return nt_xent_loss(*gather_views(first, second), temperature=self.temperature)

@@ -1,0 +1,114 @@
+"""VICReg: variance-invariance-covariance regularisation (Bardes, Ponce and LeCun, 2022, arXiv 2105.04906)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from vididi_hf.objectives.base import Objective, ObjectiveOutput, paired
+from vididi_hf.objectives.gather import gather_views
+from vididi_hf.objectives.heads import mlp
+
+
+def vicreg_loss(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> ObjectiveOutput:
+    r"""Compute the VICReg loss of the embeddings x and y of two views of N videos, in D dimensions.
+
+    .. math::
+        25 \cdot \frac{1}{ND} \sum (x - y)^2
+        + 25 \cdot \frac{v(x) + v(y)}{2}
+        + 1 \cdot (c(x) + c(y)), \quad
+        v(x) = \frac{1}{D} \sum_d \max(0, 1 - \sqrt{\operatorname{var}(x_d) + 10^{-4}}), \quad
+        c(x) = \frac{1}{D} \sum_{i \neq j} \operatorname{cov}(x)_{ij}^2
+
+    with unbiased (N - 1) variance and covariance. As in the reference implementation
+    (github.com/facebookresearch/vicreg), which differs from the paper's equations in this, the variance term is
+    averaged over the two views and the covariance term is summed.
+
+    Args:
+        first: Embeddings of the first view (N, D), N >= 2.
+        second: Embeddings of the second view (N, D).
+        invariance_weight: Weight of the squared distance between paired embeddings.
+        variance_weight: Weight of the hinge that keeps every dimension's standard deviation at 1 or above.
+        covariance_weight: Weight of the squared correlations between dimensions.
+
+    Returns:
+        The loss, and the terms `invariance`, `variance` (at most 0.99, reached by constant embeddings) and
+        `covariance`.
+
+    Raises:
+        ValueError: If the views' shapes differ, are not (N, D), or N is 1.
+
+    Example:
+        >>> output = vicreg_loss(torch.randn(64, 128), torch.randn(64, 128))
+        >>> output.loss.shape, sorted(output.terms)
+        (torch.Size([]), ['covariance', 'invariance', 'variance'])
+    """
+    first, second = paired(first, second, minimum=2)
+    invariance = F.mse_loss(first, second)
+    variance = (_variance_hinge(first) + _variance_hinge(second)) / 2
+    covariance = _correlation_energy(first) + _correlation_energy(second)
+    loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    return ObjectiveOutput(loss, {name: term.detach() for name, term in terms.items()})
+
+
+def _variance_hinge(embeddings: torch.Tensor) -> torch.Tensor:
+    # The 1e-4 keeps the square root's gradient finite where a dimension has collapsed.
+    deviation = torch.sqrt(embeddings.var(dim=0) + 1e-4)
+    return F.relu(1 - deviation).mean()
+
+
+def _correlation_energy(embeddings: torch.Tensor) -> torch.Tensor:
+    rows, dimensions = embeddings.shape
+    centred = embeddings - embeddings.mean(dim=0)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        covariance = centred.T @ centred / (rows - 1)
+    return covariance.fill_diagonal_(0).square().sum() / dimensions
+
+
+class VICReg(Objective):
+    """VICReg on the global batch: the loss of the embeddings of all processes, with its exact gradient.
+
+    Args:
+        hidden_size: Width of the encoder's features.
+        projector_sizes: Widths of the projector's hidden layers and output; BatchNorm and ReLU between them.
+        invariance_weight: See `vicreg_loss`. ViDiDi's authors use 1, 1, 0.04, the same ratios at 1/25 of the scale.
+        variance_weight: See `vicreg_loss`.
+        covariance_weight: See `vicreg_loss`.
+
+    Example:
+        >>> objective = VICReg(512, projector_sizes=(128, 128, 128))
+        >>> first, second = objective.projector(torch.randn(2 * 8, 512)).chunk(2)
+        >>> objective(first, second).loss.shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        projector_sizes: Sequence[int] = (2048, 2048, 2048),
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+    ):
+        super().__init__(projector=mlp((hidden_size, *projector_sizes)))
+        self.invariance_weight = invariance_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
+        """Return the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
+        first, second = gather_views(first, second)
+        return vicreg_loss(
+            first,
+            second,
+            invariance_weight=self.invariance_weight,
+            variance_weight=self.variance_weight,
+            covariance_weight=self.covariance_weight,
+        )

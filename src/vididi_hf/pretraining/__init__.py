@@ -1,0 +1,1 @@
+"""Pretraining: the model with its objective, the schedule of derivative orders, and the training loop."""

@@ -1,0 +1,124 @@
+"""Gathering with gradient, proven with real processes: this file is also the program that they run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vididi_hf.objectives import OBJECTIVES, build_objective, gather_with_gradient
+from vididi_hf.objectives.gather import gather_views
+
+PROCESSES = 4
+PAIRS = 8
+
+
+class Trained(nn.Module):
+    """A network without BatchNorm under an objective, so that its gradients depend on the batch through the loss only.
+
+    The heads are not run: they would add parameters and BatchNorm, and no communication.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+        objective = build_objective(
+            name, 4, {"projector_sizes": [4]} | ({"predictor_sizes": [4]} if name == "byol" else {})
+        )
+        self.objective = objective.requires_grad_(False)
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        first, second = self.network(views.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        targets = views[..., :4].unbind(1) if self.objective.uses_target else ()
+        return self.objective(first, second, *targets).loss
+
+
+def batch() -> torch.Tensor:
+    return torch.randn(PAIRS, 2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def measure(model: nn.Module, views: torch.Tensor) -> dict[str, Any]:
+    loss = model(views)
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    return {"loss": loss.item(), "gradients": gradients}
+
+
+def run_one_process(rank: int, folder: Path) -> None:
+    """Measure with a world of four processes, then, in two of them, with a world of two."""
+    results: dict[Any, Any] = {}
+    for world in (4, 2):
+        if rank >= world:
+            break
+        dist.init_process_group("gloo", f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
+        views = batch().chunk(world)[rank]
+        for name in OBJECTIVES:
+            results[world, name] = measure(DistributedDataParallel(Trained(name)), views)
+        results[world, "gathered"] = gather_with_gradient(torch.full((2, 3), float(rank)))
+        try:
+            gather_with_gradient(torch.zeros(1 + rank, 3))
+        except ValueError as error:
+            results[world, "unequal"] = str(error)
+        dist.destroy_process_group()
+    torch.save(results, folder / f"rank{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    folder = tmp_path_factory.mktemp("gather")
+    command = [sys.executable, __file__, str(folder)]
+    run = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100
+    )
+    assert run.returncode == 0, run.stderr
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_averaged_gradients_equal_those_of_one_process_with_the_whole_batch(
+    results: list[dict[Any, Any]], name: str, world: int
+) -> None:
+    expected = measure(Trained(name), batch())
+    assert max(gradient.abs().max() for gradient in expected["gradients"]) > 1e-2
+    for rank in range(world):
+        torch.testing.assert_close(results[rank][world, name]["gradients"], expected["gradients"], rtol=0, atol=1e-10)
+    losses = [results[rank][world, name]["loss"] for rank in range(world)]
+    assert sum(losses) / world == pytest.approx(expected["loss"])
+    if name != "byol":
+        assert losses == pytest.approx([expected["loss"]] * world)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_rows_come_in_rank_order(results: list[dict[Any, Any]], world: int) -> None:
+    expected = torch.arange(world).repeat_interleave(2)[:, None].expand(-1, 3).float()
+    assert all(torch.equal(results[rank][world, "gathered"], expected) for rank in range(world))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_unequal_batches_are_an_error_on_every_process(results: list[dict[Any, Any]], world: int) -> None:
+    counts = list(range(1, world + 1))
+    expected = f"every process must hold the same number of rows, but ranks 0 to {world - 1} hold {counts}"
+    assert all(results[rank][world, "unequal"].startswith(expected) for rank in range(world))
+
+
+def test_without_a_process_group_nothing_is_gathered() -> None:
+    tensor = torch.randn(3, 2, requires_grad=True)
+    assert gather_with_gradient(tensor) is tensor
+    first, second = gather_views(tensor, 2 * tensor)
+    assert torch.equal(first, tensor)
+    assert torch.equal(second, 2 * tensor)
+
+
+if __name__ == "__main__":
+    # Forked from this one small process, which has imported torch once and computed nothing yet.
+    torch.multiprocessing.start_processes(
+        run_one_process, args=(Path(sys.argv[1]),), nprocs=PROCESSES, start_method="fork"
+    )

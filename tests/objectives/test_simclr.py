@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vididi_hf.objectives.simclr import SimCLR, nt_xent_loss
+
+
+def stated_loss(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
+    """Equation 1 of the paper, averaged over every anchor, with sums over single pairs."""
+    rows = first.tolist() + second.tolist()
+
+    def similarity(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b)) / (math.hypot(*a) * math.hypot(*b)) / temperature
+
+    total = 0.0
+    for i, anchor in enumerate(rows):
+        partner = rows[(i + len(first)) % len(rows)]
+        others = sum(math.exp(similarity(anchor, other)) for j, other in enumerate(rows) if j != i)
+        total -= math.log(math.exp(similarity(anchor, partner)) / others)
+    return total / len(rows)
+
+
+def random_views(pairs: int = 5, dimensions: int = 4, noise: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(pairs, dimensions, generator=generator, dtype=torch.float64)
+    return first, first + noise * torch.randn(pairs, dimensions, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_loss_equals_the_formula(temperature: float) -> None:
+    first, second = random_views()
+    output = nt_xent_loss(first, second, temperature)
+    assert output.loss.item() == pytest.approx(stated_loss(first, second, temperature))
+
+
+def test_alignment_and_uniformity_add_up_to_the_loss() -> None:
+    first, second = random_views()
+    output = nt_xent_loss(first, second)
+    cosine = nn.functional.cosine_similarity(first, second)
+    torch.testing.assert_close(output.terms["alignment"], -cosine.mean() / 0.1)
+    torch.testing.assert_close(output.terms["alignment"] + output.terms["uniformity"], output.loss)
+    assert not any(term.requires_grad for term in output.terms.values())
+
+
+def test_gradient_is_that_of_the_loss() -> None:
+    views = tuple(view.requires_grad_() for view in random_views())
+    assert torch.autograd.gradcheck(lambda x, y: nt_xent_loss(x, y, 0.5).loss, views)
+
+
+def test_views_are_interchangeable_and_scale_does_not_matter() -> None:
+    first, second = random_views()
+    torch.testing.assert_close(nt_xent_loss(second, first), nt_xent_loss(first, second))
+    torch.testing.assert_close(nt_xent_loss(3 * first, 0.2 * second), nt_xent_loss(first, second))
+
+
+@pytest.mark.parametrize("pairs", [2, 7])
+def test_constant_embeddings_cost_the_logarithm_of_the_candidates(pairs: int) -> None:
+    constant = torch.ones(pairs, 3)
+    assert nt_xent_loss(constant, constant).loss.item() == pytest.approx(math.log(2 * pairs - 1), rel=1e-6)
+
+
+def test_permuted_pairs_raise_only_the_alignment() -> None:
+    first, second = random_views(pairs=16, dimensions=8, noise=0.1)
+    matched, permuted = nt_xent_loss(first, second).terms, nt_xent_loss(first, second.roll(1, dims=0)).terms
+    assert matched["accuracy"] == 1
+    assert permuted["accuracy"] == 0
+    assert permuted["alignment"] > matched["alignment"] + 5
+    torch.testing.assert_close(permuted["uniformity"], matched["uniformity"])
+
+
+def test_accuracy_counts_anchors_of_both_views() -> None:
+    # Pair 0 is perfect. Pair 1: the second view of video 1 is nearer to pair 0 than to its partner.
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    second = torch.tensor([[1.0, 0.0], [0.9, 0.3]])
+    assert nt_xent_loss(first, second).terms["accuracy"].item() == 0.75
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_similarities_are_in_float32_also_under_autocast(dtype: torch.dtype) -> None:
+    views = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = nt_xent_loss(*views)
+    assert output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.loss, nt_xent_loss(*views.double()).loss.float(), rtol=1e-5, atol=0)
+
+
+def test_impossible_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        nt_xent_loss(torch.ones(1, 4), torch.ones(1, 4))
+    with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
+        nt_xent_loss(torch.ones(2, 4), torch.ones(2, 4), temperature=0.0)
+
+
+def test_module_has_the_reference_projector_and_passes_its_temperature_on() -> None:
+    objective = SimCLR(16, temperature=0.5)
+    widths = [(layer.in_features, layer.out_features) for layer in objective.projector if isinstance(layer, nn.Linear)]
+    assert widths == [(16, 16), (16, 128)]
+    assert isinstance(objective.predictor, nn.Identity)
+    assert not objective.uses_target
+    assert SimCLR(16, projector_sizes=[8, 4]).projector(torch.randn(3, 16)).shape == (3, 4)
+    first, second = random_views()
+    torch.testing.assert_close(objective(first, second), nt_xent_loss(first, second, temperature=0.5))
