@@ -1,47 +1,25 @@
 """Video processor of ViDiDi: from a video in any form to normalised clips and their temporal derivatives.
 
-A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings, and holds
-what the rest of the package shares with it: which frames a clip takes (`uniform_clips`) and how frames are read out of
-a file (`VideoReader`).
+A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
 """
 
-from __future__ import annotations
-
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
+import numpy as np
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from PIL.Image import Image
 from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
+from transformers.video_processing_utils import BaseVideoProcessor
 
-if TYPE_CHECKING:
-    from torchcodec.decoders import VideoDecoder
+from .decoding_vididi import BrokenVideoError, VideoReader
+from .derivatives_vididi import derivative_view
 
-INSTALL_TORCHCODEC = (
-    "torchcodec could not load, so no video file can be read. It needs the shared libraries of FFmpeg 4 to 9 and a "
-    "build that fits the installed torch. Install them with `apt-get install ffmpeg`, `conda install -c conda-forge "
-    "ffmpeg` or `brew install ffmpeg`, and torchcodec with `pip install -U torchcodec`."
-)
-
-ChooseFrames = Callable[[int], "Tensor | Sequence[int]"]
-"""Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
-
-
-class BrokenVideoError(ValueError):
-    """A video that cannot be read.
-
-    Attributes:
-        source: The file name, or a description of what was given instead of one.
-        reason: What is wrong with it, in a few words.
-    """
-
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(source, reason)  # both in `args`, so that the error survives pickling between processes
-        self.source = source
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"cannot read the video {self.source}: {self.reason}"
+# Keywords that transformers itself writes into or reads from a processor's JSON file.
+_FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
 
 
 def clip_indices(starts: Tensor, num_video_frames: int, num_frames: int, stride: int) -> Tensor:
@@ -112,181 +90,282 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
     return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)
 
 
-def open_video(source: Any, num_threads: int = 1) -> VideoDecoder:
-    """Open a video file with torchcodec.
+class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
+    """Settings of a `ViDiDiVideoProcessor`, for the constructor and for a single call."""
 
-    The decoder seeks in its exact mode: it scans the packets once, which costs milliseconds for a short clip, whereas
-    the approximate mode trusts frame counts and rates in the header and returns wrong frames where those lie.
-
-    Args:
-        source: Path, encoded bytes, binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
-            `VideoDecoder`, which is returned as it is.
-        num_threads: Decoding threads. One is right inside the workers of a data loader; 0 lets FFmpeg choose.
-
-    Returns:
-        A torchcodec `VideoDecoder`.
-
-    Raises:
-        BrokenVideoError: If it is missing, empty, or no video.
-        TypeError: If `source` is of another type.
-        ImportError: If torchcodec or FFmpeg cannot be loaded; says what to install.
-    """
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:  # torchcodec < 0.14 loads FFmpeg here, later ones on use
-        raise ImportError(INSTALL_TORCHCODEC) from error
-    if isinstance(source, VideoDecoder):
-        return source
-    name = source_name(source)
-    if isinstance(source, dict):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, (str, os.PathLike)):
-        source = os.fspath(source)
-        if not os.path.exists(source):
-            raise BrokenVideoError(name, "there is no such file")
-        if os.path.isdir(source):
-            raise BrokenVideoError(name, "it is a folder")
-        empty = os.path.getsize(source) == 0
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        source = bytes(source)
-        empty = not source
-    else:
-        empty = source.seek(0, os.SEEK_END) == 0
-        source.seek(0)
-    if empty:
-        raise BrokenVideoError(name, "it is empty")
-    try:
-        return VideoDecoder(source, num_ffmpeg_threads=num_threads, seek_mode="exact")
-    except (RuntimeError, ValueError) as error:
-        message = str(error)
-        if "load libtorchcodec" in message:
-            raise ImportError(INSTALL_TORCHCODEC) from error
-        if "video stream" in message:
-            raise BrokenVideoError(name, "it has no video stream") from error
-        if "seek file to pts" in message:
-            raise BrokenVideoError(name, "it has no frames") from error
-        raise BrokenVideoError(name, "it is no video that FFmpeg can read, or its header is damaged") from error
+    do_sample_frames: bool
+    num_frames: int
+    frame_stride: int
+    num_clips: int
+    derivative_orders: list[int] | tuple[int, ...]
+    do_convert_rgb: bool
+    input_data_format: str
+    do_resize: bool
+    size: int | list[int] | tuple[int, ...] | dict[str, int]
+    resample: int
+    do_center_crop: bool
+    crop_size: int | list[int] | tuple[int, ...] | dict[str, int]
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: float | list[float] | tuple[float, ...]
+    image_std: float | list[float] | tuple[float, ...]
+    device: str | torch.device
+    return_tensors: str
 
 
-def source_name(source: Any) -> str:
-    """Name a video source in messages: its path where it has one.
+class ViDiDiVideoProcessor(BaseVideoProcessor):
+    """Turn videos into normalised clips and the temporal derivatives of these clips.
 
-    Raises:
-        TypeError: If it is nothing that `open_video` takes.
-    """
-    if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
-        path = source.get("path")
-        return os.fspath(path) if path is not None else source_name(source["bytes"])
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{len(source)} bytes>"
-    if hasattr(source, "get_frames_at"):
-        return f"<{type(source).__name__}>"
-    if hasattr(source, "read") and hasattr(source, "seek"):
-        return str(getattr(source, "name", f"<{type(source).__name__}>"))
-    raise TypeError(
-        f"cannot read a video from {type(source).__name__}: give a path, bytes, a binary file object, "
-        "a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
-    )
+    Clips are spread evenly over each video (one clip: its centre), resized, cropped at the centre and normalised; then
+    derivatives are taken as forward differences, as in pretraining. Every clip is sampled with as many extra frames as
+    the highest order needs, so that all orders have `num_frames` frames. Videos that are too short are looped.
 
-
-class VideoReader:
-    """The frames of a video file that can really be decoded.
-
-    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* in AVI files with
-    B-frames the first ones belong to no picture, and a seek by them returns repeated or neighbouring frames; such a
-    file is recognised by its late first picture, and decoded in order from the start. *Length:* headers and damaged
-    files promise frames that are not there; the reader believes the number until a frame fails, then finds out how
-    many frames precede the failure, and has the frames chosen anew.
+    A video is any of: path or URL, encoded bytes, binary file object, the `{"path", "bytes"}` dictionary or the
+    torchcodec `VideoDecoder` of a `datasets` video column, NumPy array or tensor (frames, height, width, channels) or
+    (frames, channels, height, width), list of frames (PIL images, arrays, tensors). A list of those, or an array with
+    one more dimension, is a batch. As everywhere in transformers, frames have the range 0 … 255: for floats in [0, 1]
+    pass `do_rescale=False`.
 
     Args:
-        source: See `open_video`.
-        num_threads: See `open_video`.
-
-    Attributes:
-        num_frames: Number of frames, as far as known: it shrinks when a frame turns out to be missing.
+        do_sample_frames: Sample clips; if `False`, all frames together are the one clip.
+        num_frames: Frames per clip.
+        frame_stride: Distance of two sampled frames, in video frames.
+        num_clips: Clips per video.
+        derivative_orders: Distinct orders of derivative to return; 0 is the frames themselves.
+        do_convert_rgb: Turn grey frames and frames with transparency into RGB. Video files always become RGB.
+        input_data_format: `"channels_first"` or `"channels_last"`, for arrays whose shape leaves it open.
+        do_resize: Resize to `size`, with antialiasing.
+        size: `{"shortest_edge": pixels}`, or an integer for the same, or `{"height": …, "width": …}`.
+        resample: Interpolation, a `PIL.Image.Resampling`.
+        do_center_crop: Crop to `crop_size`, padding with zeros where the frame is smaller.
+        crop_size: `{"height": …, "width": …}`, or an integer for a square.
+        do_rescale: Multiply by `rescale_factor`.
+        rescale_factor: By default 1/255.
+        do_normalize: Subtract `image_mean` and divide by `image_std`.
+        image_mean: Mean per channel after rescaling; by default that of Kinetics-400.
+        image_std: Standard deviation per channel after rescaling; by default that of Kinetics-400.
+        device: Where to resize, crop, normalise and differentiate.
+        return_tensors: `"pt"` or `"np"`.
 
     Raises:
-        BrokenVideoError: If the video cannot be opened or has no readable first frame.
+        TypeError: For an unknown keyword.
+        ValueError: For an impossible setting, naming it. Wrong types are `StrictDataclassFieldValidationError`.
+
+    Example:
+        >>> import torch
+        >>> from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+        >>> processor = ViDiDiVideoProcessor(derivative_orders=(0, 1))
+        >>> video = torch.randint(256, (40, 3, 120, 160), dtype=torch.uint8)
+        >>> inputs = processor(video)
+        >>> inputs["pixel_values"].shape, inputs["pixel_values_order_1"].shape
+        (torch.Size([1, 8, 3, 112, 112]), torch.Size([1, 8, 3, 112, 112]))
+        >>> processor([video, video], num_clips=10, num_frames=16, frame_stride=4)["pixel_values"].shape
+        torch.Size([2, 10, 16, 3, 112, 112])
     """
 
-    def __init__(self, source: Any, num_threads: int = 1) -> None:
-        self._decoder = open_video(source, num_threads)
-        self._name = source_name(source)
-        metadata = self._decoder.metadata
-        try:
-            first_time = self._decoder.get_frame_at(0).pts_seconds
-        except (RuntimeError, IndexError) as error:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-        late = round((first_time - (metadata.begin_stream_seconds or 0)) * (metadata.average_fps or 0))
-        self._can_seek = late == 0
-        self.num_frames = max(1, len(self._decoder) - late)
+    valid_kwargs = ViDiDiVideoProcessorKwargs  # type: ignore[assignment]  # fewer than the base class takes
+    model_input_names = ["pixel_values"]  # noqa: RUF012  # a plain class attribute in every transformers processor
 
-    def read(self, choose: ChooseFrames) -> Tensor:
-        """Read the frames that `choose` asks for, each distinct one decoded once.
+    do_sample_frames = True
+    num_frames = 8
+    frame_stride = 3
+    num_clips = 1
+    derivative_orders = (0,)
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 128}  # noqa: RUF012
+    default_to_square = False
+    resample = PILImageResampling.BILINEAR
+    do_center_crop = True
+    crop_size = {"height": 112, "width": 112}  # noqa: RUF012
+    do_rescale = True
+    do_normalize = True
+    image_mean = (0.43216, 0.394666, 0.37645)
+    image_std = (0.22803, 0.22145, 0.216989)
+    return_tensors = "pt"
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Checked first, as the base class would keep a misspelt keyword as an attribute and ignore it.
+        self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
+        super().__init__(**kwargs)
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """Preprocess a video or a batch of videos; calling the processor does the same.
 
         Args:
-            choose: Pure function from the number of frames to an integer array of frame indices. It is called again
-                with a smaller number when the video turns out to be shorter.
+            videos: A video or a batch, in any form that the class lists.
+            **kwargs: Settings for this call; `None` means the processor's own.
 
         Returns:
-            uint8 (*shape of the indices, channels, height, width), RGB.
+            `pixel_values` for order 0 and `pixel_values_order_k` for every order k > 0 asked for, each (batch, frames,
+            channels, height, width), with several clips (batch, clips, frames, channels, height, width).
 
         Raises:
-            BrokenVideoError: If too few frames can be decoded for any choice, or the frames cannot be stacked.
-            IndexError: If `choose` asks for frames outside 0 … number − 1.
+            BrokenVideoError: If a file cannot be read; a `ValueError` that names the file.
+            TypeError: If a video is of an unknown type, or a keyword is unknown.
+            ValueError: If a setting is impossible, or the videos end up with different sizes.
         """
-        while True:
-            indices = torch.as_tensor(choose(self.num_frames))
-            distinct, positions = torch.unique(indices, return_inverse=True)
-            if distinct[0] < 0 or distinct[-1] >= self.num_frames:
-                raise IndexError(
-                    f"frames {int(distinct[0])} to {int(distinct[-1])} were asked of {self._name}, "
-                    f"which has {self.num_frames} frames"
-                )
-            try:
-                return self._decode(distinct.tolist())[positions]
-            except RuntimeError as error:
-                self.num_frames = self._frames_before_failure(distinct.tolist(), error)
+        settings = self._settings(kwargs)
+        orders = settings["derivative_orders"]
+        clips = [self._sample_clips(video, settings, max(orders)) for video in _split_batch(videos)]
+        shapes = sorted({tuple(clip.shape) for clip in clips})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the videos of a batch must end up with one shape, got clips of {shapes}: "
+                "keep do_center_crop and do_sample_frames, or process the videos one by one"
+            )
+        batch = torch.stack(clips)
+        views = self._views(batch.squeeze(1) if settings["num_clips"] == 1 else batch, settings)
+        names = ["pixel_values" if order == 0 else f"pixel_values_order_{order}" for order in orders]
+        return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
 
-    def _decode(self, indices: list[int]) -> Tensor:
-        """Decode frames in ascending order."""
-        if self._can_seek:
-            frames = self._decoder.get_frames_at(indices).data
-        else:
-            # torchcodec takes the frame after the last one without a seek, so that counting up from 0 is exact.
-            wanted = set(indices)
-            in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(indices[-1] + 1))
-            frames = torch.stack([frame for index, frame in in_order if index in wanted])
-        # A decoder that the user opened may give another format: channels last, or floats in [0, 1].
-        if frames.is_floating_point():
-            frames = (frames * 255).round().to(torch.uint8)
-        return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
+    def sample_clips(self, video: Any, *, lookahead: int | None = None, **kwargs: Any) -> Tensor:
+        """Sample, resize and crop the clips of one video, and leave the rest to `views`.
 
-    def _is_readable(self, index: int) -> bool:
-        try:
-            self._decode([index])
-        except RuntimeError:
-            return False
-        return True
+        Workers that decode on the CPU thus hand over bytes, a quarter of the size of normalised pixels and without
+        the derivatives.
 
-    def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
-        """Bisect between the last readable and the first unreadable of the indices: a few frames, not all of them."""
-        readable = -1
-        for index in indices:
-            if not self._is_readable(index):
-                break
-            readable = index
-        else:
-            raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
-        unreadable = index
-        while unreadable - readable > 1:
-            middle = (readable + unreadable) // 2
-            if self._is_readable(middle):
-                readable = middle
-            else:
-                unreadable = middle
-        if unreadable == 0:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-        return unreadable
+        Args:
+            video: A single video, in any form that the class lists.
+            lookahead: Extra frames per clip, which derivatives use up; by default the highest of `derivative_orders`.
+            **kwargs: Settings for this call; `None` means the processor's own.
+
+        Returns:
+            (clips, `num_frames + lookahead`, channels, height, width), uint8 for video files, otherwise with the dtype
+            of the frames given.
+
+        Raises:
+            BrokenVideoError: If a file cannot be read; a `ValueError` that names the file.
+            TypeError: If the video is of an unknown type, or a keyword is unknown.
+            ValueError: If a setting is impossible.
+
+        Example:
+            >>> import torch
+            >>> video = torch.randint(256, (40, 3, 120, 160), dtype=torch.uint8)
+            >>> ViDiDiVideoProcessor().sample_clips(video, num_clips=10, lookahead=1).shape
+            torch.Size([10, 9, 3, 112, 112])
+        """
+        settings = self._settings(kwargs)
+        return self._sample_clips(
+            video, settings, max(settings["derivative_orders"]) if lookahead is None else lookahead
+        )
+
+    def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
+        """Normalise clips and differentiate them, on the device they are on.
+
+        Args:
+            clips: (…, frames, channels, height, width), as `sample_clips` returns them.
+            orders: Orders of derivative; by default those of the processor.
+            **kwargs: Settings for this call; `None` means the processor's own.
+
+        Returns:
+            A float tensor for each of the orders, all (…, frames − highest order, channels, height, width).
+
+        Raises:
+            ValueError: If the clips have too few frames, or a setting is impossible.
+
+        Example:
+            >>> import torch
+            >>> clips = torch.zeros(10, 9, 3, 112, 112, dtype=torch.uint8)
+            >>> [view.shape for view in ViDiDiVideoProcessor().views(clips, orders=(0, 1))]
+            [torch.Size([10, 8, 3, 112, 112]), torch.Size([10, 8, 3, 112, 112])]
+        """
+        return self._views(
+            clips, self._settings({"derivative_orders": orders if orders is None else tuple(orders), **kwargs})
+        )
+
+    def _settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Complete the settings of a call from the processor's own, and check them."""
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        names = self.valid_kwargs.__annotations__
+        for name in given:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}, only {', '.join(names)}")
+        validate_typed_dict(self.valid_kwargs, given)  # type: ignore[type-var]
+        own = {name: getattr(self, name, None) for name in names}
+        settings = self._standardize_kwargs(**{**own, **given})
+        self._validate_preprocess_kwargs(**settings)
+        for name in ("num_frames", "frame_stride", "num_clips"):
+            if settings[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+        if settings["num_clips"] > 1 and not settings["do_sample_frames"]:
+            raise ValueError(f"num_clips must be 1 with do_sample_frames=False, got {settings['num_clips']}")
+        orders = settings["derivative_orders"]
+        if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
+            raise ValueError(f"derivative_orders must be distinct integers of at least 0, got {orders}")
+        return settings
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        settings = super()._standardize_kwargs(**kwargs)
+        settings["derivative_orders"] = tuple(settings["derivative_orders"])  # JSON has lists only
+        return settings
+
+    def _sample_clips(self, video: Any, settings: dict[str, Any], lookahead: int) -> Tensor:
+        def choose(num_video_frames: int) -> Tensor:
+            if not settings["do_sample_frames"]:
+                return torch.arange(num_video_frames).unsqueeze(0)
+            counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
+            return uniform_clips(num_video_frames, *counts, lookahead=lookahead)
+
+        clips = self._read(video, choose, settings)
+        frames = clips.flatten(0, 1).to(settings["device"])
+        if settings["do_resize"]:
+            frames = self.resize(frames, settings["size"], settings["resample"])
+        if settings["do_center_crop"]:
+            frames = self.center_crop(frames, settings["crop_size"])
+        return frames.unflatten(0, clips.shape[:2])
+
+    def _read(self, video: Any, choose: Callable[[int], Tensor], settings: dict[str, Any]) -> Tensor:
+        """Read the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
+        if isinstance(video, str) and video.startswith(("http://", "https://")):
+            frames, _ = self.fetch_videos(video, lambda metadata: choose(metadata.total_num_frames).flatten())
+            return frames.unflatten(0, (settings["num_clips"], -1))
+        if not isinstance(video, (list, tuple, np.ndarray, Tensor)):
+            return VideoReader(video).read(choose)
+        if len(video) == 0:
+            raise ValueError("a video needs at least 1 frame, got 0")
+        distinct, positions = torch.unique(choose(len(video)), return_inverse=True)
+        frames = torch.stack([self._frame(video[index], settings) for index in distinct.tolist()])
+        if settings["do_convert_rgb"]:
+            rgb: Any = self.convert_to_rgb(frames)
+            frames = rgb.to(frames.dtype)
+        if not frames.is_floating_point() and frames.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 or floating, got {frames.dtype}")
+        return frames[positions]
+
+    def _frame(self, frame: Any, settings: dict[str, Any]) -> Tensor:
+        """Bring an image or array to (channels, height, width)."""
+        if isinstance(frame, Image):  # before it is an array: its palette or transparency would be lost
+            return self.process_image(frame, do_convert_rgb=settings["do_convert_rgb"])
+        if isinstance(frame, np.ndarray):
+            frame = np.ascontiguousarray(frame)
+        return self.process_image(frame, input_data_format=settings["input_data_format"])
+
+    def _views(self, clips: Tensor, settings: dict[str, Any]) -> list[Tensor]:
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        pixels = self.rescale_and_normalize(clips, **{name: settings[name] for name in names})
+        orders = settings["derivative_orders"]
+        num_frames = clips.shape[-4] - max(orders)
+        return [derivative_view(pixels, order, num_frames) for order in orders]
+
+
+def _split_batch(videos: Any) -> list[Any]:
+    """Make a list of single videos of a video or a batch of videos."""
+    if isinstance(videos, (np.ndarray, Tensor)):
+        if videos.ndim not in (4, 5):
+            raise ValueError(f"a video has 4 dimensions and a batch of videos 5, got the shape {tuple(videos.shape)}")
+        return list(videos) if videos.ndim == 5 else [videos]
+    if not isinstance(videos, (list, tuple)):
+        return [videos]
+    if not videos:
+        raise ValueError("got an empty list instead of videos")
+    is_frame = [
+        isinstance(item, Image) or (isinstance(item, (np.ndarray, Tensor)) and item.ndim in (2, 3)) for item in videos
+    ]
+    if any(is_frame) and not all(is_frame):
+        raise ValueError("got a list that mixes frames and videos")
+    return [videos] if all(is_frame) else list(videos)
+
+
+__all__ = ["BrokenVideoError", "ViDiDiVideoProcessor"]

@@ -1,13 +1,13 @@
 """Decode chosen clips of a video file; any failure is one error that names the file.
 
-Opening and reading live in `video_processing_vididi`, which published checkpoints carry with them.
+Opening and reading live in `decoding_vididi`, which published checkpoints carry with them.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from vididi_hf.video_processing_vididi import BrokenVideoError, ChooseFrames, VideoReader, open_video
+from vididi_hf.decoding_vididi import BrokenVideoError, ChooseFrames, VideoReader, open_video
 
 __all__ = ["BrokenVideoError", "ChooseFrames", "VideoReader", "decode_clips", "open_video"]
 

@@ -1,0 +1,220 @@
+"""Read frames out of video files, including files whose headers lie; any failure is one error that names the file.
+
+A published checkpoint carries this file with it for its video processor, so it imports nothing of the package.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchcodec.decoders import VideoDecoder
+
+INSTALL_TORCHCODEC = (
+    "torchcodec could not load, so no video file can be read. It needs the shared libraries of FFmpeg 4 to 9 and a "
+    "build that fits the installed torch. Install them with `apt-get install ffmpeg`, `conda install -c conda-forge "
+    "ffmpeg` or `brew install ffmpeg`, and torchcodec with `pip install -U torchcodec`."
+)
+
+ChooseFrames = Callable[[int], Tensor | Sequence[int]]
+"""Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
+
+
+class BrokenVideoError(ValueError):
+    """A video that cannot be read.
+
+    Attributes:
+        source: The file name, or a description of what was given instead of one.
+        reason: What is wrong with it, in a few words.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)  # both in `args`, so that the error survives pickling between processes
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read the video {self.source}: {self.reason}"
+
+
+def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
+    """Open a video file with torchcodec.
+
+    The decoder seeks in its exact mode: it scans the packets once, which costs milliseconds for a short clip, whereas
+    the approximate mode trusts frame counts and rates in the header and returns wrong frames where those lie.
+
+    Args:
+        source: Path, encoded bytes, binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
+            `VideoDecoder`, which is returned as it is.
+        num_threads: Decoding threads. One is right inside the workers of a data loader; 0 lets FFmpeg choose.
+
+    Returns:
+        A torchcodec `VideoDecoder`.
+
+    Raises:
+        BrokenVideoError: If it is missing, empty, or no video.
+        TypeError: If `source` is of another type.
+        ImportError: If torchcodec or FFmpeg cannot be loaded; says what to install.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:  # torchcodec < 0.14 loads FFmpeg here, later ones on use
+        raise ImportError(INSTALL_TORCHCODEC) from error
+    if isinstance(source, VideoDecoder):
+        return source
+    name = source_name(source)
+    if isinstance(source, dict):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, (str, os.PathLike)):
+        source = os.fspath(source)
+        if not os.path.exists(source):
+            raise BrokenVideoError(name, "there is no such file")
+        if os.path.isdir(source):
+            raise BrokenVideoError(name, "it is a folder")
+        empty = os.path.getsize(source) == 0
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        source = bytes(source)
+        empty = not source
+    else:
+        empty = source.seek(0, os.SEEK_END) == 0
+        source.seek(0)
+    if empty:
+        raise BrokenVideoError(name, "it is empty")
+    try:
+        return VideoDecoder(source, num_ffmpeg_threads=num_threads, seek_mode="exact")
+    except (RuntimeError, ValueError) as error:
+        message = str(error)
+        if "load libtorchcodec" in message:
+            raise ImportError(INSTALL_TORCHCODEC) from error
+        if "video stream" in message:
+            raise BrokenVideoError(name, "it has no video stream") from error
+        if "seek file to pts" in message:
+            raise BrokenVideoError(name, "it has no frames") from error
+        raise BrokenVideoError(name, "it is no video that FFmpeg can read, or its header is damaged") from error
+
+
+def source_name(source: Any) -> str:
+    """Name a video source in messages: its path where it has one.
+
+    Raises:
+        TypeError: If it is nothing that `open_video` takes.
+    """
+    if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
+        path = source.get("path")
+        return os.fspath(path) if path is not None else source_name(source["bytes"])
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{len(source)} bytes>"
+    if hasattr(source, "get_frames_at"):
+        return f"<{type(source).__name__}>"
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return str(getattr(source, "name", f"<{type(source).__name__}>"))
+    raise TypeError(
+        f"cannot read a video from {type(source).__name__}: give a path, bytes, a binary file object, "
+        "a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
+    )
+
+
+class VideoReader:
+    """The frames of a video file that can really be decoded.
+
+    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* in AVI files with
+    B-frames the first ones belong to no picture, and a seek by them returns repeated or neighbouring frames; such a
+    file is recognised by its late first picture, and decoded in order from the start. *Length:* headers and damaged
+    files promise frames that are not there; the reader believes the number until a frame fails, then finds out how
+    many frames precede the failure, and has the frames chosen anew.
+
+    Args:
+        source: See `open_video`.
+        num_threads: See `open_video`.
+
+    Attributes:
+        num_frames: Number of frames, as far as known: it shrinks when a frame turns out to be missing.
+
+    Raises:
+        BrokenVideoError: If the video cannot be opened or has no readable first frame.
+    """
+
+    def __init__(self, source: Any, num_threads: int = 1) -> None:
+        self._decoder = open_video(source, num_threads)
+        self._name = source_name(source)
+        metadata = self._decoder.metadata
+        try:
+            first_time = self._decoder.get_frame_at(0).pts_seconds
+        except (RuntimeError, IndexError) as error:
+            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
+        late = round((first_time - (metadata.begin_stream_seconds or 0)) * (metadata.average_fps or 0))
+        self._can_seek = late == 0
+        self.num_frames = max(1, len(self._decoder) - late)
+
+    def read(self, choose: ChooseFrames) -> Tensor:
+        """Read the frames that `choose` asks for, each distinct one decoded once.
+
+        Args:
+            choose: Pure function from the number of frames to an integer array of frame indices. It is called again
+                with a smaller number when the video turns out to be shorter.
+
+        Returns:
+            uint8 (*shape of the indices, channels, height, width), RGB.
+
+        Raises:
+            BrokenVideoError: If too few frames can be decoded for any choice, or the frames cannot be stacked.
+            IndexError: If `choose` asks for frames outside 0 … number − 1.
+        """
+        while True:
+            indices = torch.as_tensor(choose(self.num_frames))
+            distinct, positions = torch.unique(indices, return_inverse=True)
+            if distinct[0] < 0 or distinct[-1] >= self.num_frames:
+                raise IndexError(
+                    f"frames {int(distinct[0])} to {int(distinct[-1])} were asked of {self._name}, "
+                    f"which has {self.num_frames} frames"
+                )
+            try:
+                return self._decode(distinct.tolist())[positions]
+            except RuntimeError as error:
+                self.num_frames = self._frames_before_failure(distinct.tolist(), error)
+
+    def _decode(self, indices: list[int]) -> Tensor:
+        """Decode frames in ascending order."""
+        if self._can_seek:
+            frames = self._decoder.get_frames_at(indices).data
+        else:
+            # torchcodec takes the frame after the last one without a seek, so that counting up from 0 is exact.
+            wanted = set(indices)
+            in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(indices[-1] + 1))
+            frames = torch.stack([frame for index, frame in in_order if index in wanted])
+        # A decoder that the user opened may give another format: channels last, or floats in [0, 1].
+        if frames.is_floating_point():
+            frames = (frames * 255).round().to(torch.uint8)
+        return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
+
+    def _is_readable(self, index: int) -> bool:
+        try:
+            self._decode([index])
+        except RuntimeError:
+            return False
+        return True
+
+    def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
+        """Bisect between the last readable and the first unreadable of the indices: a few frames, not all of them."""
+        readable = -1
+        for index in indices:
+            if not self._is_readable(index):
+                break
+            readable = index
+        else:
+            raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
+        unreadable = index
+        while unreadable - readable > 1:
+            middle = (readable + unreadable) // 2
+            if self._is_readable(middle):
+                readable = middle
+            else:
+                unreadable = middle
+        if unreadable == 0:
+            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
+        return unreadable

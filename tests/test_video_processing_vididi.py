@@ -1,0 +1,343 @@
+"""The video processor: every form of a video, the definition of its pixels and derivatives, settings and their file."""
+
+import doctest
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tvf
+from torchcodec.decoders import VideoDecoder
+from torchcodec.encoders import VideoEncoder
+from transformers import AutoConfig, AutoVideoProcessor
+
+from vididi_hf import video_processing_vididi
+from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor, uniform_clips
+
+MEAN = torch.tensor([0.43216, 0.394666, 0.37645]).reshape(3, 1, 1)
+STD = torch.tensor([0.22803, 0.22145, 0.216989]).reshape(3, 1, 1)
+
+
+def random_frames(num_frames=40, height=60, width=80):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (num_frames, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def small_processor(**settings):
+    return ViDiDiVideoProcessor(**{"size": {"shortest_edge": 32}, "crop_size": 24, **settings})
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("videos") / "noise.mp4"
+    VideoEncoder(random_frames(), frame_rate=10).to_file(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def decoded(path):
+    return VideoDecoder(str(path)).get_frames_in_range(0, 40).data
+
+
+# What comes out
+
+
+def test_defaults_are_the_documented_ones():
+    inputs = ViDiDiVideoProcessor()(random_frames())
+    assert list(inputs) == ["pixel_values"]
+    assert inputs["pixel_values"].shape == (1, 8, 3, 112, 112)
+    assert inputs["pixel_values"].dtype == torch.float32
+
+
+def test_pixels_are_torchvisions_resize_and_crop_normalised():
+    frames = random_frames()
+    chosen = frames[9:33:3]  # 8 frames at stride 3 span 22 of 40 frames, so they begin at (40 - 22) // 2
+    resized = tvf.resize(chosen, [128, 170], antialias=True)
+    expected = (tvf.center_crop(resized, [112, 112]) / 255 - MEAN) / STD
+    pixels = ViDiDiVideoProcessor()(frames)["pixel_values"][0]
+    torch.testing.assert_close(pixels, expected)
+
+
+def test_derivatives_are_differences_of_normalised_frames():
+    frames = random_frames()
+    inputs = small_processor()(frames, derivative_orders=(0, 1, 2), num_frames=6)
+    sampled = small_processor()(frames, num_frames=8)["pixel_values"]  # the same frames, with the two extra ones
+    assert list(inputs) == ["pixel_values", "pixel_values_order_1", "pixel_values_order_2"]
+    torch.testing.assert_close(inputs["pixel_values"], sampled[:, :6])
+    torch.testing.assert_close(inputs["pixel_values_order_1"], (sampled[:, 1:] - sampled[:, :-1])[:, :6])
+    second = sampled[:, 2:] - 2 * sampled[:, 1:-1] + sampled[:, :-2]
+    torch.testing.assert_close(inputs["pixel_values_order_2"], second)
+
+
+def test_only_the_orders_asked_for_come_back():
+    inputs = small_processor(derivative_orders=(1,))(random_frames())
+    assert list(inputs) == ["pixel_values_order_1"]
+    assert inputs["pixel_values_order_1"].shape == (1, 8, 3, 24, 24)
+
+
+def test_several_clips_are_the_uniform_ones():
+    frames = random_frames()
+    processor = small_processor(do_resize=False, do_center_crop=False, do_normalize=False, do_rescale=False)
+    settings = {"num_clips": 3, "num_frames": 4, "frame_stride": 2, "derivative_orders": (0, 1)}
+    inputs = processor([frames, frames.flip(0)], **settings)
+    indices = uniform_clips(40, 3, 4, 2, lookahead=1)
+    assert inputs["pixel_values"].shape == inputs["pixel_values_order_1"].shape == (2, 3, 4, 3, 60, 80)
+    assert torch.equal(inputs["pixel_values"][0], frames[indices[:, :4]].float())
+    assert torch.equal(inputs["pixel_values"][1], frames.flip(0)[indices[:, :4]].float())
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+def test_short_videos_are_looped(num_frames):
+    frames = random_frames(num_frames)
+    clips = small_processor(do_resize=False, do_center_crop=False).sample_clips(frames, frame_stride=1, lookahead=1)
+    assert torch.equal(clips[0], frames[[index % num_frames for index in range(9)]])
+
+
+def test_without_sampling_all_frames_are_one_clip():
+    frames = random_frames(11)
+    inputs = small_processor()(frames, do_sample_frames=False, derivative_orders=(0, 2))
+    assert inputs["pixel_values"].shape == inputs["pixel_values_order_2"].shape == (1, 9, 3, 24, 24)
+
+
+def test_sampling_and_views_are_the_two_halves_of_a_call(path):
+    processor = small_processor(num_clips=2, derivative_orders=(0, 1))
+    clips = processor.sample_clips(path)
+    assert clips.dtype == torch.uint8
+    assert clips.shape == (2, 9, 3, 24, 24)
+    views = processor.views(clips)
+    inputs = processor(path)
+    assert torch.equal(views[0], inputs["pixel_values"][0])
+    assert torch.equal(views[1], inputs["pixel_values_order_1"][0])
+    longer = processor.sample_clips(path, lookahead=3, num_clips=5, num_frames=4)
+    assert longer.shape == (5, 7, 3, 24, 24)
+    assert [view.shape for view in processor.views(longer, orders=[3, 0])] == [(5, 4, 3, 24, 24)] * 2
+
+
+def test_views_stay_on_the_device_of_the_clips():
+    views = small_processor().views(torch.zeros(2, 9, 3, 8, 8, dtype=torch.uint8, device="meta"), (0, 1))
+    assert all(view.device.type == "meta" for view in views)
+    assert small_processor()(random_frames(), device="meta")["pixel_values"].device.type == "meta"
+
+
+def test_numpy_output():
+    inputs = small_processor(derivative_orders=(0, 1))(random_frames(), return_tensors="np")
+    assert all(isinstance(value, np.ndarray) for value in inputs.values())
+
+
+# What goes in
+
+
+def sources(path):
+    """The same video in every form, each with its name."""
+    frames = VideoDecoder(str(path)).get_frames_in_range(0, 40).data
+    last = frames.permute(0, 2, 3, 1).contiguous()
+    return {
+        "str": str(path),
+        "Path": Path(path),
+        "bytes": path.read_bytes(),
+        "file object": io.BytesIO(path.read_bytes()),
+        "dict with path": {"path": str(path), "bytes": None},
+        "dict with bytes": {"path": None, "bytes": path.read_bytes()},
+        "VideoDecoder": VideoDecoder(str(path)),
+        "tensor": frames,
+        "tensor, channels last": last,
+        "array": frames.numpy(),
+        "array, channels last": last.numpy(),
+        "array with negative strides": last.numpy()[:, ::-1, ::-1].copy()[:, ::-1, ::-1],
+        "tensors": list(frames),
+        "arrays": list(last.numpy()),
+        "images": [PIL.Image.fromarray(frame) for frame in last.numpy()],
+        "floats": frames.float(),
+    }
+
+
+def test_every_form_of_a_video_gives_the_same_pixels(path):
+    processor = small_processor(do_resize=False, derivative_orders=(0, 1), num_clips=2)
+    forms = sources(path)
+    expected = processor(forms["str"])
+    assert expected["pixel_values"].shape == (1, 2, 8, 3, 24, 24)
+    for name, video in forms.items():
+        for key, pixels in processor(video).items():
+            assert torch.equal(pixels, expected[key]), name
+    batch = processor([video for name, video in forms.items() if name != "file object"] + [forms["file object"]])
+    assert len(batch["pixel_values"]) == len(forms)
+    assert (batch["pixel_values_order_1"] == expected["pixel_values_order_1"]).all()
+
+
+def test_an_array_with_one_more_dimension_is_a_batch(decoded):
+    processor = small_processor()
+    both = processor([decoded, decoded.flip(0)])["pixel_values"]
+    assert torch.equal(processor(torch.stack([decoded, decoded.flip(0)]))["pixel_values"], both)
+    assert torch.equal(processor(np.stack([decoded, decoded.flip(0)]))["pixel_values"], both)
+
+
+def test_a_datasets_video_column_works_decoded_or_not(path):
+    expected = small_processor()(path)["pixel_values"]
+    for decode in (True, False):
+        feature = datasets.Features({"video": datasets.Video(decode=decode)})
+        rows = datasets.Dataset.from_dict({"video": [str(path), str(path)]}, features=feature)
+        assert torch.equal(small_processor()(rows[0]["video"])["pixel_values"], expected)
+        assert small_processor()([row["video"] for row in rows])["pixel_values"].shape == (2, 8, 3, 24, 24)
+
+
+def test_a_url_is_fetched_by_transformers(path, monkeypatch):
+    class Response:
+        content = path.read_bytes()
+
+    asked = []
+    monkeypatch.setattr("transformers.video_utils.httpx.get", lambda url, **_: asked.append(url) or Response)
+    pixels = small_processor(num_clips=2)("https://example.org/noise.mp4")["pixel_values"]
+    assert asked == ["https://example.org/noise.mp4"]
+    assert torch.equal(pixels, small_processor(num_clips=2)(path)["pixel_values"])
+
+
+def test_grey_and_transparent_frames_become_rgb():
+    grey = random_frames(8)[:, :1]
+    expected = small_processor(frame_stride=1)(grey.expand(-1, 3, -1, -1))["pixel_values"]
+    opaque = torch.cat([grey.expand(-1, 3, -1, -1), torch.full_like(grey, 255)], dim=1)
+    images = [PIL.Image.fromarray(frame[0].numpy()) for frame in grey]
+    for video in (grey, list(grey[:, 0]), images, opaque, [image.convert("P") for image in images]):
+        torch.testing.assert_close(small_processor(frame_stride=1)(video)["pixel_values"], expected)
+
+
+def test_ambiguous_shapes_are_settled_by_the_format():
+    frames = random_frames(8, 3, 5)  # 3 rows and 3 channels
+    last = frames.permute(0, 2, 3, 1)
+    processor = small_processor(do_resize=False, frame_stride=1, crop_size=3)
+    told = processor.sample_clips(last, input_data_format="channels_last")
+    assert torch.equal(told[0], tvf.center_crop(frames, [3, 3]))
+
+
+def test_floats_in_the_unit_interval_are_normalised_without_rescaling(decoded):
+    expected = small_processor(do_resize=False)(decoded)["pixel_values"]
+    pixels = small_processor(do_resize=False)(decoded.float() / 255, do_rescale=False)["pixel_values"]
+    torch.testing.assert_close(pixels, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_broken_files_name_themselves(tmp_path, path):
+    (tmp_path / "empty.mp4").touch()
+    for source in (tmp_path / "empty.mp4", str(tmp_path / "missing.mp4"), [path, tmp_path / "empty.mp4"]):
+        with pytest.raises(BrokenVideoError, match=r"(empty|missing)\.mp4"):
+            small_processor()(source)
+
+
+@pytest.mark.parametrize(
+    ("videos", "error", "message"),
+    [
+        (7, TypeError, "cannot read a video from int"),
+        ([], ValueError, "empty list"),
+        (torch.zeros(3, 8, 8), ValueError, r"got the shape \(3, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8), ValueError, "at least 1 frame, got 0"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.int64), ValueError, "uint8 or floating, got torch.int64"),
+        ([torch.zeros(3, 8, 8), torch.zeros(4, 3, 8, 8)], ValueError, "mixes frames and videos"),
+    ],
+)
+def test_other_inputs_are_refused(videos, error, message):
+    with pytest.raises(error, match=message):
+        small_processor()(videos)
+
+
+def test_videos_of_different_sizes_need_the_crop():
+    videos = [random_frames(8, 40, 50), random_frames(8, 40, 70)]
+    assert small_processor()(videos)["pixel_values"].shape == (2, 8, 3, 24, 24)
+    with pytest.raises(ValueError, match="keep do_center_crop"):
+        small_processor()(videos, do_center_crop=False)
+
+
+# Settings
+
+
+def test_settings_hold_for_one_call_only():
+    processor = small_processor()
+    inputs = processor(random_frames(), num_frames=4, size=40, crop_size={"height": 20, "width": 30}, num_clips=None)
+    assert inputs["pixel_values"].shape == (1, 4, 3, 20, 30)
+    assert processor(random_frames())["pixel_values"].shape == (1, 8, 3, 24, 24)
+    plain = processor(random_frames(), do_rescale=False, do_normalize=False)["pixel_values"]
+    assert plain.max() > 100
+    scaled = processor(random_frames(), image_mean=[0.5] * 3, image_std=[0.5] * 3)["pixel_values"]
+    torch.testing.assert_close(scaled, plain / 127.5 - 1)
+
+
+def test_what_the_video_classification_pipeline_passes_works(path):
+    inputs = small_processor()(str(path), num_frames=16, do_sample_frames=True, return_tensors="pt").to(torch.bfloat16)
+    assert inputs["pixel_values"].shape == (1, 16, 3, 24, 24)
+    assert inputs["pixel_values"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frame_strid": 3}, "no setting 'frame_strid', only .*frame_stride"),
+        ({"fps": 3}, "no setting 'fps'"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"frame_stride": -1}, "frame_stride must be at least 1, got -1"),
+        ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
+        ({"num_frames": "8"}, "num_frames"),
+        ({"derivative_orders": ()}, "derivative_orders must be"),
+        ({"derivative_orders": (1, 1)}, r"derivative_orders must be .* got \(1, 1\)"),
+        ({"derivative_orders": (-1,)}, "derivative_orders must be"),
+        ({"num_clips": 2, "do_sample_frames": False}, "num_clips must be 1 with do_sample_frames=False, got 2"),
+        ({"size": {"edge": 3}}, "size must have"),
+    ],
+)
+def test_impossible_settings_are_named_in_the_constructor_and_in_a_call(settings, message):
+    processor = small_processor()
+    calls = [
+        lambda: ViDiDiVideoProcessor(**settings),
+        lambda: processor(random_frames(8), **settings),
+        lambda: processor.sample_clips(random_frames(8), **settings),
+    ]
+    for call in calls:
+        with pytest.raises(Exception, match=message):
+            call()
+
+
+def test_round_trip_through_the_file_and_the_auto_class(tmp_path):
+    AutoConfig.register("vididi", ViDiDiConfig, exist_ok=True)
+    AutoVideoProcessor.register(ViDiDiConfig, ViDiDiVideoProcessor, exist_ok=True)
+    processor = small_processor(num_frames=5, num_clips=2, derivative_orders=(0, 2), do_normalize=False, frame_stride=2)
+    processor.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert stored["video_processor_type"] == "ViDiDiVideoProcessor"
+    expected = processor(random_frames())
+    for loaded in (ViDiDiVideoProcessor.from_pretrained(tmp_path), AutoVideoProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is ViDiDiVideoProcessor
+        assert loaded.to_dict() == processor.to_dict()
+        assert loaded.derivative_orders == (0, 2)
+        for name, pixels in loaded(random_frames()).items():
+            assert torch.equal(pixels, expected[name])
+    assert ViDiDiVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3
+
+
+def test_a_published_processor_works_without_the_package(tmp_path, path, monkeypatch):
+    """Loaded as remote code in a process that cannot import the package."""
+    monkeypatch.setattr(ViDiDiVideoProcessor, "_auto_class", "AutoVideoProcessor")
+    small_processor(derivative_orders=(0, 1)).save_pretrained(tmp_path / "model")
+    code = (
+        "import sys; sys.modules['vididi_hf'] = None\n"
+        "from transformers import AutoVideoProcessor\n"
+        "processor = AutoVideoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "print(tuple(processor(sys.argv[2])['pixel_values_order_1'].shape))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model"), str(path)],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == "(1, 8, 3, 24, 24)", result.stderr
+
+
+def test_docstring_examples():
+    result = doctest.testmod(video_processing_vididi)
+    assert result.attempted > 0
+    assert result.failed == 0
