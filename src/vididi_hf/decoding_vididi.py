@@ -61,7 +61,7 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     """
     try:
         from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:  # torchcodec < 0.14 loads FFmpeg here, later ones on use
+    except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg here, newer on use
         raise ImportError(INSTALL_TORCHCODEC) from error
     if isinstance(source, VideoDecoder):
         return source
