@@ -1,0 +1,192 @@
+"""Clip-consistent augmentation: one draw a clip, applied to all of its frames at once, on `uint8`.
+
+Every frame of a clip gets the same crop, flip, colours and blur, so that what changes from frame to frame, and hence the
+temporal derivative, is the video's own motion. The authors' code draws the colours for each frame anew, which puts
+flicker into the derivative; `per_frame_colour` does the same for comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+# ITU-R BT.601 luma, which torchvision's greyscale and saturation use.
+_LUMA = (0.299, 0.587, 0.114)
+_MID_GREY = 127.5
+
+
+def random_resized_crop_box(
+    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Draws a box (top, left, height, width) covering a random share of the frame, with a random aspect ratio.
+
+    Args:
+        height: The frame's height in pixels.
+        width: The frame's width in pixels.
+        area: The smallest and the largest share of the frame's area.
+        ratio: The smallest and the largest width / height, drawn on a logarithmic scale.
+        generator: The source of randomness.
+
+    Returns:
+        A box inside the frame. After ten draws that do not fit, the largest centred box of an allowed ratio.
+
+    Source: Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), in torchvision's form.
+    """
+    draws = torch.rand(10, 4, generator=generator).tolist()
+    for share, shape, vertical, horizontal in draws:
+        target = height * width * (area[0] + (area[1] - area[0]) * share)
+        aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * shape)
+        box_width, box_height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            return (
+                int(vertical * (height - box_height + 1)),
+                int(horizontal * (width - box_width + 1)),
+                box_height,
+                box_width,
+            )
+    box_width = min(width, round(height * ratio[1]))
+    box_height = min(height, round(width / ratio[0]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[Tensor, Tensor]:
+    """Returns colour jitter as one affine map of RGB: `colours @ matrix.T + offset`.
+
+    Saturation blends each pixel with its luma, contrast scales around mid grey, brightness scales, and hue turns the
+    chroma plane of the YIQ colour space. Being affine, the whole jitter is one 3×3 product a pixel and commutes with
+    resizing and blurring; between the steps nothing is clipped.
+
+    Args:
+        brightness: Factor; 1 changes nothing.
+        contrast: Factor; 1 changes nothing.
+        saturation: Factor; 1 changes nothing, 0 is grey.
+        hue: Turn of the chroma plane, as a fraction of a full turn; 0 changes nothing.
+
+    Returns:
+        The matrix (3, 3) and the offset (3,) for colours in [0, 255].
+    """
+    to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    chroma = saturation * torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+    turn = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), chroma)
+    matrix = brightness * contrast * (torch.linalg.inv(to_yiq) @ turn @ to_yiq)
+    offset = torch.full((3,), brightness * (1 - contrast) * _MID_GREY)
+    return matrix.float(), offset
+
+
+def blur_matrix(size: int, sigma: float) -> Tensor:
+    """Returns the (size, size) matrix that blurs a line of pixels with a Gaussian of `sigma` pixels, borders reflected."""
+    radius = min(math.ceil(3 * sigma), size - 1)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    taps = taps / taps.sum()
+    positions = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
+    reflected = positions.abs()
+    reflected = torch.where(reflected > size - 1, 2 * (size - 1) - reflected, reflected)
+    return torch.zeros(size, size).scatter_add_(1, reflected, taps.expand(size, -1).contiguous())
+
+
+@dataclass(frozen=True)
+class ClipAugmentation:
+    """Random resized crop, flip, colour jitter, grey and blur for one clip.
+
+    Args:
+        image_size: Height and width of the result in pixels.
+        area: Share of the frame's area that the crop covers, smallest and largest.
+        ratio: Aspect ratio of the crop, smallest and largest.
+        flip_probability: Probability of a horizontal flip.
+        jitter: Largest change of brightness, contrast and saturation (factors 1 ± j) and of hue (turns).
+        jitter_probability: Probability of the colour jitter.
+        grey_probability: Probability of dropping the colours.
+        blur_probability: Probability of a Gaussian blur.
+        blur_sigma: Smallest and largest deviation of the blur in pixels *at a size of 112*; scaled with `image_size`, so
+            that small frames are not blurred beyond recognition.
+        per_frame_colour: Draw jitter and grey for each frame instead of once a clip, as the authors' code does.
+
+    Source: the augmentation in the authors' code of ViDiDi (arXiv 2409.02371); colour as one affine map is our own.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from vididi_hf.data.augment import ClipAugmentation
+        >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
+        >>> tuple(ClipAugmentation(image_size=112)(clip, torch.Generator().manual_seed(0)).shape)
+        (10, 3, 112, 112)
+
+        ```
+    """
+
+    image_size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05)
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    per_frame_colour: bool = False
+
+    def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
+        """Augments a clip.
+
+        Args:
+            clip: uint8 (frames, 3, height, width).
+            generator: The source of randomness; the result is a pure function of the clip and its state.
+
+        Returns:
+            uint8 (frames, 3, image_size, image_size).
+        """
+        top, left, height, width = random_resized_crop_box(
+            clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
+        )
+        # Crop and shrink first: everything after works on the few pixels that remain.
+        size = [self.image_size, self.image_size]
+        clip = TF.resize(clip[..., top : top + height, left : left + width], size, antialias=True)
+        if self._happens(self.flip_probability, generator):
+            clip = clip.flip(-1)
+
+        colours = self._draw_colours(len(clip), generator)
+        sigma = self._draw_sigma(generator)
+        if colours is None and sigma is None:
+            return clip
+        pixels = clip.float()
+        if sigma is not None:
+            blur = blur_matrix(self.image_size, sigma)
+            pixels = blur @ pixels @ blur.T
+        if colours is not None:
+            matrix, offset = colours
+            pixels = torch.baddbmm(offset[..., None], matrix, pixels.flatten(-2)).view_as(pixels)
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+    @staticmethod
+    def _happens(probability: float, generator: torch.Generator) -> bool:
+        return float(torch.rand((), generator=generator)) < probability
+
+    def _draw_sigma(self, generator: torch.Generator) -> float | None:
+        if not self._happens(self.blur_probability, generator):
+            return None
+        low, high = self.blur_sigma
+        return (low + (high - low) * float(torch.rand((), generator=generator))) * self.image_size / 112
+
+    def _draw_colours(self, num_frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Draws the colour maps: matrices (frames, 3, 3) and offsets (frames, 3), or None where nothing changes."""
+        draws = [self._draw_colour(generator) for _ in range(num_frames if self.per_frame_colour else 1)]
+        if all(draw is None for draw in draws):
+            return None
+        maps = [draw if draw is not None else (torch.eye(3), torch.zeros(3)) for draw in draws]
+        matrices, offsets = torch.stack([m for m, _ in maps]), torch.stack([o for _, o in maps])
+        return matrices.expand(num_frames, -1, -1), offsets.expand(num_frames, -1)
+
+    def _draw_colour(self, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        factors = 2 * torch.rand(4, generator=generator) - 1
+        jittered = self._happens(self.jitter_probability, generator)
+        grey = self._happens(self.grey_probability, generator)
+        if not jittered and not grey:
+            return None
+        changes = (factors * torch.tensor(self.jitter) * jittered).tolist()
+        brightness, contrast, saturation = (1 + change for change in changes[:3])
+        return colour_matrix(brightness, contrast, 0.0 if grey else saturation, changes[3])

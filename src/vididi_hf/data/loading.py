@@ -1,0 +1,226 @@
+"""From rows of a video data set to batches of augmented training clips.
+
+What a batch holds is a pure function of (seed, epoch, step, rank): the order of the videos, the frames of each clip and
+its augmentation depend on nothing else. The number of workers, a restart, the machine's speed change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, TypedDict
+
+import datasets
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vididi_hf.data.augment import ClipAugmentation
+from vididi_hf.data.clips import sample_training_clips
+from vididi_hf.data.decoding import BrokenVideoError, decode_clips
+from vididi_hf.data.seeding import seeded_generator
+
+# So many different videos are tried in place of a broken one; when all are broken, the data set is at fault.
+_SUBSTITUTES = 20
+
+# The last integer of each random stream's key, so that no two kinds of draw share a stream.
+_ORDER, _CLIP, _AUGMENTATION, _SUBSTITUTE = range(4)
+
+SampleKey = tuple[int, int]
+"""(epoch, index of the row): all that a worker needs to know to make a training sample."""
+
+
+class ClipBatch(TypedDict):
+    """One batch as the loader yields it.
+
+    `clips`: uint8 (batch, clips, frames, 3, height, width). `indices`: int64 (batch,), the rows that were *asked for*.
+    `broken`: reasons by name of the videos that could not be decoded and were replaced.
+    """
+
+    clips: Tensor
+    indices: Tensor
+    broken: dict[str, str]
+
+
+class TrainingClips(Dataset):
+    """Map-style data set from (epoch, index) to the augmented clips of one video.
+
+    Args:
+        rows: A data set with a `video` column of type `datasets.Video`.
+        num_clips: Clips per video.
+        num_frames: Frames per clip.
+        frame_stride: Frames of the video from one frame of a clip to the next.
+        lookahead: Extra frames at the end of each clip, one for each derivative order.
+        augmentation: What each clip goes through.
+        seed: The seed of clip choice and augmentation.
+
+    Raises:
+        ValueError: If `rows` is empty or has no `video` column.
+        BrokenVideoError: On access, if a video and 20 substitutes are all broken.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        *,
+        num_clips: int = 2,
+        num_frames: int,
+        frame_stride: int,
+        lookahead: int,
+        augmentation: ClipAugmentation,
+        seed: int = 0,
+    ):
+        if "video" not in rows.column_names:
+            raise ValueError(f"the data set has no column 'video', only {rows.column_names}")
+        if len(rows) == 0:
+            raise ValueError("the data set holds no videos")
+        # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
+        self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
+        self.num_clips = num_clips
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.lookahead = lookahead
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        epoch, index = key
+        row, broken = index, {}
+        substitutes = seeded_generator(self.seed, epoch, index, _SUBSTITUTE)
+        for _ in range(_SUBSTITUTES):
+            try:
+                clips = decode_clips(self.rows[row]["video"], partial(self._choose_frames, key))
+            except BrokenVideoError as error:
+                broken[error.source] = error.reason
+                row = int(torch.randint(len(self), (), generator=substitutes))
+                continue
+            generator = seeded_generator(self.seed, epoch, index, _AUGMENTATION)
+            augmented = torch.stack([self.augmentation(clip, generator) for clip in clips])
+            return {"clips": augmented, "index": index, "broken": broken}
+        listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
+        raise BrokenVideoError(
+            "the data set", f"{len(broken)} different videos in a row cannot be decoded, among them {listed}"
+        )
+
+    def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+        # A generator of its own each time: a video that proves shorter than promised is asked for again.
+        return sample_training_clips(
+            num_video_frames,
+            num_clips=self.num_clips,
+            num_frames=self.num_frames,
+            stride=self.frame_stride,
+            generator=seeded_generator(self.seed, *key, _CLIP),
+            lookahead=self.lookahead,
+        )
+
+
+def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
+    """Stacks samples of `TrainingClips` into a `ClipBatch`."""
+    broken: dict[str, str] = {}
+    for sample in samples:
+        broken |= sample["broken"]
+    return {
+        "clips": torch.stack([sample["clips"] for sample in samples]),
+        "indices": torch.tensor([sample["index"] for sample in samples]),
+        "broken": broken,
+    }
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """Batches of sample keys for one rank, in an order that is a pure function of (seed, epoch).
+
+    Every video comes once an epoch; where the last global batch would be short, it is filled up from the beginning of the
+    same epoch's order, so that batches are equal and no video is left out.
+
+    Args:
+        num_samples: The number of videos.
+        batch_size: Videos per batch of *one* rank.
+        seed: The seed of the order.
+        rank: This process.
+        world_size: All processes.
+
+    Raises:
+        ValueError: If there are fewer videos than one global batch needs.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1):
+        if num_samples < batch_size * world_size:
+            raise ValueError(
+                f"the data set has {num_samples} videos, fewer than one global batch: "
+                f"batch_size {batch_size} × {world_size} processes; lower batch_size"
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_step = 0
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Chooses the epoch, and the step to start at, of the next iteration."""
+        self.epoch, self.first_step = epoch, first_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch, wherever iteration starts."""
+        return -(-self.num_samples // (self.batch_size * self.world_size))
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.first_step
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, self.epoch, _ORDER))
+        global_batch = self.batch_size * self.world_size
+        order = torch.cat([order, order[: self.steps_per_epoch * global_batch - self.num_samples]])
+        for step in range(self.first_step, self.steps_per_epoch):
+            first = step * global_batch + self.rank * self.batch_size
+            yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
+
+
+class ClipLoader:
+    """Yields the batches of training clips of one epoch, from any step on.
+
+    Args:
+        clips: The samples.
+        batch_size: Videos per batch of one rank.
+        num_workers: Worker processes that decode and augment; 0 does it in this process.
+        rank: This process.
+        world_size: All processes.
+        pin_memory: Put batches in page-locked memory, from which a GPU copies while it computes.
+    """
+
+    def __init__(
+        self,
+        clips: TrainingClips,
+        batch_size: int,
+        *,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ):
+        self.batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
+        self._loader = DataLoader(
+            clips,
+            batch_sampler=self.batches,
+            collate_fn=collate_clips,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
+            generator=torch.Generator(),
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return self.batches.steps_per_epoch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ClipBatch]:
+        """Iterates over the batches of an epoch, from `first_step` on."""
+        self.batches.set_epoch(epoch, first_step)
+        return iter(self._loader)

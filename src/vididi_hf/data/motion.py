@@ -1,0 +1,271 @@
+"""`motion`: generated H.264 videos whose label is the motion and nothing else.
+
+Textured sprites move over a static textured background in one of eight ways. Sprites, backgrounds, sizes, speeds and
+phases are drawn independently of the label, so that no single frame tells it. Train and test share the pool of
+backgrounds (appearance can be matched, and misleads) and share no sprite. Every motion keeps its meaning under a
+horizontal flip and a crop, which training applies.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vididi_hf.data.seeding import seeded_generator
+
+SIZE = 64  # pixels, height and width
+NUM_FRAMES = 24
+FRAME_RATE = 12
+NUM_BACKGROUNDS = 24
+NUM_SPRITES = {"train": 64, "test": 32}
+SPRITES_PER_VIDEO = 5
+
+Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,)."""
+
+# The last integer of each random stream's key, so that no two kinds of draw share a stream.
+_VIDEO, _TRAJECTORY, _BACKGROUND, _SPRITE = range(4)
+_SPLIT_IDS = {"train": 0, "test": 1}
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return float(low + (high - low) * torch.rand((), generator=generator))
+
+
+def _sign(generator: torch.Generator) -> int:
+    return int(torch.randint(2, (), generator=generator)) * 2 - 1
+
+
+def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
+    """A sine of unit amplitude, random phase and a period of 7 to 11 frames."""
+    period, phase = _uniform(7, 11, generator), _uniform(0, 2 * math.pi, generator)
+    return torch.sin(2 * math.pi * time / period + phase)
+
+
+def _trajectory(
+    time: Tensor,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    scale: Tensor | None = None,
+    angle: Tensor | None = None,
+) -> Trajectory:
+    still = torch.zeros_like(time)
+    return (
+        still if x is None else x,
+        still if y is None else y,
+        torch.ones_like(time) if scale is None else scale,
+        still if angle is None else angle,
+    )
+
+
+def _translate(time: Tensor, generator: torch.Generator) -> Trajectory:
+    speed, direction = _uniform(1.5, 3.0, generator), _uniform(0, 2 * math.pi, generator)
+    return _trajectory(time, x=speed * math.cos(direction) * time, y=speed * math.sin(direction) * time)
+
+
+def _sway(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, x=_uniform(7, 11, generator) * _wave(time, generator))
+
+
+def _bob(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, y=_uniform(7, 11, generator) * _wave(time, generator))
+
+
+def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
+    radius, period = _uniform(7, 11, generator), _uniform(7, 11, generator)
+    angle = _sign(generator) * 2 * math.pi * time / period + _uniform(0, 2 * math.pi, generator)
+    return _trajectory(time, x=radius * torch.cos(angle), y=radius * torch.sin(angle))
+
+
+def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, scale=1 + _uniform(0.3, 0.5, generator) * _wave(time, generator))
+
+
+def _spin(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(8, 14, generator))
+
+
+def _rock(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, angle=_uniform(0.6, 1.0, generator) * _wave(time, generator))
+
+
+def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
+    amplitude = _uniform(2, 4, generator)
+    x, y = amplitude * torch.randn(2, len(time), generator=generator)
+    return _trajectory(time, x=x, y=y)
+
+
+MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
+    "translate": _translate,
+    "sway": _sway,
+    "bob": _bob,
+    "orbit": _orbit,
+    "pulse": _pulse,
+    "spin": _spin,
+    "rock": _rock,
+    "jitter": _jitter,
+}
+
+
+def _texture(
+    size: int, cells: tuple[int, ...], contrast: float, tones: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """A colour with noise of several spatial scales around it: (3, size, size) in [0, 1]."""
+    texture = tones[0] + (tones[1] - tones[0]) * torch.rand(3, 1, 1, generator=generator)
+    for cell in cells:
+        noise = torch.rand(1, 3, cell, cell, generator=generator) - 0.5
+        smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)[0]
+        texture = texture + contrast * smooth
+    return texture.clamp(0, 1)
+
+
+def make_background(index: int, seed: int = 0) -> Tensor:
+    """Returns background `index` of the pool that train and test share: (3, SIZE, SIZE), float in [0, 1]."""
+    generator = seeded_generator(seed, index, _BACKGROUND)
+    return _texture(SIZE, (4, 8, 24), contrast=0.3, tones=(0.3, 0.7), generator=generator)
+
+
+def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
+    """Returns sprite `index` of a split: (4, 32, 32), colour and opacity in [0, 1].
+
+    Its outline is a blob with 2 to 5 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation, filled with a texture.
+    """
+    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _SPRITE)
+    axis = torch.linspace(-1, 1, 32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    lobes = int(torch.randint(2, 6, (), generator=generator))
+    depth, phase = _uniform(0.3, 0.6, generator), _uniform(0, 2 * math.pi, generator)
+    outline = 0.95 / (1 + depth) * (1 + depth * torch.cos(lobes * torch.atan2(y, x) + phase))
+    opacity = ((outline - torch.hypot(x, y)) * 12).clamp(0, 1)
+    return torch.cat([_texture(32, (2, 6), contrast=0.8, tones=(0, 1), generator=generator), opacity[None]])
+
+
+def _paint(canvas: Tensor, sprite: Tensor, radius: float, centre: tuple[float, float], path: Trajectory) -> Tensor:
+    """Composites a moving sprite over (frames, 3, SIZE, SIZE) frames."""
+    dx, dy, scale, angle = path
+    # Positions wrap around a border as wide as the sprite, so that what leaves on one side comes back on the other.
+    span = SIZE + 2 * radius
+    x = (centre[0] + dx + radius).remainder(span) - radius
+    y = (centre[1] + dy + radius).remainder(span) - radius
+    # affine_grid maps output to input coordinates, both in [-1, 1]: the inverse of scale, rotate, shift.
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    zoom = SIZE / 2 / (radius * scale)
+    shift_x, shift_y = 2 * x / SIZE - 1, 2 * y / SIZE - 1
+    linear = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2) * zoom[:, None, None]
+    shift = -(linear @ torch.stack([shift_x, shift_y], -1)[..., None])
+    grid = F.affine_grid(torch.cat([linear, shift], -1), [len(x), 4, SIZE, SIZE], align_corners=False)
+    layer = F.grid_sample(sprite.expand(len(x), -1, -1, -1), grid, align_corners=False)
+    return torch.lerp(canvas, layer[:, :3], layer[:, 3:])
+
+
+def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
+    """Returns what is drawn in a video without drawing it: its `label` and its `background` and `sprites` numbers."""
+    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _VIDEO)
+    background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
+    sprites = torch.randint(NUM_SPRITES[split], (SPRITES_PER_VIDEO,), generator=generator).tolist()
+    return {
+        "label": list(MOTIONS)[index % len(MOTIONS)],
+        "background": background,
+        "sprites": " ".join(map(str, sprites)),
+    }
+
+
+def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
+    """Renders one video.
+
+    Args:
+        split: `"train"` or `"test"`.
+        index: The video's number within the split; its label is `index` modulo the number of motions.
+        seed: The data set's seed.
+
+    Returns:
+        The frames, uint8 (NUM_FRAMES, 3, SIZE, SIZE).
+
+    Example:
+        ```python
+        >>> from vididi_hf.data.motion import describe_motion, render_motion
+        >>> tuple(render_motion("train", 3).shape), describe_motion("train", 3)["label"]
+        ((24, 3, 64, 64), 'orbit')
+
+        ```
+    """
+    drawn = describe_motion(split, index, seed)
+    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _TRAJECTORY)
+    time = torch.arange(NUM_FRAMES, dtype=torch.float32)
+    canvas = make_background(int(drawn["background"]), seed).expand(NUM_FRAMES, -1, -1, -1)
+    dx, dy, scale, angle = MOTIONS[str(drawn["label"])](time, generator)
+    for sprite in map(int, str(drawn["sprites"]).split()):
+        radius = _uniform(8, 12, generator)
+        centre = (_uniform(12, SIZE - 12, generator), _uniform(12, SIZE - 12, generator))
+        resting = _uniform(0, 2 * math.pi, generator)
+        canvas = _paint(canvas, make_sprite(split, sprite, seed), radius, centre, (dx, dy, scale, angle + resting))
+    return (canvas * 255).round().to(torch.uint8)
+
+
+def _write_video(frames: Tensor, path: Path) -> None:
+    from torchcodec.encoders import VideoEncoder
+
+    unfinished = path.with_name(f"{path.stem}.part.mp4")
+    VideoEncoder(frames, frame_rate=FRAME_RATE).to_file(
+        unfinished, codec="libx264", pixel_format="yuv420p", crf=18, preset="veryfast", extra_options={"threads": "1"}
+    )
+    os.replace(unfinished, path)
+
+
+def generate_motion(
+    root: str | Path, num_train: int = 1200, num_test: int = 400, seed: int = 0, progress: bool = True
+) -> Path:
+    """Writes the data set: `root/<split>/<label>/<number>.mp4` and the list `root/clips.csv`.
+
+    A file that is there already is kept, so an interrupted call continues where it was and a larger size adds to a
+    smaller one. Which video has which number never depends on the size.
+
+    Args:
+        root: The folder to write to; made if missing.
+        num_train: The number of training videos.
+        num_test: The number of test videos.
+        seed: The seed of everything drawn. A folder holds one seed.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The path of the list, with the columns video, label, split, background, sprites.
+
+    Raises:
+        ValueError: If the folder holds a set of another seed, or a size is not positive.
+    """
+    if num_train < 1 or num_test < 1:
+        raise ValueError(f"num_train and num_test must be positive, got {num_train} and {num_test}")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    stamp = root / "motion.json"
+    if stamp.exists() and (found := json.loads(stamp.read_text())["seed"]) != seed:
+        raise ValueError(f"{root} holds the motion data set of seed {found}; choose another folder for seed {seed}")
+    stamp.write_text(json.dumps({"seed": seed}))
+
+    jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
+    rows = []
+    for split, index in tqdm(jobs, desc="motion", unit="video", disable=not progress):
+        drawn = describe_motion(split, index, seed)
+        video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
+        if not (root / video).exists():
+            (root / video).parent.mkdir(parents=True, exist_ok=True)
+            _write_video(render_motion(split, index, seed), root / video)
+        rows.append({"video": video.as_posix(), "split": split, **drawn})
+
+    list_path = root / "clips.csv"
+    unfinished = list_path.with_suffix(".part")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["video", "label", "split", "background", "sprites"])
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(unfinished, list_path)
+    return list_path

@@ -1,0 +1,100 @@
+"""One door to every data set: `load_video_dataset(name or path, split=…)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
+from vididi_hf.data.motion import generate_motion
+
+Reader = Callable[..., datasets.Dataset]
+
+
+def default_root(name: str) -> Path:
+    """Where a built-in set lives unless told otherwise: `$VIDIDI_HOME/<name>`, by default `~/.cache/vididi_hf/<name>`."""
+    home = os.environ.get("VIDIDI_HOME", Path.home() / ".cache" / "vididi_hf")
+    return Path(home) / name
+
+
+def read_motion(
+    root: str | Path | None = None,
+    split: str | None = "train",
+    *,
+    num_train: int = 1200,
+    num_test: int = 400,
+    seed: int = 0,
+) -> datasets.Dataset:
+    """Reads the generated set `motion`, making what is not there yet.
+
+    Args:
+        root: Its folder; by default one in the user's cache.
+        split: `"train"`, `"test"` or None for both.
+        num_train: The number of training videos.
+        num_test: The number of test videos.
+        seed: The seed of the set.
+    """
+    folder = Path(root) if root is not None else default_root(f"motion-{seed}-{num_train}-{num_test}")
+    return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
+
+
+# A new data set is one reader `(root, split, **options)` and one line here.
+DATASETS: dict[str, Reader] = {"motion": read_motion}
+
+
+def load_video_dataset(
+    name: str | Path, *, root: str | Path | None = None, split: str | None = "train", **options: Any
+) -> datasets.Dataset:
+    """Loads videos as a 🤗 data set.
+
+    Args:
+        name: One of
+            - the name of a built-in set (`"motion"`);
+            - a folder of videos (`[split/][label/]name.mp4`);
+            - a `.csv` or `.parquet` list with the columns `video,label,split`, paths relative to the list;
+            - a folder written by `save_to_disk`;
+            - the id of a data set on the Hub, `"owner/name"`.
+        root: Where a built-in set lies, or shall lie.
+        split: `"train"`, `"validation"`, `"test"`, or None for all rows.
+        **options: Options of a built-in set, such as `num_train` and `seed` of `motion`.
+
+    Returns:
+        A data set with the column `video` (`datasets.Video`: torchcodec decoders) and, where labels are known, `label`
+        (`datasets.ClassLabel`).
+
+    Raises:
+        FileNotFoundError: If `name` is neither a built-in set nor a path that exists, nor looks like a Hub id.
+        ValueError: If there is no such split or option.
+
+    Example:
+        ```python
+        >>> from vididi_hf import load_video_dataset
+        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> rows[0]["video"].get_frames_at([0, 1]).data.shape
+        torch.Size([2, 3, 64, 64])
+
+        ```
+    """
+    if name in DATASETS:
+        return DATASETS[str(name)](root=root, split=split, **options)
+    if root is not None or options:
+        given = ", ".join(options) or "root"
+        raise ValueError(
+            f"{given}: only the built-in sets ({', '.join(DATASETS)}) take options, and {name} is none of them"
+        )
+    path = Path(name)
+    if path.is_dir():
+        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        return (read_saved_dataset if saved else read_video_folder)(path, split)
+    if path.suffix in (".csv", ".parquet"):
+        return read_video_list(path, split)
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+        return read_hub_dataset(str(name), split)
+    raise FileNotFoundError(
+        f"no data set {str(name)!r}: it is neither built in ({', '.join(DATASETS)}), nor a folder, a .csv or .parquet "
+        "list, nor the id of a data set on the Hub (owner/name)"
+    )

@@ -1,0 +1,1 @@
+"""Evaluation of encoders: features of data sets and what they are good for."""

@@ -1,0 +1,232 @@
+"""ViDiDi pretraining, top to bottom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from vididi_hf.data.loading import ClipLoader, TrainingClips
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.objectives import cosine_decay
+from vididi_hf.pretraining.checkpoints import (
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    save_encoder,
+)
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.optimizers import build_optimizer, learning_rate_at
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.reporter import Reporter
+from vididi_hf.pretraining.schedule import OrderPair
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+
+def pretrain(recipe: PretrainingRecipe) -> Path:
+    """Pretrains an encoder on unlabelled videos by balanced alternating learning.
+
+    Args:
+        recipe: All choices of the run.
+
+    Returns:
+        `recipe.output_dir`, from which `ViDiDiModel.from_pretrained` loads the encoder. Beside it lie `recipe.json`,
+        `metrics.jsonl` and `checkpoints/`.
+
+    Raises:
+        ValueError: If the data set, the recipe or a checkpoint to resume from does not fit.
+        FloatingPointError: If the loss is no longer finite.
+
+    Source: the algorithm of "Unfolding Videos Dynamics via Taylor Expansion" (arXiv 2409.02371).
+    """
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=None if recipe.tracker == "none" else recipe.tracker,
+        project_dir=recipe.output_dir,
+    )
+    set_seed(recipe.seed)
+    output_dir = Path(recipe.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoints = list_checkpoints(output_dir)
+    if checkpoints and not recipe.resume:
+        raise ValueError(f"{output_dir} holds a run already; add --resume to continue it, or choose another output_dir")
+    schedule = recipe.build_schedule()
+    processor = build_processor(recipe)
+    loader, evaluator = build_data(recipe, accelerator, processor)
+    raw_model = build_model(recipe, accelerator)
+    model, optimizer = accelerator.prepare(
+        raw_model, build_optimizer(raw_model, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
+    )
+    total_steps = recipe.epochs * loader.steps_per_epoch
+    warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * loader.steps_per_epoch)
+    peak_rate = recipe.learning_rate * recipe.batch_size * accelerator.num_processes / 256
+
+    progress = Progress(broken={})
+    if checkpoints:
+        progress = resume(checkpoints[-1], raw_model, optimizer, accelerator)
+        accelerator.print(f"resumed from {checkpoints[-1]}: epoch {progress.epoch}, step {progress.step}")
+    reporter = Reporter(recipe, accelerator, total_steps, progress)
+
+    for epoch in range(progress.epoch, recipe.epochs):
+        model.train()
+        reporter.start_epoch()
+        for step, batch in enumerate(loader.epoch(epoch, progress.step), progress.step):
+            # 1. Two clips of each video, uint8 (batch, 2, frames + highest order, channels, height, width).
+            clips = batch["clips"].to(accelerator.device, non_blocking=True)
+            # 2. The scheduled derivative of each, float (batch, 2, frames, channels, height, width).
+            orders = schedule(epoch, step)
+            views = derivative_views(clips, orders, processor, recipe.num_frames)
+            # 3. One encoder embeds both views; the objective compares them over the global batch.
+            rate = learning_rate_at(
+                progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
+            )
+            output = model(views)
+            # 4. One step of the optimiser, and of the moving average that BYOL aims at.
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            accelerator.backward(output.loss)
+            if recipe.max_grad_norm > 0:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if raw_model.target is not None:
+                raw_model.update_target(cosine_decay(progress.total_steps, total_steps, recipe.target_decay))
+
+            progress.step += 1
+            progress.total_steps += 1
+            progress.broken |= batch["broken"]
+            reporter.step(epoch, orders, rate, output.loss, output.loss_terms, len(clips))
+            if recipe.save_steps and progress.total_steps % recipe.save_steps == 0:
+                save(recipe, accelerator, raw_model, optimizer, processor, progress)
+
+        progress.epoch, progress.step = epoch + 1, 0
+        reporter.epoch(epoch, rate, evaluate(recipe, accelerator, raw_model, evaluator, epoch))
+        if progress.epoch % recipe.save_epochs == 0 or progress.epoch == recipe.epochs:
+            save(recipe, accelerator, raw_model, optimizer, processor, progress)
+
+    if accelerator.is_main_process:
+        save_encoder(output_dir, raw_model, processor, recipe)
+    reporter.close()
+    return output_dir
+
+
+def derivative_views(clips: Tensor, orders: OrderPair, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
+    """Normalises the two clips of every video and differentiates each to its own order.
+
+    Args:
+        clips: uint8 (batch, 2, num_frames + lookahead, channels, height, width).
+        orders: The derivative orders of the two views, each at most the lookahead.
+        processor: Knows the normalisation.
+        num_frames: Frames of the result.
+
+    Returns:
+        Float (batch, 2, num_frames, channels, height, width).
+    """
+    views = [
+        processor.views(clips[:, view, : num_frames + order], orders=(order,))[0] for view, order in enumerate(orders)
+    ]
+    return torch.stack(views, dim=1)
+
+
+def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
+    """Builds the processor that is published with the encoder: centre crops of 7/8 of the frame's short side."""
+    return ViDiDiVideoProcessor(
+        size={"shortest_edge": round(recipe.image_size * 8 / 7)},
+        crop_size={"height": recipe.image_size, "width": recipe.image_size},
+        num_frames=recipe.num_frames,
+        frame_stride=recipe.frame_stride,
+    )
+
+
+def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiForPreTraining:
+    """Builds the model in the memory layout that 3-D convolutions are fastest in."""
+    model = ViDiDiForPreTraining(recipe.model_config())
+    if recipe.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(accelerator.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def build_data(
+    recipe: PretrainingRecipe, accelerator: Accelerator, processor: ViDiDiVideoProcessor
+) -> tuple[ClipLoader, RetrievalEvaluator | None]:
+    """Opens the data set; the first process goes first, in case it has to be made or downloaded."""
+    with accelerator.main_process_first():
+        rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
+        evaluator = None
+        if recipe.evaluate_epochs:
+            evaluator = RetrievalEvaluator(
+                gallery=rows,
+                queries=load_video_dataset(recipe.dataset, root=recipe.dataset_root, split="test"),
+                processor=processor,
+                inputs=("frames",),
+                num_clips=1,
+                batch_size=recipe.batch_size,
+                num_workers=recipe.num_workers,
+            )
+    clips = TrainingClips(
+        rows,
+        num_frames=recipe.num_frames,
+        frame_stride=recipe.frame_stride,
+        lookahead=recipe.build_schedule().max_order,
+        augmentation=recipe.augmentation(),
+        seed=recipe.seed,
+    )
+    loader = ClipLoader(
+        clips,
+        recipe.batch_size,
+        num_workers=recipe.num_workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    return loader, evaluator
+
+
+def save(
+    recipe: PretrainingRecipe,
+    accelerator: Accelerator,
+    model: ViDiDiForPreTraining,
+    optimizer: Any,
+    processor: ViDiDiVideoProcessor,
+    progress: Progress,
+) -> None:
+    """Writes a checkpoint from the main process while the others wait."""
+    if accelerator.is_main_process:
+        training = {"optimizer": optimizer.state_dict()}
+        if accelerator.scaler is not None:
+            training["scaler"] = accelerator.scaler.state_dict()
+        save_checkpoint(recipe.output_dir, model, processor, recipe, progress, training)
+    accelerator.wait_for_everyone()
+
+
+def resume(checkpoint: Path, model: ViDiDiForPreTraining, optimizer: Any, accelerator: Accelerator) -> Progress:
+    """Restores model, optimiser and loss scaler from a checkpoint and returns the place in the run."""
+    progress, training = load_checkpoint(checkpoint, model)
+    optimizer.load_state_dict(training["optimizer"])
+    if accelerator.scaler is not None and "scaler" in training:
+        accelerator.scaler.load_state_dict(training["scaler"])
+    return progress
+
+
+def evaluate(
+    recipe: PretrainingRecipe,
+    accelerator: Accelerator,
+    model: ViDiDiForPreTraining,
+    evaluator: RetrievalEvaluator | None,
+    epoch: int,
+) -> dict[str, float]:
+    """Runs retrieval after an epoch, where the recipe asks for it; otherwise returns nothing."""
+    due = evaluator is not None and ((epoch + 1) % recipe.evaluate_epochs == 0 or epoch + 1 == recipe.epochs)
+    metrics: dict[str, float] = {}
+    if due and evaluator is not None and accelerator.is_main_process:
+        metrics = evaluator(model.vididi).metrics["frames"]
+    accelerator.wait_for_everyone()
+    return metrics

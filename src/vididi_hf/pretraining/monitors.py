@@ -1,0 +1,75 @@
+"""What one wants to see while a run goes on: the metrics file, the running means, retrieval on labelled videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunningMeans:
+    """Means of named scalars since the last reset, kept on the device: reading them, not adding, waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Adds one step's scalars, the same names each time."""
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+
+    def read(self) -> dict[str, float]:
+        """Returns the means as numbers; empty if nothing was added."""
+        if not self._count:
+            return {}
+        values = (torch.stack(list(self._sums.values())) / self._count).tolist()
+        return dict(zip(self._sums, values))
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._sums, self._count = {}, 0
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, in the order of the run, whatever trackers are used besides.
+
+    Args:
+        output_dir: The run's folder.
+        keep_until: The number of steps the run continues from. Later lines come from steps that a resumed run takes again,
+            and are dropped; 0 starts an empty file.
+    """
+
+    def __init__(self, output_dir: str | Path, keep_until: int = 0):
+        self.path = Path(output_dir) / METRICS_FILE
+        kept = [row for row in read_metrics(output_dir) if row["total_steps"] <= keep_until] if keep_until else []
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row, which must have the key `total_steps`."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
+    """Reads the rows of a run's `metrics.jsonl`; none if there is no such file.
+
+    A last line cut off by a kill is left out.
+    """
+    path = Path(output_dir) / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
