@@ -12,15 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vididi_hf.evaluation.features import VideoFeatures, extract_features
+from vididi_hf.evaluation.knn import knn_accuracy
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 RECALL_AT = (1, 5, 10, 20, 50)
+KNN = 20
 INPUTS: dict[str, tuple[int, ...]] = {"frames": (0,), "derivative": (1,), "both": (0, 1)}
 """What the encoder is shown: V, ∂V, or both with their features side by side."""
 
 
-def nearest_neighbours(queries: Tensor, gallery: Tensor, k: int, chunk: int = 1024) -> Tensor:
+def nearest_neighbours(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    chunk: int = 1024,
+    *,
+    query_groups: Tensor | None = None,
+    gallery_groups: Tensor | None = None,
+) -> Tensor:
     """Finds the gallery items most alike by cosine similarity.
 
     Args:
@@ -28,13 +38,23 @@ def nearest_neighbours(queries: Tensor, gallery: Tensor, k: int, chunk: int = 10
         gallery: (gallery, dimensions).
         k: How many to find; at most all of the gallery are.
         chunk: Queries compared at a time, which bounds the memory.
+        query_groups: (queries,) integers; a query is not compared with gallery items of its own group. None compares
+            everything.
+        gallery_groups: (gallery,) integers, given if and only if `query_groups` is.
 
     Returns:
-        int64 (queries, min(k, gallery)), most alike first.
+        int64 (queries, min(k, gallery)), most alike first; -1 where the other groups hold fewer items than that.
     """
     gallery = F.normalize(gallery, dim=-1)
     k = min(k, len(gallery))
-    return torch.cat([(F.normalize(part, dim=-1) @ gallery.T).topk(k, dim=-1).indices for part in queries.split(chunk)])
+    found = []
+    for rows in torch.arange(len(queries)).split(chunk):
+        similarity = F.normalize(queries[rows], dim=-1) @ gallery.T
+        if query_groups is not None and gallery_groups is not None:
+            similarity.masked_fill_(query_groups[rows, None] == gallery_groups, -torch.inf)
+        best = similarity.topk(k, dim=-1)
+        found.append(best.indices.masked_fill(best.values == -torch.inf, -1))
+    return torch.cat(found)
 
 
 def recall_at_k(neighbour_labels: Tensor, query_labels: Tensor, ks: Sequence[int] = RECALL_AT) -> dict[int, float]:
@@ -59,8 +79,10 @@ class RetrievalResult:
     """What retrieval found.
 
     Attributes:
-        metrics: By input ("frames", "derivative", "both"), R@k as `{"R@1": …}`.
-        neighbours: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first.
+        metrics: By input ("frames", "derivative", "both"), R@k and the accuracy of a k-NN classifier, as
+            `{"R@1": …, "20-NN": …}`.
+        neighbours: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 where `leave_out`
+            leaves a query fewer to be compared with.
         queries: The features of the queries, whose `rows` are the rows of the query data set.
         protocol: How it was measured.
     """
@@ -77,19 +99,23 @@ class RetrievalEvaluator:
 
     Args:
         gallery: The data set searched (the training split), with labels.
-        queries: The data set asked with (the test split), with labels.
+        queries: The data set asked with (the test split), with labels. With `leave_out` it may be `gallery` itself,
+            whose features are then computed once.
         processor: Chooses and prepares the clips; says their frames and stride.
         inputs: What the encoder is shown, some of "frames", "derivative", "both".
         num_clips: Clips per video.
         batch_size: Videos per forward pass.
         num_workers: Processes that decode.
         progress: Whether to show progress bars.
+        leave_out: A column of both data sets, such as the recording a video was cut from. A query is then compared only
+            with videos that differ from it in this column. For sets without a split of their own.
 
     Raises:
-        ValueError: If a data set has no labels, or an input is unknown.
+        ValueError: If a data set has no labels or no column `leave_out`, an input is unknown, or the queries would find
+            themselves.
 
-    Source: RECIPE of the field: split 1, gallery = train, queries = test, 10 clips averaged, cosine, R@1/5/10/20/50 with any
-    hit, every video kept (short ones looped).
+    Source: the usual protocol of video self-supervision: split 1, gallery = train, queries = test, 10 clips averaged,
+    cosine, R@1/5/10/20/50 with any hit; here every video is kept (short ones looped).
     """
 
     gallery: datasets.Dataset
@@ -100,6 +126,7 @@ class RetrievalEvaluator:
     batch_size: int = 16
     num_workers: int = 0
     progress: bool = False
+    leave_out: str | None = None
 
     primary_metric = "R@1"
     greater_is_better = True
@@ -108,33 +135,43 @@ class RetrievalEvaluator:
         for rows, role in ((self.gallery, "gallery"), (self.queries, "query")):
             if "label" not in rows.column_names:
                 raise ValueError(f"retrieval needs labels, and the {role} data set has no column 'label'")
+            if self.leave_out is not None and self.leave_out not in rows.column_names:
+                raise ValueError(
+                    f"leave_out is {self.leave_out!r}, which is no column of the {role} data set; "
+                    f"it has {', '.join(rows.column_names)}"
+                )
+        if self.queries is self.gallery and self.leave_out is None:
+            raise ValueError("gallery and queries are one data set, so every query would find itself: set leave_out")
         for name in self.inputs:
             if name not in INPUTS:
                 raise ValueError(f"unknown input {name!r}; choose from {', '.join(INPUTS)}")
 
     def __call__(self, model: ViDiDiModel) -> RetrievalResult:
-        """Embeds both data sets and ranks the gallery for every query."""
-        orders = sorted({order for name in self.inputs for order in INPUTS[name]})
-        gallery, queries = (
-            extract_features(
-                model,
-                self.processor,
-                rows,
-                orders=orders,
-                num_clips=self.num_clips,
-                batch_size=self.batch_size,
-                num_workers=self.num_workers,
-                progress=self.progress,
-            )
-            for rows in (self.gallery, self.queries)
-        )
+        """Embeds both data sets and ranks the gallery for every query.
+
+        Raises:
+            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
+        """
+        gallery = self._features(model, self.gallery)
+        queries = gallery if self.queries is self.gallery else self._features(model, self.queries)
+        gallery_groups, query_groups = self._groups(gallery, queries)
         gallery_labels, query_labels = gallery.labels(self.gallery), queries.labels(self.queries)
         metrics, neighbours = {}, {}
         for name in self.inputs:
-            nearest = nearest_neighbours(queries.combined(INPUTS[name]), gallery.combined(INPUTS[name]), max(RECALL_AT))
-            recalls = recall_at_k(gallery_labels[nearest], query_labels)
-            metrics[name] = {f"R@{k}": recall for k, recall in recalls.items()}
-            neighbours[name] = gallery.rows[nearest]
+            asked, searched = queries.combined(INPUTS[name]), gallery.combined(INPUTS[name])
+            nearest = nearest_neighbours(
+                asked, searched, max(RECALL_AT), query_groups=query_groups, gallery_groups=gallery_groups
+            )
+            if (nearest[:, 0] < 0).any():
+                raise ValueError(
+                    f"leave_out {self.leave_out!r} leaves some queries nothing to be compared with: "
+                    "the videos need at least 2 different values in this column"
+                )
+            missing = nearest < 0
+            recalls = recall_at_k(gallery_labels[nearest].masked_fill(missing, -1), query_labels)
+            accuracy = knn_accuracy(asked, searched, nearest[:, :KNN], gallery_labels, query_labels)
+            metrics[name] = {**{f"R@{k}": recall for k, recall in recalls.items()}, f"{KNN}-NN": accuracy}
+            neighbours[name] = gallery.rows[nearest].masked_fill(missing, -1)
         classes = torch.cat([gallery_labels, query_labels]).unique()
         protocol = {
             "task": "video retrieval",
@@ -146,6 +183,28 @@ class RetrievalEvaluator:
             "frame_stride": self.processor.frame_stride,
             "crop": "centre",
             "similarity": "cosine",
+            "leave_out": self.leave_out,
             "failed_videos": sorted(gallery.broken | queries.broken),
         }
         return RetrievalResult(metrics, neighbours, queries, protocol)
+
+    def _features(self, model: ViDiDiModel, rows: datasets.Dataset) -> VideoFeatures:
+        return extract_features(
+            model,
+            self.processor,
+            rows,
+            orders=sorted({order for name in self.inputs for order in INPUTS[name]}),
+            num_clips=self.num_clips,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            progress=self.progress,
+        )
+
+    def _groups(self, gallery: VideoFeatures, queries: VideoFeatures) -> tuple[Tensor | None, Tensor | None]:
+        """Numbers the values of the column `leave_out` alike in both data sets."""
+        if self.leave_out is None:
+            return None, None
+        columns = [rows[self.leave_out][:] for rows in (self.gallery, self.queries)]
+        numbers = {value: number for number, value in enumerate(dict.fromkeys([*columns[0], *columns[1]]))}
+        groups = [torch.tensor([numbers[value] for value in column]) for column in columns]
+        return groups[0][gallery.rows], groups[1][queries.rows]
