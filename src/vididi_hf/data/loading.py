@@ -23,9 +23,6 @@ from vididi_hf.data.seeding import seeded_generator
 # So many different videos are tried in place of a broken one; when all are broken, the data set is at fault.
 _SUBSTITUTES = 20
 
-# The last integer of each random stream's key, so that no two kinds of draw share a stream.
-_ORDER, _CLIP, _AUGMENTATION, _SUBSTITUTE = range(4)
-
 SampleKey = tuple[int, int]
 """(epoch, index of the row): all that a worker needs to know to make a training sample."""
 
@@ -89,7 +86,7 @@ class TrainingClips(Dataset):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         epoch, index = key
         row, broken = index, {}
-        substitutes = seeded_generator(self.seed, epoch, index, _SUBSTITUTE)
+        substitutes = seeded_generator("substitutes", self.seed, epoch, index)
         for _ in range(_SUBSTITUTES):
             try:
                 clips = decode_clips(self.rows[row]["video"], partial(self._choose_frames, key))
@@ -97,7 +94,7 @@ class TrainingClips(Dataset):
                 broken[error.source] = error.reason
                 row = int(torch.randint(len(self), (), generator=substitutes))
                 continue
-            generator = seeded_generator(self.seed, epoch, index, _AUGMENTATION)
+            generator = seeded_generator("augmentation", self.seed, epoch, index)
             augmented = torch.stack([self.augmentation(clip, generator) for clip in clips])
             return {"clips": augmented, "index": index, "broken": broken}
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
@@ -112,7 +109,7 @@ class TrainingClips(Dataset):
             num_clips=self.num_clips,
             num_frames=self.num_frames,
             stride=self.frame_stride,
-            generator=seeded_generator(self.seed, *key, _CLIP),
+            generator=seeded_generator("clip", self.seed, *key),
             lookahead=self.lookahead,
         )
 
@@ -173,7 +170,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         return self.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, self.epoch, _ORDER))
+        order = torch.randperm(self.num_samples, generator=seeded_generator("order", self.seed, self.epoch))
         global_batch = self.batch_size * self.world_size
         order = torch.cat([order, order[: self.steps_per_epoch * global_batch - self.num_samples]])
         for step in range(self.first_step, self.steps_per_epoch):

@@ -32,10 +32,6 @@ SPRITES_PER_VIDEO = 5
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
 """Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,)."""
 
-# The last integer of each random stream's key, so that no two kinds of draw share a stream.
-_VIDEO, _TRAJECTORY, _BACKGROUND, _SPRITE = range(4)
-_SPLIT_IDS = {"train": 0, "test": 1}
-
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return float(low + (high - low) * torch.rand((), generator=generator))
@@ -130,7 +126,7 @@ def _texture(
 
 def make_background(index: int, seed: int = 0) -> Tensor:
     """Returns background `index` of the pool that train and test share: (3, SIZE, SIZE), float in [0, 1]."""
-    generator = seeded_generator(seed, index, _BACKGROUND)
+    generator = seeded_generator("motion-background", seed, index)
     return _texture(SIZE, (4, 8, 24), contrast=0.3, tones=(0.3, 0.7), generator=generator)
 
 
@@ -139,7 +135,7 @@ def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
 
     Its outline is a blob with 2 to 5 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation, filled with a texture.
     """
-    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _SPRITE)
+    generator = seeded_generator(f"motion-sprite-{split}", seed, index)
     axis = torch.linspace(-1, 1, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     lobes = int(torch.randint(2, 6, (), generator=generator))
@@ -169,7 +165,7 @@ def _paint(canvas: Tensor, sprite: Tensor, radius: float, centre: tuple[float, f
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
     """Returns what is drawn in a video without drawing it: its `label` and its `background` and `sprites` numbers."""
-    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _VIDEO)
+    generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
     sprites = torch.randint(NUM_SPRITES[split], (SPRITES_PER_VIDEO,), generator=generator).tolist()
     return {
@@ -199,7 +195,7 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
         ```
     """
     drawn = describe_motion(split, index, seed)
-    generator = seeded_generator(seed, index, _SPLIT_IDS[split], _TRAJECTORY)
+    generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
     time = torch.arange(NUM_FRAMES, dtype=torch.float32)
     canvas = make_background(int(drawn["background"]), seed).expand(NUM_FRAMES, -1, -1, -1)
     dx, dy, scale, angle = MOTIONS[str(drawn["label"])](time, generator)

@@ -1,35 +1,36 @@
 """Random streams that depend on what is drawn, not on who draws it or when.
 
-A clip's start, its augmentation, a generated video: each gets a generator keyed by (seed, epoch, sample, …). Workers,
-ranks and resumed runs therefore see the same draws.
+A clip's start, its augmentation, a generated video: each gets a generator keyed by what it is for and by (seed, epoch,
+sample, …). Workers, ranks and resumed runs therefore see the same draws.
 """
 
-import numpy as np
+import hashlib
+
 import torch
 
 
-def seeded_generator(*key: int) -> torch.Generator:
-    """Returns a CPU generator that is a pure function of a tuple of non-negative integers.
+def seeded_generator(stream: str, *key: int) -> torch.Generator:
+    """Returns a CPU generator that is a pure function of what is drawn and of a tuple of integers.
 
     Args:
-        *key: The integers that identify the stream, e.g. `(seed, epoch, index)`. Streams of different keys are
-            independent (numpy's `SeedSequence` mixes them), unlike those of `seed + index`.
+        stream: What is drawn, e.g. `"augmentation"`; no two kinds of draw share a name, and so none share their draws.
+        *key: The integers that identify the draw, e.g. `(seed, epoch, index)`. They are hashed, so that neighbouring
+            keys have unrelated streams, unlike the generators of `seed + index`.
 
     Returns:
         A `torch.Generator` on the CPU.
 
-    Raises:
-        ValueError: If an integer is negative.
-
     Example:
         ```python
+        >>> import torch
         >>> from vididi_hf.data.seeding import seeded_generator
-        >>> bool((seeded_generator(0, 3, 7).initial_seed() == seeded_generator(0, 3, 7).initial_seed()))
-        True
+        >>> first, again, other = (seeded_generator("order", 0, epoch) for epoch in (3, 3, 4))
+        >>> first.initial_seed() == again.initial_seed(), first.initial_seed() == other.initial_seed()
+        (True, False)
+        >>> torch.randperm(4, generator=first).shape
+        torch.Size([4])
 
         ```
     """
-    state = np.random.SeedSequence(key).generate_state(1, dtype=np.uint64)
-    generator = torch.Generator()
-    generator.manual_seed(int(state[0]))
-    return generator
+    digest = hashlib.sha256(repr((stream, *map(int, key))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -98,11 +98,13 @@ class AlternatingSchedule:
             pair = self.pairs[epoch % len(self.pairs)]
         else:
             block, place = divmod(step, len(self.pairs))
-            shuffled = torch.randperm(len(self.pairs), generator=seeded_generator(self.seed, epoch, block, 1))
+            generator = seeded_generator("schedule-order", self.seed, epoch, block)
+            shuffled = torch.randperm(len(self.pairs), generator=generator)
             pair = self.pairs[int(shuffled[place])]
         lift = 0
         if self.lift_probability > 0:
-            lift = int(torch.rand((), generator=seeded_generator(self.seed, epoch, step, 2)) < self.lift_probability)
+            generator = seeded_generator("schedule-lift", self.seed, epoch, step)
+            lift = int(torch.rand((), generator=generator) < self.lift_probability)
         return pair[0] + lift, pair[1] + lift
 
     def counts(self, epochs: int, steps_per_epoch: int) -> dict[OrderPair, int]:
