@@ -9,6 +9,7 @@ horizontal flip and a crop, which training applies.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 
 from vididi_hf.data.seeding import seeded_generator
 
+VERSION = 1  # raised when the same seed comes to give other pictures: no folder mixes the two
 SIZE = 64  # pixels, height and width
 NUM_FRAMES = 24
 FRAME_RATE = 12
@@ -133,7 +135,8 @@ def make_background(index: int, seed: int = 0) -> Tensor:
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
     """Returns sprite `index` of a split: (4, 32, 32), colour and opacity in [0, 1].
 
-    Its outline is a blob with 2 to 5 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation, filled with a texture.
+    Its outline is a blob with 2 to 5 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation; it is filled with a
+    texture.
     """
     generator = seeded_generator(f"motion-sprite-{split}", seed, index)
     axis = torch.linspace(-1, 1, 32)
@@ -207,14 +210,26 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
     return (canvas * 255).round().to(torch.uint8)
 
 
-def _write_video(frames: Tensor, path: Path) -> None:
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, also when several processes write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+def _encode(frames: Tensor) -> bytes:
     from torchcodec.encoders import VideoEncoder
 
-    unfinished = path.with_name(f"{path.stem}.part.mp4")
-    VideoEncoder(frames, frame_rate=FRAME_RATE).to_file(
-        unfinished, codec="libx264", pixel_format="yuv420p", crf=18, preset="veryfast", extra_options={"threads": "1"}
+    encoded = VideoEncoder(frames, frame_rate=FRAME_RATE).to_tensor(
+        format="mp4",
+        codec="libx264",
+        pixel_format="yuv420p",
+        crf=18,
+        preset="veryfast",
+        extra_options={"threads": "1"},  # the bytes depend on the number of threads
     )
-    os.replace(unfinished, path)
+    return encoded.numpy().tobytes()
 
 
 def generate_motion(
@@ -236,16 +251,26 @@ def generate_motion(
         The path of the list, with the columns video, label, split, background, sprites.
 
     Raises:
-        ValueError: If the folder holds a set of another seed, or a size is not positive.
+        ValueError: If the folder holds a set of another seed or version, or a size is not positive.
+
+    Example:
+        ```python
+        >>> import tempfile
+        >>> from vididi_hf.data.motion import generate_motion
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     generate_motion(folder, num_train=1, num_test=1, progress=False).read_text().splitlines()[0]
+        'video,label,split,background,sprites'
+
+        ```
     """
     if num_train < 1 or num_test < 1:
         raise ValueError(f"num_train and num_test must be positive, got {num_train} and {num_test}")
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
     stamp = root / "motion.json"
-    if stamp.exists() and (found := json.loads(stamp.read_text())["seed"]) != seed:
-        raise ValueError(f"{root} holds the motion data set of seed {found}; choose another folder for seed {seed}")
-    stamp.write_text(json.dumps({"seed": seed}))
+    wanted = {"seed": seed, "version": VERSION}
+    if stamp.exists() and (found := json.loads(stamp.read_text())) != wanted:
+        raise ValueError(f"{root} holds motion videos of {found}; choose another folder for those of {wanted}")
+    _write(stamp, json.dumps(wanted).encode())
 
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
     rows = []
@@ -253,15 +278,12 @@ def generate_motion(
         drawn = describe_motion(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
         if not (root / video).exists():
-            (root / video).parent.mkdir(parents=True, exist_ok=True)
-            _write_video(render_motion(split, index, seed), root / video)
+            _write(root / video, _encode(render_motion(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
 
-    list_path = root / "clips.csv"
-    unfinished = list_path.with_suffix(".part")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["video", "label", "split", "background", "sprites"])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, list_path)
-    return list_path
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["video", "label", "split", "background", "sprites"])
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(root / "clips.csv", table.getvalue().encode())
+    return root / "clips.csv"

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
-from vididi_hf.data.motion import generate_motion
+from vididi_hf.data.motion import VERSION, generate_motion
 
 Reader = Callable[..., datasets.Dataset]
 
@@ -38,7 +38,7 @@ def read_motion(
         num_test: The number of test videos.
         seed: The seed of the set.
     """
-    folder = Path(root) if root is not None else default_root(f"motion-{seed}-{num_train}-{num_test}")
+    folder = Path(root) if root is not None else default_root(f"motion-v{VERSION}-{seed}-{num_train}-{num_test}")
     return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
 
 
