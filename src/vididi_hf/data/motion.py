@@ -227,7 +227,8 @@ def _encode(frames: Tensor) -> bytes:
         pixel_format="yuv420p",
         crf=18,
         preset="veryfast",
-        extra_options={"threads": "1"},  # the bytes depend on the number of threads
+        # The bytes depend on the number of threads, and with macroblock trees x264 makes other ones at every call.
+        extra_options={"threads": "1", "x264-params": "mbtree=0"},
     )
     return encoded.numpy().tobytes()
 

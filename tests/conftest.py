@@ -1,0 +1,55 @@
+"""Fixtures that several test files share: small real video files, good and broken, and the smallest `motion` set."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchcodec.encoders import AudioEncoder, VideoEncoder
+
+from vididi_hf.data.motion import generate_motion
+
+
+@pytest.fixture(scope="session", autouse=True)
+def vididi_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps built-in sets out of the user's cache."""
+    home = tmp_path_factory.mktemp("vididi_home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDIDI_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def motion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `motion` set: 2 training videos and 1 test video of each of the 8 classes. Do not write to it."""
+    return generate_motion(tmp_path_factory.mktemp("motion"), num_train=16, num_test=8, progress=False).parent
+
+
+def _write_video(path: Path, frames: Tensor | int = 24, seed: int = 0) -> Path:
+    if isinstance(frames, int):
+        generator = torch.Generator().manual_seed(seed)
+        blocks = torch.randint(256, (frames, 3, 5, 6), dtype=torch.uint8, generator=generator)
+        frames = blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    VideoEncoder(frames, frame_rate=12).to_file(path, extra_options={"threads": "1"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """`write_video(path, frames=24, seed=0)` encodes uint8 frames, or so many frames of noise of 40×48 pixels."""
+    return _write_video
+
+
+@pytest.fixture(scope="session")
+def broken_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One file of every kind that cannot be decoded, by what is wrong with it."""
+    folder = tmp_path_factory.mktemp("broken")
+    paths = {kind: folder / f"{kind}.mp4" for kind in ("empty", "text", "truncated", "audio-only", "missing")}
+    paths["empty"].touch()
+    paths["text"].write_text("this is no video\n" * 40)
+    whole = _write_video(folder / "whole.mp4").read_bytes()
+    paths["truncated"].write_bytes(whole[: len(whole) // 2])
+    AudioEncoder(torch.zeros(1, 8000), sample_rate=8000).to_file(paths["audio-only"])
+    return paths

@@ -1,0 +1,387 @@
+"""The generated set: each motion is what its name says, appearance tells nothing, files are reproducible."""
+
+import csv
+import doctest
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torchcodec.decoders import VideoDecoder
+
+from vididi_hf.data import motion
+from vididi_hf.data.folders import read_video_folder
+from vididi_hf.data.motion import (
+    MOTIONS,
+    NUM_BACKGROUNDS,
+    NUM_FRAMES,
+    NUM_SPRITES,
+    SIZE,
+    SPRITES_PER_VIDEO,
+    describe_motion,
+    generate_motion,
+    make_background,
+    make_sprite,
+    render_motion,
+)
+
+TIME = torch.arange(NUM_FRAMES, dtype=torch.float64)
+SEEDS = range(20)
+
+
+def trajectories(name):
+    """The same motion drawn many times: x, y, scale, angle, each (draws, frames)."""
+    draws = [MOTIONS[name](TIME, torch.Generator().manual_seed(seed)) for seed in SEEDS]
+    return [torch.stack(parts) for parts in zip(*draws)]
+
+
+def is_still(values, rest=0.0):
+    return torch.equal(values, torch.full_like(values, rest))
+
+
+def is_linear(values):
+    return values.diff(n=2).abs().max() < 1e-9
+
+
+def is_harmonic(values):
+    """v(n+1) + v(n−1) = 2 cos(ω) v(n) with one real ω per row: true of sines, and of nothing that drifts or bends."""
+    outer, inner = values[:, 2:] + values[:, :-2], values[:, 1:-1]
+    cosine = (outer * inner).sum(1) / (2 * inner**2).sum(1)
+    return bool((cosine.abs() < 1).all()) and (outer - 2 * cosine[:, None] * inner).abs().max() < 1e-4
+
+
+# The motions
+
+
+def test_translation_is_straight_and_even_in_any_direction():
+    x, y, scale, angle = trajectories("translate")
+    assert is_linear(x)
+    assert is_linear(y)
+    assert is_still(scale, 1)
+    assert is_still(angle)
+    directions = torch.atan2(y[:, -1] - y[:, 0], x[:, -1] - x[:, 0])
+    assert {int(quadrant) for quadrant in (directions / (math.pi / 2)).floor()} == {-2, -1, 0, 1}
+
+
+def test_swaying_is_horizontal_and_bobbing_vertical():
+    x, y, scale, angle = trajectories("sway")
+    assert is_harmonic(x)
+    for still, rest in [(y, 0), (scale, 1), (angle, 0)]:
+        assert is_still(still, rest)
+    x, y, scale, angle = trajectories("bob")
+    assert is_harmonic(y)
+    for still, rest in [(x, 0), (scale, 1), (angle, 0)]:
+        assert is_still(still, rest)
+
+
+def test_an_orbit_is_a_circle_at_even_speed_either_way_round():
+    x, y, scale, angle = trajectories("orbit")
+    radius, steps = torch.hypot(x, y), torch.hypot(x.diff(), y.diff())
+    assert (radius - radius[:, :1]).abs().max() < 1e-9
+    assert (steps - steps[:, :1]).abs().max() < 1e-9
+    assert steps.min() > 0.5
+    assert is_still(scale, 1)
+    assert is_still(angle)
+    turns = (x[:, :-1] * y[:, 1:] - y[:, :-1] * x[:, 1:]).sign()
+    assert turns.eq(turns[:, :1]).all()
+    assert set(turns[:, 0].tolist()) == {-1, 1}
+
+
+def test_pulsing_changes_the_size_only():
+    x, y, scale, angle = trajectories("pulse")
+    assert is_harmonic(scale - 1)
+    assert scale.min() > 0
+    for still in (x, y, angle):
+        assert is_still(still)
+
+
+def test_spinning_turns_evenly_either_way_and_rocking_turns_to_and_fro():
+    x, y, scale, angle = trajectories("spin")
+    assert is_linear(angle)
+    assert set(angle[:, -1].sign().tolist()) == {-1, 1}
+    for still, rest in [(x, 0), (y, 0), (scale, 1)]:
+        assert is_still(still, rest)
+    x, y, scale, angle = trajectories("rock")
+    assert is_harmonic(angle)
+    assert angle.abs().max() < math.pi / 2
+    for still, rest in [(x, 0), (y, 0), (scale, 1)]:
+        assert is_still(still, rest)
+
+
+def test_jitter_has_no_memory():
+    x, y, scale, angle = trajectories("jitter")
+    assert is_still(scale, 1)
+    assert is_still(angle)
+    for axis in (x, y):
+        unit = axis / axis.std(dim=1, keepdim=True)
+        assert (unit[:, 1:] * unit[:, :-1]).mean().abs() < 0.25  # 460 pairs: five standard deviations
+    assert (x * y).mean().abs() / (x.std() * y.std()) < 0.25
+
+
+def test_every_motion_moves_and_no_two_are_alike():
+    assert len(MOTIONS) == 8
+    speeds = {name: torch.stack([part.diff().abs().mean() for part in trajectories(name)]) for name in MOTIONS}
+    assert all(speed.max() > 0.01 for speed in speeds.values())
+
+
+# The pictures
+
+
+def paint_square(dx=0.0, dy=0.0, scale=1.0, angle=0.0, centre=(SIZE / 2, SIZE / 2), radius=10.0):
+    """One white sprite, a square with its upper left quarter cut out, on black: (SIZE, SIZE)."""
+    sprite = torch.ones(4, 32, 32)
+    sprite[3, :16, :16] = 0
+    path = tuple(torch.tensor([float(value)]) for value in (dx, dy, scale, angle))
+    return motion._paint(torch.zeros(1, 3, SIZE, SIZE), sprite, radius, centre, path)[0, 0]
+
+
+def centre_of_mass(picture):
+    positions = torch.arange(SIZE) + 0.5
+    return float((picture.sum(0) * positions).sum() / picture.sum()), float(
+        (picture.sum(1) * positions).sum() / picture.sum()
+    )
+
+
+def test_a_sprite_is_painted_where_its_trajectory_says():
+    x, y = centre_of_mass(paint_square())
+    moved_x, moved_y = centre_of_mass(paint_square(dx=7, dy=-4))
+    assert moved_x - x == pytest.approx(7, abs=0.1)
+    assert moved_y - y == pytest.approx(-4, abs=0.1)
+
+
+def test_a_sprite_has_the_size_its_trajectory_says():
+    area = float(paint_square().sum())
+    assert area == pytest.approx(0.75 * 20**2, rel=0.05)
+    assert float(paint_square(scale=1.5).sum()) == pytest.approx(1.5**2 * area, rel=0.05)
+    assert float(paint_square(scale=0.5).sum()) == pytest.approx(0.5**2 * area, rel=0.1)
+
+
+def test_a_sprite_is_turned_as_its_trajectory_says():
+    upright = paint_square()
+    for quarters in range(4):
+        turned = paint_square(angle=quarters * math.pi / 2)
+        # Positive angles turn x towards y, which points down: clockwise.
+        assert torch.allclose(turned, upright.rot90(-quarters), atol=1e-3)
+
+
+def test_what_leaves_on_one_side_comes_back_on_the_other():
+    span = SIZE + 2 * 10
+    assert torch.allclose(paint_square(dx=span, dy=-span), paint_square(), atol=1e-3)
+    assert paint_square(dx=span / 2).sum() == 0  # outside at the border, between the two sides
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sprites_move_over_the_background_of_the_shared_pool(split):
+    for index in range(len(MOTIONS)):
+        frames = render_motion(split, index)
+        assert frames.shape == (NUM_FRAMES, 3, SIZE, SIZE)
+        assert frames.dtype == torch.uint8
+        background = (make_background(describe_motion(split, index)["background"]) * 255).round()
+        uncovered = (frames == background).all(dim=1)
+        assert uncovered.float().mean() > 0.3
+        assert (~uncovered).float().mean(dim=(1, 2)).min() > 0.02
+        assert (frames[1:] != frames[:-1]).any(dim=1).float().mean() > 0.02
+
+
+def test_pictures_are_a_function_of_seed_split_and_number():
+    assert torch.equal(render_motion("train", 3), render_motion("train", 3))
+    others = [render_motion("train", 11), render_motion("test", 3), render_motion("train", 3, seed=1)]
+    assert not any(torch.equal(render_motion("train", 3), other) for other in others)
+
+
+def test_no_global_generator_is_touched():
+    before = torch.get_rng_state()
+    render_motion("train", 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# What the label does not tell
+
+
+def contingency(split, describe, num_values, videos=3000):
+    table = torch.zeros(len(MOTIONS), num_values, dtype=torch.float64)
+    names = list(MOTIONS)
+    for index in range(videos):
+        drawn = describe_motion(split, index)
+        for value in describe(drawn):
+            table[names.index(drawn["label"]), value] += 1
+    return table
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_background_and_sprites_are_drawn_independently_of_the_label(split):
+    """Pearson's statistic is chi-square with (rows − 1)(columns − 1) degrees of freedom, hence about normal."""
+    tables = [
+        contingency(split, lambda drawn: [drawn["background"]], NUM_BACKGROUNDS),
+        contingency(split, lambda drawn: map(int, drawn["sprites"].split()), NUM_SPRITES[split]),
+    ]
+    for table in tables:
+        expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
+        assert expected.min() > 5
+        statistic = ((table - expected) ** 2 / expected).sum()
+        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+        assert abs(statistic - freedom) / math.sqrt(2 * freedom) < 4
+
+
+def test_labels_are_balanced_in_every_split():
+    for split in ("train", "test"):
+        labels = Counter(describe_motion(split, index)["label"] for index in range(80))
+        assert labels == dict.fromkeys(MOTIONS, 10)
+
+
+def test_a_description_names_what_is_in_the_video():
+    drawn = describe_motion("train", 5)
+    assert drawn["label"] == "spin"
+    assert 0 <= drawn["background"] < NUM_BACKGROUNDS
+    sprites = [int(sprite) for sprite in drawn["sprites"].split()]
+    assert len(sprites) == SPRITES_PER_VIDEO
+    assert all(0 <= sprite < NUM_SPRITES["train"] for sprite in sprites)
+
+
+def test_train_and_test_share_no_sprite():
+    pools = {
+        split: torch.stack([make_sprite(split, index) for index in range(count)])
+        for split, count in NUM_SPRITES.items()
+    }
+    for pool in pools.values():
+        assert pool.shape[1:] == (4, 32, 32)
+        assert pool.min() >= 0
+        assert pool.max() <= 1
+        assert pool[:, 3, 16, 16].min() == 1  # opaque in the middle
+        assert pool[:, 3, 0, 0].max() == 0  # and transparent in the corner
+    for part in (slice(0, 3), slice(3, 4)):  # neither colours nor outlines
+        train, test = pools["train"][:, part].flatten(1), pools["test"][:, part].flatten(1)
+        assert torch.cdist(train, test, p=1).min() / train.shape[1] > 0.01
+
+
+def test_backgrounds_differ_and_are_textured():
+    pool = torch.stack([make_background(index) for index in range(NUM_BACKGROUNDS)])
+    assert pool.shape == (NUM_BACKGROUNDS, 3, SIZE, SIZE)
+    assert pool.min() >= 0
+    assert pool.max() <= 1
+    assert pool.std(dim=(2, 3)).min() > 0.02
+    distances = torch.cdist(pool.flatten(1), pool.flatten(1), p=1) / pool[0].numel()
+    assert distances[~torch.eye(NUM_BACKGROUNDS, dtype=torch.bool)].min() > 0.02
+
+
+# The files
+
+
+def contents(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def read_list(root):
+    with (root / "clips.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_list_names_every_file_with_label_and_split(motion_root):
+    rows = read_list(motion_root)
+    assert list(rows[0]) == ["video", "label", "split", "background", "sprites"]
+    assert {row["video"] for row in rows} == {path for path in contents(motion_root) if path.endswith(".mp4")}
+    assert Counter(row["split"] for row in rows) == {"train": 16, "test": 8}
+    for row in rows:
+        split, label, name = row["video"].split("/")
+        drawn = describe_motion(split, int(name.removesuffix(".mp4")))
+        assert (row["split"], row["label"]) == (split, label)
+        assert {key: str(value) for key, value in drawn.items()} == {key: row[key] for key in drawn}
+
+
+def test_files_are_h264_and_hold_what_was_rendered(motion_root):
+    decoder = VideoDecoder(str(motion_root / "test" / "orbit" / "000003.mp4"))
+    assert decoder.metadata.codec == "h264"
+    frames, rendered = decoder.get_frames_in_range(0, len(decoder)).data, render_motion("test", 3)
+    assert frames.shape == rendered.shape
+    # Compression, and colours at half the resolution.
+    assert (frames.float() - rendered).abs().mean() < 12  # of 255
+    assert (frames.float() - rendered).mean(dim=1).abs().mean() < 6
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(motion_root, tmp_path):
+    generate_motion(tmp_path / "same", num_train=3, num_test=2, progress=False)
+    generate_motion(tmp_path / "other", num_train=3, num_test=2, seed=1, progress=False)
+    whole, same, other = contents(motion_root), contents(tmp_path / "same"), contents(tmp_path / "other")
+    videos = [path for path in same if path.endswith(".mp4")]
+    assert len(videos) == 5
+    assert all(same[path] == whole[path] for path in videos)
+    assert all(other[path] != whole[path] for path in videos)
+
+
+def test_encoding_gives_the_same_bytes_every_time():
+    """x264 has settings under which it does not, which show once memory is used again."""
+    videos = [render_motion("test", index) for index in range(4)]
+    for frames in videos:
+        assert len({motion._encode(frames.clone()) for _ in range(8)}) == 1
+
+
+def test_a_lost_file_is_made_again_and_the_others_are_left_alone(tmp_path):
+    generate_motion(tmp_path, num_train=2, num_test=1, progress=False)
+    before = contents(tmp_path)
+    lost, kept = tmp_path / "train" / "sway" / "000001.mp4", tmp_path / "train" / "translate" / "000000.mp4"
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
+    generate_motion(tmp_path, num_train=2, num_test=1, progress=False)
+    assert contents(tmp_path) == before
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_a_larger_set_keeps_the_files_of_a_smaller_one(tmp_path):
+    generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
+    first = tmp_path / "train" / "translate" / "000000.mp4"
+    written = first.stat().st_mtime_ns
+    generate_motion(tmp_path, num_train=2, num_test=2, progress=False)
+    assert first.stat().st_mtime_ns == written
+    assert len(read_list(tmp_path)) == 4
+    generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
+    assert len(read_list(tmp_path)) == 2
+
+
+def test_an_interruption_leaves_only_whole_files_and_can_be_resumed(tmp_path, monkeypatch):
+    generate_motion(tmp_path / "whole", num_train=2, num_test=1, progress=False)
+    real_replace = motion.os.replace
+
+    def replace(unfinished, path):
+        if path.name == "000001.mp4":
+            raise KeyboardInterrupt
+        real_replace(unfinished, path)
+
+    monkeypatch.setattr(motion.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        generate_motion(tmp_path / "half", num_train=2, num_test=1, progress=False)
+    monkeypatch.undo()
+    left = contents(tmp_path / "half")
+    assert [path for path in left if path.endswith(".mp4")] == ["train/translate/000000.mp4"]
+    assert "clips.csv" not in left
+    assert any(path.endswith(".part") for path in left)
+    assert len(read_video_folder(tmp_path / "half")) == 1  # what is unfinished is no video
+
+    generate_motion(tmp_path / "half", num_train=2, num_test=1, progress=False)
+    finished = contents(tmp_path / "half")
+    assert {path: finished[path] for path in contents(tmp_path / "whole")} == contents(tmp_path / "whole")
+
+
+def test_a_folder_holds_one_seed_and_one_version(tmp_path, monkeypatch):
+    generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"holds motion videos of .*'seed': 0.* choose another folder .*'seed': 7"):
+        generate_motion(tmp_path, num_train=1, num_test=1, seed=7, progress=False)
+    monkeypatch.setattr(motion, "VERSION", motion.VERSION + 1)
+    with pytest.raises(ValueError, match="'version': "):
+        generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
+    assert contents(tmp_path) == before
+    assert json.loads(before["motion.json"])["seed"] == 0
+
+
+@pytest.mark.parametrize(("num_train", "num_test"), [(0, 1), (1, 0), (-3, 1)])
+def test_a_set_has_videos_in_both_splits(tmp_path, num_train, num_test):
+    with pytest.raises(ValueError, match=f"must be positive, got {num_train} and {num_test}"):
+        generate_motion(tmp_path / "new", num_train, num_test, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_docstring_examples():
+    result = doctest.testmod(motion)
+    assert result.attempted > 0
+    assert result.failed == 0
