@@ -1,7 +1,7 @@
 """Clip-consistent augmentation: one draw a clip, applied to all of its frames at once, on `uint8`.
 
-Every frame of a clip gets the same crop, flip, colours and blur, so that what changes from frame to frame, and hence the
-temporal derivative, is the video's own motion. The authors' code draws the colours for each frame anew, which puts
+Every frame of a clip gets the same crop, flip, colours and blur, so that what changes from frame to frame, and hence
+the temporal derivative, is the video's own motion. The authors' code draws the colours for each frame anew, which puts
 flicker into the derivative; `per_frame_colour` does the same for comparison.
 """
 
@@ -64,14 +64,14 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
         brightness: Factor; 1 changes nothing.
         contrast: Factor; 1 changes nothing.
         saturation: Factor; 1 changes nothing, 0 is grey.
-        hue: Turn of the chroma plane, as a fraction of a full turn; 0 changes nothing.
+        hue: Turn of the chroma plane, as a fraction of a full turn; a small positive one takes red towards yellow.
 
     Returns:
         The matrix (3, 3) and the offset (3,) for colours in [0, 255].
     """
     to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
-    chroma = saturation * torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+    chroma = saturation * torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
     turn = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), chroma)
     matrix = brightness * contrast * (torch.linalg.inv(to_yiq) @ turn @ to_yiq)
     offset = torch.full((3,), brightness * (1 - contrast) * _MID_GREY)
@@ -79,7 +79,15 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
 
 
 def blur_matrix(size: int, sigma: float) -> Tensor:
-    """Returns the (size, size) matrix that blurs a line of pixels with a Gaussian of `sigma` pixels, borders reflected."""
+    """Returns the matrix that blurs a line of pixels with a Gaussian, the line reflected at its ends.
+
+    Args:
+        size: The number of pixels of the line.
+        sigma: The Gaussian's deviation in pixels; it is cut off at three of them, and at the length of the line.
+
+    Returns:
+        (size, size), rows of weights that sum to 1: `matrix @ line` is the blurred line.
+    """
     radius = min(math.ceil(3 * sigma), size - 1)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     taps = taps / taps.sum()
@@ -102,9 +110,13 @@ class ClipAugmentation:
         jitter_probability: Probability of the colour jitter.
         grey_probability: Probability of dropping the colours.
         blur_probability: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest deviation of the blur in pixels *at a size of 112*; scaled with `image_size`, so
-            that small frames are not blurred beyond recognition.
-        per_frame_colour: Draw jitter and grey for each frame instead of once a clip, as the authors' code does.
+        blur_sigma: Smallest and largest deviation of the blur in pixels *at a size of 112*; scaled with `image_size`,
+            so that small frames are not blurred beyond recognition.
+        per_frame_colour: Draw the changes of the jitter, and grey or not, for each frame instead of once a clip, as the
+            authors' code does. Whether there is jitter at all is drawn once a clip in either case.
+
+    Raises:
+        ValueError: If a value is impossible; the message names it.
 
     Source: the augmentation in the authors' code of ViDiDi (arXiv 2409.02371); colour as one affine map is our own.
 
@@ -129,6 +141,19 @@ class ClipAugmentation:
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     per_frame_colour: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        for name, most in (("area", 1.0), ("ratio", math.inf), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name} must be two numbers 0 < low <= high <= {most}, got {low} and {high}")
+        for name in ("flip_probability", "jitter_probability", "grey_probability", "blur_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if len(self.jitter) != 4 or min(self.jitter) < 0 or max(self.jitter) > 1:
+            raise ValueError(f"jitter must be four changes in [0, 1], got {self.jitter}")
 
     def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
         """Augments a clip.
@@ -174,19 +199,15 @@ class ClipAugmentation:
 
     def _draw_colours(self, num_frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Draws the colour maps: matrices (frames, 3, 3) and offsets (frames, 3), or None where nothing changes."""
-        draws = [self._draw_colour(generator) for _ in range(num_frames if self.per_frame_colour else 1)]
-        if all(draw is None for draw in draws):
-            return None
-        maps = [draw if draw is not None else (torch.eye(3), torch.zeros(3)) for draw in draws]
-        matrices, offsets = torch.stack([m for m, _ in maps]), torch.stack([o for _, o in maps])
-        return matrices.expand(num_frames, -1, -1), offsets.expand(num_frames, -1)
-
-    def _draw_colour(self, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        factors = 2 * torch.rand(4, generator=generator) - 1
+        draws = num_frames if self.per_frame_colour else 1
         jittered = self._happens(self.jitter_probability, generator)
-        grey = self._happens(self.grey_probability, generator)
-        if not jittered and not grey:
+        changes = (2 * torch.rand(draws, 4, generator=generator) - 1) * torch.tensor(self.jitter) * jittered
+        grey = torch.rand(draws, generator=generator) < self.grey_probability
+        if not jittered and not grey.any():
             return None
-        changes = (factors * torch.tensor(self.jitter) * jittered).tolist()
-        brightness, contrast, saturation = (1 + change for change in changes[:3])
-        return colour_matrix(brightness, contrast, 0.0 if grey else saturation, changes[3])
+        maps = [
+            colour_matrix(1 + brightness, 1 + contrast, (1 + saturation) * (not dull), hue)
+            for (brightness, contrast, saturation, hue), dull in zip(changes.tolist(), grey.tolist())
+        ]
+        matrices, offsets = (torch.stack(parts) for parts in zip(*maps))
+        return matrices.expand(num_frames, -1, -1), offsets.expand(num_frames, -1)

@@ -1,0 +1,340 @@
+"""Augmentation: each part against torchvision or an independent statement, and nothing that moves of its own accord."""
+
+import doctest
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tvf
+
+from vididi_hf.data import augment
+from vididi_hf.data.augment import ClipAugmentation, blur_matrix, colour_matrix, random_resized_crop_box
+
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+NOTHING = ClipAugmentation(
+    image_size=48,
+    area=(1.0, 1.0),
+    ratio=(1.0, 1.0),
+    flip_probability=0.0,
+    jitter_probability=0.0,
+    grey_probability=0.0,
+    blur_probability=0.0,
+)
+EVERYTHING = ClipAugmentation(image_size=48, jitter_probability=1.0, blur_probability=1.0)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(num_frames=6, height=48, width=48, low=0, high=256):
+    return torch.randint(low, high, (num_frames, 3, height, width), dtype=torch.uint8, generator=generator())
+
+
+def smooth(num_frames=6, height=64, width=80):
+    """Frames without saturated colours, so that no change of colour is clipped."""
+    return tvf.resize(noise(num_frames, 8, 10, low=70, high=180), [height, width], antialias=True)
+
+
+# Crop
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 160), (160, 120), (240, 320), (48, 48), (7, 9), (1, 1), (5, 300)])
+def test_every_box_lies_inside_the_frame(height, width):
+    source = generator()
+    for _ in range(300):
+        top, left, box_height, box_width = random_resized_crop_box(height, width, AREA, RATIO, source)
+        assert 0 <= top <= top + box_height <= height
+        assert 0 <= left <= left + box_width <= width
+        assert box_height >= 1
+        assert box_width >= 1
+
+
+def test_area_and_ratio_of_a_box_are_those_asked_for():
+    """A small range of areas always fits, so that nothing is drawn again and the distributions are exact."""
+    area, ratio, source = (0.1, 0.4), (0.5, 2.0), generator()
+    boxes = [random_resized_crop_box(1000, 1000, area, ratio, source) for _ in range(3000)]
+    heights, widths = (np.array([box[i] for box in boxes], dtype=float) for i in (2, 3))
+    shares, shapes = heights * widths / 1e6, np.log(widths / heights)
+    # Quantiles of a uniform distribution of the area and of the logarithm of the ratio.
+    places = np.linspace(0, 1, 11)
+    assert np.allclose(np.quantile(shares, places), 0.1 + 0.3 * places, atol=0.02)
+    assert np.allclose(np.quantile(shapes, places), np.log(0.5) + np.log(4) * places, atol=0.09)
+    assert abs(np.corrcoef(shares, shapes)[0, 1]) < 0.08
+
+
+def test_a_box_falls_anywhere_that_it_fits():
+    source = generator()
+    boxes = [random_resized_crop_box(10, 10, (0.64, 0.64), (1.0, 1.0), source) for _ in range(900)]
+    assert {box[2:] for box in boxes} == {(8, 8)}
+    counts = np.zeros((3, 3), dtype=int)
+    for top, left, _, _ in boxes:
+        counts[top, left] += 1
+    assert abs(counts - 100).max() < 50  # five standard deviations
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [(30, 300, (0, 130, 30, 40)), (300, 30, (130, 0, 40, 30))])
+def test_where_nothing_fits_the_box_is_the_largest_in_the_middle(height, width, expected):
+    """The whole area of such a frame never fits into it at a ratio between 3/4 and 4/3."""
+    for seed in range(5):
+        assert random_resized_crop_box(height, width, (1.0, 1.0), RATIO, generator(seed)) == expected
+
+
+def test_the_crop_is_torchvisions_resize_of_the_box():
+    clip = smooth()
+    augmentation = replace(NOTHING, area=AREA, ratio=RATIO)
+    for seed in range(5):
+        top, left, height, width = random_resized_crop_box(64, 80, AREA, RATIO, generator(seed))
+        expected = torch.stack([tvf.resized_crop(frame, top, left, height, width, [48, 48]) for frame in clip])
+        assert torch.equal(augmentation(clip, generator(seed)), expected)
+
+
+# Flip
+
+
+def test_flips_are_horizontal_and_happen_as_often_as_asked():
+    clip = noise()
+    assert torch.equal(NOTHING(clip, generator()), clip)
+    assert torch.equal(replace(NOTHING, flip_probability=1.0)(clip, generator()), tvf.horizontal_flip(clip))
+    often, source = replace(NOTHING, image_size=4, flip_probability=0.25), generator()
+    small = noise(1, 4, 4)
+    flipped = sum(torch.equal(often(small, source), small.flip(-1)) for _ in range(800))
+    assert abs(flipped - 200) < 62  # five standard deviations
+
+
+# Colours
+
+
+def apply(clip, *factors):
+    matrix, offset = colour_matrix(*factors)
+    return torch.einsum("ij,tjhw->tihw", matrix, clip.float()) + offset.reshape(3, 1, 1)
+
+
+def test_neutral_factors_change_nothing():
+    matrix, offset = colour_matrix(1, 1, 1, 0)
+    assert torch.allclose(matrix, torch.eye(3), atol=1e-6)
+    assert offset.abs().max() == 0
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_brightness_and_saturation_are_torchvisions(factor):
+    clip = smooth().float() / 255
+    assert torch.allclose(apply(clip, factor, 1, 1, 0), tvf.adjust_brightness(clip, factor), atol=1e-5)
+    assert torch.allclose(apply(clip, 1, 1, factor, 0), tvf.adjust_saturation(clip, factor), atol=1e-3)
+
+
+def test_no_saturation_is_torchvisions_grey():
+    clip = noise().float() / 255
+    grey = apply(clip, 1, 1, 0, 0)
+    assert torch.allclose(grey, tvf.rgb_to_grayscale(clip, num_output_channels=3), atol=1e-3)
+    assert (grey[:, 0] - grey[:, 1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_contrast_scales_around_mid_grey(factor):
+    """torchvision scales around the mean luma of the frame; they agree where that is mid grey."""
+    clip = smooth(1).float()
+    luma = (clip * torch.tensor([0.2989, 0.587, 0.114]).reshape(3, 1, 1)).sum(1).mean()
+    clip = clip + (127.5 - luma) / 0.9999
+    expected = tvf.adjust_contrast(clip / 255, factor) * 255
+    assert torch.allclose(apply(clip, 1, factor, 1, 0), expected, atol=0.05)
+    assert torch.allclose(apply(torch.full((1, 3, 2, 2), 127.5), 1, factor, 1, 0), torch.tensor(127.5))
+
+
+@pytest.mark.parametrize("turn", [-0.05, 0.02, 0.05, 0.3])
+def test_turning_the_hue_keeps_luma_and_greys(turn):
+    clip, luma = noise().float(), torch.tensor([0.299, 0.587, 0.114])
+    turned = apply(clip, 1, 1, 1, turn)
+    assert torch.allclose(torch.einsum("j,tjhw->thw", luma, turned), torch.einsum("j,tjhw->thw", luma, clip), atol=1e-2)
+    grey = torch.full((1, 3, 2, 2), 90.0)
+    assert torch.allclose(apply(grey, 1, 1, 1, turn), grey, atol=1e-2)
+    assert (turned - clip).abs().mean() > 1
+
+
+def test_hue_turns_compose_and_close():
+    clip = noise().float()
+    assert torch.allclose(apply(apply(clip, 1, 1, 1, 0.3), 1, 1, 1, 0.7), clip, atol=0.05)
+    assert torch.allclose(apply(clip, 1, 1, 1, 1.0), clip, atol=0.05)
+    quarter = apply(apply(clip, 1, 1, 1, 0.1), 1, 1, 1, 0.15)
+    assert torch.allclose(apply(clip, 1, 1, 1, 0.25), quarter, atol=0.05)
+
+
+@pytest.mark.parametrize("turn", [-0.05, 0.05])
+def test_a_small_turn_takes_colours_the_way_torchvisions_does(turn):
+    colours = torch.tensor([[0.8, 0.3, 0.3], [0.3, 0.8, 0.3], [0.3, 0.3, 0.8], [0.8, 0.8, 0.3]]).reshape(4, 3, 1, 1)
+    ours, theirs = apply(colours, 1, 1, 1, turn) - colours, tvf.adjust_hue(colours, turn) - colours
+    assert (torch.cosine_similarity(ours.flatten(1), theirs.flatten(1)) > 0.2).all()
+
+
+def test_the_steps_follow_one_another_as_documented():
+    clip = smooth().float()
+    stepwise = apply(apply(apply(apply(clip, 1, 1, 1, 0.04), 1, 1, 1.2, 0), 1, 0.9, 1, 0), 1.1, 1, 1, 0)
+    assert torch.allclose(apply(clip, 1.1, 0.9, 1.2, 0.04), stepwise, atol=1e-3)
+
+
+def solve_colours(before, after):
+    """Least squares for the affine map of a frame's colours: (4, 3), matrix transposed and offset."""
+    inputs = torch.cat([before.flatten(1).T.double(), torch.ones(before[0].numel(), 1, dtype=torch.float64)], 1)
+    return torch.linalg.lstsq(inputs, after.flatten(1).T.double()).solution
+
+
+def test_a_clip_gets_one_jitter_within_its_bounds():
+    clip = smooth(4, 48, 48)
+    augmentation = replace(NOTHING, jitter=(0.2, 0.0, 0.0, 0.0), jitter_probability=1.0)
+    source = generator()
+    factors = []
+    for _ in range(100):
+        solutions = torch.stack([solve_colours(a, b) for a, b in zip(clip, augmentation(clip, source))])
+        # Equal but for what rounding does to the fit: weights, and offsets in levels of 255.
+        assert (solutions - solutions[:1])[:, :3].abs().max() < 0.02
+        assert (solutions - solutions[:1])[:, 3].abs().max() < 2
+        factors.append(float(solutions[0, :3].diagonal().mean()))
+    assert 0.79 < min(factors) < 0.85
+    assert 1.15 < max(factors) < 1.21
+
+
+@pytest.mark.parametrize(
+    ("field", "probability"), [("jitter_probability", 0.8), ("grey_probability", 0.2), ("blur_probability", 0.5)]
+)
+def test_each_change_happens_as_often_as_asked(field, probability):
+    clip = noise(1, 8, 8)
+    augmentation, source = replace(NOTHING, image_size=8, blur_sigma=(20.0, 20.0), **{field: probability}), generator()
+    changed = sum(not torch.equal(augmentation(clip, source), clip) for _ in range(600))
+    assert abs(changed - 600 * probability) < 5 * math.sqrt(600 * probability * (1 - probability))
+
+
+def test_grey_wins_over_jittered_saturation():
+    grey = replace(NOTHING, jitter_probability=1.0, grey_probability=1.0)(noise(), generator())
+    assert (grey.max(dim=1).values.int() - grey.min(dim=1).values).max() <= 1
+
+
+# Blur
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 40, 112])
+@pytest.mark.parametrize("sigma", [0.03, 0.1, 0.7, 2.0, 9.0])
+def test_rows_of_the_blur_are_weights(size, sigma):
+    matrix = blur_matrix(size, sigma)
+    assert matrix.shape == (size, size)
+    assert matrix.min() >= 0
+    assert torch.allclose(matrix.sum(1), torch.ones(size), atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.3, 2.0])
+def test_the_blur_is_torchvisions(sigma):
+    clip = noise(2, 32, 32).float()
+    width = 2 * math.ceil(3 * sigma) + 1
+    expected = tvf.gaussian_blur(clip, [width, width], [sigma, sigma])
+    blur = blur_matrix(32, sigma)
+    assert torch.allclose(blur @ clip @ blur.T, expected, atol=1e-3)
+
+
+def test_the_blur_is_a_convolution_of_the_mirrored_line():
+    line, sigma = np.array([3.0, 1.0, 4.0, 1.0, 5.0]), 1.0
+    taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    mirrored = np.pad(line, 3, mode="reflect")
+    expected = np.convolve(mirrored, taps / taps.sum(), mode="valid")
+    assert np.allclose(blur_matrix(5, sigma).numpy() @ line, expected, atol=1e-5)
+
+
+def test_the_blur_is_measured_at_112_pixels():
+    clip = noise(2)
+    augmentation = replace(NOTHING, blur_probability=1.0, blur_sigma=(1.4, 1.4))
+    sigma = 1.4 * 48 / 112
+    width = 2 * math.ceil(3 * sigma) + 1
+    expected = tvf.gaussian_blur(clip.float(), [width, width], [sigma, sigma]).round()
+    assert (augmentation(clip, generator()).float() - expected).abs().max() <= 1
+
+
+# All together
+
+
+@pytest.mark.parametrize("size", [32, 48, 112])
+@pytest.mark.parametrize("shape", [(10, 3, 60, 80), (1, 3, 120, 90), (2, 3, 20, 20)])
+def test_shape_and_type(size, shape):
+    clip = torch.randint(256, shape, dtype=torch.uint8, generator=generator())
+    for augmentation in (NOTHING, EVERYTHING):
+        result = replace(augmentation, image_size=size)(clip, generator())
+        assert result.shape == (shape[0], 3, size, size)
+        assert result.dtype == torch.uint8
+
+
+def test_the_input_is_left_as_it_is():
+    clip = noise()
+    copy = clip.clone()
+    for seed in range(5):
+        EVERYTHING(clip, generator(seed))
+        NOTHING(clip, generator(seed))
+    assert torch.equal(clip, copy)
+
+
+def test_the_result_is_a_function_of_clip_and_generator():
+    clip = noise()
+    first, again, other = (EVERYTHING(clip, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    before = torch.get_rng_state()
+    EVERYTHING(clip, generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_rests_in_the_video_rests_in_the_clip():
+    """The derivative of a static clip is exactly zero, whatever is drawn."""
+    static = noise(1, 60, 80).expand(6, -1, -1, -1)
+    for seed in range(40):
+        clip = ClipAugmentation(image_size=32)(static, generator(seed)).float()
+        assert clip.diff(dim=0).abs().max() == 0
+
+
+def test_colours_per_frame_flicker_and_only_they():
+    static = smooth(1).expand(6, -1, -1, -1)
+    flickering = replace(EVERYTHING, per_frame_colour=True)
+    assert all(flickering(static, generator(seed)).float().diff(dim=0).abs().mean() > 0.5 for seed in range(10))
+    without = replace(flickering, jitter_probability=0.0, grey_probability=0.0)
+    assert all(without(static, generator(seed)).float().diff(dim=0).abs().max() == 0 for seed in range(10))
+
+
+def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none():
+    static = smooth(1, 8, 8).expand(6, -1, -1, -1)
+    augmentation = replace(NOTHING, image_size=8, jitter_probability=0.5, per_frame_colour=True)
+    different = []
+    for seed in range(40):
+        clip = augmentation(static, generator(seed))
+        different.append(sum(not torch.equal(frame, static[0]) for frame in clip))
+    assert set(different) == {0, 6}
+
+
+def test_per_frame_grey_is_drawn_for_each_frame():
+    clip = noise(8, 8, 8)
+    augmentation = replace(NOTHING, image_size=8, grey_probability=0.5, per_frame_colour=True)
+    frames = torch.cat([augmentation(clip, generator(seed)) for seed in range(40)])
+    is_grey = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
+    assert abs(int(is_grey.sum()) - 160) < 45
+    untouched = torch.stack([torch.equal(frame, clip[i % 8]) | torch.tensor(False) for i, frame in enumerate(frames)])
+    assert torch.equal(untouched, ~is_grey)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_size", 0, "image_size must be at least 1, got 0"),
+        ("area", (0.0, 1.0), "area must be two numbers 0 < low <= high <= 1.0, got 0.0 and 1.0"),
+        ("area", (0.5, 1.5), "area must be"),
+        ("ratio", (2.0, 1.0), "ratio must be"),
+        ("blur_sigma", (0.0, 0.0), "blur_sigma must be"),
+        ("flip_probability", 1.1, r"flip_probability must lie in \[0, 1\], got 1.1"),
+        ("jitter", (0.2, 0.2, 0.2), "jitter must be four changes"),
+        ("jitter", (0.2, 0.2, -0.2, 0.0), "jitter must be four changes"),
+    ],
+)
+def test_impossible_values_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(NOTHING, **{field: value})
+
+
+def test_docstring_examples():
+    result = doctest.testmod(augment)
+    assert result.attempted > 0
+    assert result.failed == 0
