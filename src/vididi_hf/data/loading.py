@@ -20,7 +20,7 @@ from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator
 
-# So many different videos are tried in place of a broken one; when all are broken, the data set is at fault.
+# So many other videos are tried in place of a broken one; when all are broken, the data set is at fault.
 _SUBSTITUTES = 20
 
 SampleKey = tuple[int, int]
@@ -52,8 +52,21 @@ class TrainingClips(Dataset):
         seed: The seed of clip choice and augmentation.
 
     Raises:
-        ValueError: If `rows` is empty or has no `video` column.
-        BrokenVideoError: On access, if a video and 20 substitutes are all broken.
+        ValueError: If `rows` is empty or has no `video` column. On access, if a video and 20 others, or all others, are
+            broken.
+
+    Example:
+        ```python
+        >>> from vididi_hf import load_video_dataset
+        >>> from vididi_hf.data.augment import ClipAugmentation
+        >>> from vididi_hf.data.loading import TrainingClips
+        >>> rows = load_video_dataset("motion", num_train=8, num_test=8)
+        >>> clips = TrainingClips(rows, num_frames=8, frame_stride=1, lookahead=2, augmentation=ClipAugmentation(40))
+        >>> epoch, index = 0, 5
+        >>> clips[epoch, index]["clips"].shape
+        torch.Size([2, 10, 3, 40, 40])
+
+        ```
     """
 
     def __init__(
@@ -85,22 +98,31 @@ class TrainingClips(Dataset):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         epoch, index = key
-        row, broken = index, {}
-        substitutes = seeded_generator("substitutes", self.seed, epoch, index)
-        for _ in range(_SUBSTITUTES):
+        broken: dict[str, str] = {}
+        for row in self._candidates(key):
             try:
-                clips = decode_clips(self.rows[row]["video"], partial(self._choose_frames, key))
+                clips = self._decode(row, key)
             except BrokenVideoError as error:
                 broken[error.source] = error.reason
-                row = int(torch.randint(len(self), (), generator=substitutes))
                 continue
             generator = seeded_generator("augmentation", self.seed, epoch, index)
             augmented = torch.stack([self.augmentation(clip, generator) for clip in clips])
             return {"clips": augmented, "index": index, "broken": broken}
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
-        raise BrokenVideoError(
-            "the data set", f"{len(broken)} different videos in a row cannot be decoded, among them {listed}"
-        )
+        raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
+
+    def _candidates(self, key: SampleKey) -> Iterator[int]:
+        """The row asked for and then, should it be broken, others in random order."""
+        epoch, index = key
+        yield index
+        others = torch.randperm(len(self), generator=seeded_generator("substitutes", self.seed, epoch, index))
+        yield from others[others != index][:_SUBSTITUTES].tolist()
+
+    def _decode(self, row: int, key: SampleKey) -> Tensor:
+        video = self.rows[row]["video"]
+        if video is None:
+            raise BrokenVideoError(f"<row {row}>", "the row holds no video")
+        return decode_clips(video, partial(self._choose_frames, key))
 
     def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
         # A generator of its own each time: a video that proves shorter than promised is asked for again.
@@ -129,8 +151,8 @@ def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of sample keys for one rank, in an order that is a pure function of (seed, epoch).
 
-    Every video comes once an epoch; where the last global batch would be short, it is filled up from the beginning of the
-    same epoch's order, so that batches are equal and no video is left out.
+    Every video comes once an epoch; where the last global batch would be short, it is filled up from the beginning of
+    the same epoch's order, so that batches are equal and no video is left out.
 
     Args:
         num_samples: The number of videos.
