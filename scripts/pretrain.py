@@ -5,8 +5,20 @@ python scripts/pretrain.py --dataset path/to/videos --output_dir runs/mine
 accelerate launch scripts/pretrain.py --dataset path/to/videos --output_dir runs/mine --resume
 """
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from vididi_hf.pretraining.launch import start_missing_processes
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import parse_recipe
 
+
+@record  # where several processes run, their launcher's last words are then the error of the one that failed first
+def main() -> None:
+    """Reads the command line and trains."""
+    recipe = parse_recipe(description=__doc__)
+    start_missing_processes()
+    pretrain(recipe)
+
+
 if __name__ == "__main__":
-    pretrain(parse_recipe(description=__doc__))
+    main()

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -36,8 +37,17 @@ class VideoFeatures:
         return torch.from_numpy(np.asarray(dataset["label"], dtype=np.int64))[self.rows]
 
     def combined(self, orders: Sequence[int]) -> Tensor:
-        """Returns one vector a video: the features of the orders, each of unit length, side by side."""
-        return torch.cat([torch.nn.functional.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
+        """Returns one vector a video: the features of the orders, each of unit length, side by side.
+
+        The cosine of two such vectors is the mean of the orders' cosines: none outweighs another by its length.
+
+        Args:
+            orders: Some of the orders in `by_order`.
+
+        Returns:
+            float32 (videos, orders · hidden_size).
+        """
+        return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
 class _EvaluationClips(Dataset):
@@ -88,8 +98,9 @@ def extract_features(
 ) -> VideoFeatures:
     """Computes the pooled features of every video, averaged over clips spread evenly over it.
 
-    The model is used in evaluation mode (BatchNorm's running statistics are used and do not move) and left in the mode in
-    which it came. Short videos are looped; videos that cannot be decoded are left out and named.
+    The model is used in evaluation mode (BatchNorm's running statistics are used and do not move), and each of its
+    modules is left in the mode in which it came. Short videos are looped; videos that cannot be decoded are left out
+    and named. Nothing is drawn at random.
 
     Args:
         model: The encoder; its device is used.
@@ -105,13 +116,31 @@ def extract_features(
         The features of each order, and which rows they belong to.
 
     Raises:
-        ValueError: If no video can be decoded.
+        ValueError: If no video can be decoded, or an argument is impossible.
 
     Source: the retrieval protocol of the authors' code of ViDiDi (arXiv 2409.02371): 10 clips, mean of pooled features.
+
+    Example:
+        ```python
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
+        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> features = extract_features(model, ViDiDiVideoProcessor(), rows, orders=(0, 1), num_clips=2)
+        >>> features.by_order[1].shape
+        torch.Size([8, 64])
+
+        ```
     """
     clips = _EvaluationClips(dataset, processor, num_clips, orders)
-    loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
-    was_training = model.training
+    loader = DataLoader(
+        clips,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global generator.
+        generator=torch.Generator(),
+    )
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     vectors: dict[int, list[Tensor]] = {order: [] for order in orders}
     rows: list[int] = []
@@ -128,9 +157,9 @@ def extract_features(
                 pooled = model(view.to(model.dtype)).pooler_output
                 vectors[order].append(pooled.unflatten(0, (videos, -1)).mean(1).float().cpu())
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     if not rows:
-        raise ValueError(
-            f"none of the {len(dataset)} videos can be decoded, for example: {next(iter(broken.items()), '')}"
-        )
+        examples = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
+        raise ValueError(f"none of the {len(dataset)} videos can be decoded: {examples}")
     return VideoFeatures({order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), broken)

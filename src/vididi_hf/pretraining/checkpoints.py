@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, loaded without unpickling anything.
 
-A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load, with `recipe.json`
-beside the weights and, in `training_state/`, what only a resumed run needs: the objective's heads (and BYOL's target), the
-optimiser and the place in the run.
+A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load, with
+`recipe.json` beside the weights and, in `training_state/`, what only a resumed run needs: the objective's heads (and
+BYOL's target), the optimiser and the place in the run.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from transformers.utils import logging
 
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe, read_recipe_file
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
 _STATE = "training_state"
+_ENCODER = "model.safetensors"
+_OBJECTIVE = f"{_STATE}/objective.safetensors"
+_TRAINING = f"{_STATE}/optimizer.pt"
+_PROGRESS = f"{_STATE}/progress.json"
 _ENCODER_PREFIX = "vididi."
+# Of folders that are being written or removed, which nobody must take for a checkpoint.
+_UNFINISHED = ".part"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint lacks a file, or one of its files cannot be read."""
 
 
 @dataclass
@@ -36,20 +49,29 @@ class Progress:
         epoch: Epochs that are finished.
         step: Steps of the current epoch that are finished.
         total_steps: Optimiser steps since the beginning of the run.
+        steps_per_epoch: Steps of a whole epoch; `step` means nothing in a run that has another number of them.
         broken: Videos that could not be decoded so far, with the reasons.
     """
 
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
-    broken: dict[str, str] | None = None
+    steps_per_epoch: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 def save_encoder(
     folder: Path, model: ViDiDiForPreTraining, processor: ViDiDiVideoProcessor, recipe: PretrainingRecipe
 ) -> None:
     """Writes what users load: encoder weights, configuration, processor, and the recipe that made them."""
-    model.vididi.save_pretrained(folder)
+    # transformers' own bar for the one file would break up the run's.
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.vididi.save_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     processor.save_pretrained(folder)
     recipe.save(folder)
 
@@ -64,8 +86,9 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint and removes all but the newest `recipe.keep_checkpoints`.
 
-    Everything goes to a hidden folder first, is flushed to the disk and then renamed: whoever sees the folder sees all of
-    it, and a full disk or a kill leaves the earlier checkpoints as they were.
+    Everything goes to a hidden folder first, is flushed to the disk and then renamed: whoever sees the folder sees all
+    of it, and a full disk or a kill leaves the earlier checkpoints as they were. What a kill left half-written is
+    removed by the next call.
 
     Args:
         output_dir: The run's folder.
@@ -79,12 +102,13 @@ def save_checkpoint(
         The checkpoint's folder, `output_dir/checkpoints/step-<total steps>`.
 
     Raises:
-        OSError: If it cannot be written; nothing half-written stays behind.
+        OSError: If it cannot be written (safetensors may raise its own `SafetensorError`); nothing half-written stays.
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
-    unfinished = parent / f".{final.name}.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in parent.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(leftover)
+    unfinished = final.with_name(f".{final.name}{_UNFINISHED}")
     try:
         (unfinished / _STATE).mkdir(parents=True)
         save_encoder(unfinished, model, processor, recipe)
@@ -93,58 +117,77 @@ def save_checkpoint(
             for name, tensor in model.state_dict().items()
             if not name.startswith(_ENCODER_PREFIX)
         }
-        save_file(rest, unfinished / _STATE / "objective.safetensors")
-        torch.save(training, unfinished / _STATE / "optimizer.pt")
-        (unfinished / _STATE / "progress.json").write_text(json.dumps(asdict(progress), indent=2))
+        save_file(rest, unfinished / _OBJECTIVE)
+        torch.save(training, unfinished / _TRAINING)
+        (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
         _flush(unfinished)
-        # Saving one step twice (a run resumed where it ended) replaces the same contents.
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # damaged, or the run would not have come here again
+            _remove(final)
         os.replace(unfinished, final)
         _flush_folder(parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Returns the finished checkpoints of a run, oldest first."""
-    folder = Path(output_dir) / CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+    folders = (Path(output_dir) / CHECKPOINTS).glob("step-*")
+    return sorted((path for path in folders if re.fullmatch(r"step-\d+", path.name)), key=_step_of)
 
 
-def load_checkpoint(folder: str | Path, model: nn.Module) -> tuple[Progress, dict[str, Any]]:
+def load_checkpoint(
+    folder: str | Path, model: ViDiDiForPreTraining, recipe: PretrainingRecipe
+) -> tuple[Progress, dict[str, Any]]:
     """Loads the weights of a checkpoint into a model and returns the rest.
 
     Args:
         folder: A folder that `save_checkpoint` wrote.
-        model: The unwrapped `ViDiDiForPreTraining` of the same recipe.
+        model: The unwrapped model of the recipe. It is not touched unless every file can be read.
+        recipe: The run that shall go on.
 
     Returns:
         The place in the run, and the `training` state that was saved.
 
     Raises:
-        ValueError: If the folder is no complete checkpoint, or belongs to another network.
+        DamagedCheckpointError: If a file is missing or cannot be read; the message names it.
+        ValueError: If the checkpoint belongs to another run or network.
     """
     folder = Path(folder)
-    files = [
-        folder / "model.safetensors",
-        *(folder / _STATE / name for name in ("objective.safetensors", "optimizer.pt")),
-    ]
-    for file in [*files, folder / _STATE / "progress.json"]:
-        if not file.is_file():
-            raise ValueError(f"{folder} is no checkpoint of a run: {file.relative_to(folder)} is missing")
-    encoder = {_ENCODER_PREFIX + name: tensor for name, tensor in load_file(files[0]).items()}
+    saved_recipe = _read(folder, RECIPE_FILE, read_recipe_file)
+    encoder = _read(folder, _ENCODER, load_file)
+    rest = _read(folder, _OBJECTIVE, load_file)
+    training = _read(folder, _TRAINING, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+    progress = _read(folder, _PROGRESS, lambda path: Progress(**json.loads(path.read_text())))
+    recipe.check_continues(saved_recipe)
     try:
-        model.load_state_dict(encoder | load_file(files[1]))
+        model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
     except RuntimeError as error:
         raise ValueError(f"{folder} holds the weights of another network than this recipe's: {error}") from None
-    training = torch.load(files[2], map_location="cpu", weights_only=True)
-    return Progress(**json.loads((folder / _STATE / "progress.json").read_text())), training
+    return progress, training
+
+
+def _read(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(folder / name)
+    except FileNotFoundError:
+        raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} is missing") from None
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} cannot be read: {error}") from error
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint in such a way that nobody sees half of it."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old{_UNFINISHED}")
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)
 
 
 def _flush(folder: Path) -> None:

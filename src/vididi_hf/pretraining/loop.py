@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from torch import Tensor
 
 from vididi_hf.data.loading import ClipLoader, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.evaluation.splits import load_retrieval_splits
 from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.checkpoints import (
+    DamagedCheckpointError,
     Progress,
     list_checkpoints,
     load_checkpoint,
@@ -22,6 +25,7 @@ from vididi_hf.pretraining.checkpoints import (
     save_encoder,
 )
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.monitors import merge_broken
 from vididi_hf.pretraining.optimizers import build_optimizer, learning_rate_at
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.reporter import Reporter
@@ -40,22 +44,28 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
         `metrics.jsonl` and `checkpoints/`.
 
     Raises:
-        ValueError: If the data set, the recipe or a checkpoint to resume from does not fit.
-        FloatingPointError: If the loss is no longer finite.
+        ValueError: If `output_dir` holds a run that shall not be resumed, or the data set, the recipe or a checkpoint
+            to resume from does not fit.
+        FileNotFoundError: If there is no such data set.
+        ImportError: If the tracker is not installed.
+        FloatingPointError: If the loss is no longer finite. No checkpoint is written after that.
 
     Source: the algorithm of "Unfolding Videos Dynamics via Taylor Expansion" (arXiv 2409.02371).
+
+    Example:
+        ```python
+        from vididi_hf import PretrainingRecipe, ViDiDiModel, pretrain
+
+        folder = pretrain(PretrainingRecipe(dataset="path/to/videos", output_dir="runs/mine"))
+        model = ViDiDiModel.from_pretrained(folder)
+        ```
     """
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        log_with=None if recipe.tracker == "none" else recipe.tracker,
-        project_dir=recipe.output_dir,
-    )
+    accelerator = build_accelerator(recipe)
     set_seed(recipe.seed)
     output_dir = Path(recipe.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints = list_checkpoints(output_dir)
-    if checkpoints and not recipe.resume:
+    if list_checkpoints(output_dir) and not recipe.resume:
         raise ValueError(f"{output_dir} holds a run already; add --resume to continue it, or choose another output_dir")
+    output_dir.mkdir(parents=True, exist_ok=True)
     schedule = recipe.build_schedule()
     processor = build_processor(recipe)
     loader, evaluator = build_data(recipe, accelerator, processor)
@@ -66,11 +76,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     total_steps = recipe.epochs * loader.steps_per_epoch
     warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * loader.steps_per_epoch)
     peak_rate = recipe.learning_rate * recipe.batch_size * accelerator.num_processes / 256
-
-    progress = Progress(broken={})
-    if checkpoints:
-        progress = resume(checkpoints[-1], raw_model, optimizer, accelerator)
-        accelerator.print(f"resumed from {checkpoints[-1]}: epoch {progress.epoch}, step {progress.step}")
+    progress = resume(recipe, accelerator, raw_model, optimizer, loader.steps_per_epoch)
     reporter = Reporter(recipe, accelerator, total_steps, progress)
 
     for epoch in range(progress.epoch, recipe.epochs):
@@ -83,11 +89,11 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
             orders = schedule(epoch, step)
             views = derivative_views(clips, orders, processor, recipe.num_frames)
             # 3. One encoder embeds both views; the objective compares them over the global batch.
+            output = model(views)
+            # 4. One step of the optimiser, and of the moving average that BYOL aims at.
             rate = learning_rate_at(
                 progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
             )
-            output = model(views)
-            # 4. One step of the optimiser, and of the moving average that BYOL aims at.
             for group in optimizer.param_groups:
                 group["lr"] = rate
             accelerator.backward(output.loss)
@@ -101,19 +107,34 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
             progress.step += 1
             progress.total_steps += 1
             progress.broken |= batch["broken"]
-            reporter.step(epoch, orders, rate, output.loss, output.loss_terms, len(clips))
-            if recipe.save_steps and progress.total_steps % recipe.save_steps == 0:
+            reporter.step(orders, rate, output.loss, output.loss_terms, len(clips))
+            if progress.step < loader.steps_per_epoch and is_save_due(recipe, progress):
+                reporter.require_finite_loss()
                 save(recipe, accelerator, raw_model, optimizer, processor, progress)
 
+        reporter.require_finite_loss()
         progress.epoch, progress.step = epoch + 1, 0
-        reporter.epoch(epoch, rate, evaluate(recipe, accelerator, raw_model, evaluator, epoch))
-        if progress.epoch % recipe.save_epochs == 0 or progress.epoch == recipe.epochs:
+        reporter.epoch(evaluate(recipe, accelerator, raw_model, evaluator, epoch))
+        if is_save_due(recipe, progress):
             save(recipe, accelerator, raw_model, optimizer, processor, progress)
 
     if accelerator.is_main_process:
         save_encoder(output_dir, raw_model, processor, recipe)
     reporter.close()
     return output_dir
+
+
+def save_untrained(recipe: PretrainingRecipe) -> Path:
+    """Writes the encoder that `pretrain` would start from, to tell training from architecture.
+
+    Returns:
+        `recipe.output_dir`.
+    """
+    set_seed(recipe.seed)
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(folder, ViDiDiForPreTraining(recipe.model_config()), build_processor(recipe), recipe)
+    return folder
 
 
 def derivative_views(clips: Tensor, orders: OrderPair, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
@@ -134,6 +155,25 @@ def derivative_views(clips: Tensor, orders: OrderPair, processor: ViDiDiVideoPro
     return torch.stack(views, dim=1)
 
 
+def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
+    """Builds what knows the device, the processes, the precision and the tracker.
+
+    Raises:
+        ImportError: If the tracker is not installed.
+        ValueError: If the device cannot compute in the precision asked for.
+    """
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        # Where there is nothing but a CPU, accelerate has to be told, or it takes each process for a run of its own.
+        cpu=not torch.accelerator.is_available(),
+        log_with=None if recipe.tracker == "none" else recipe.tracker,
+        project_dir=recipe.output_dir,
+    )
+    if recipe.tracker != "none" and not accelerator.log_with:
+        raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
+    return accelerator
+
+
 def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
     """Builds the processor that is published with the encoder: centre crops of 7/8 of the frame's short side."""
     return ViDiDiVideoProcessor(
@@ -151,7 +191,7 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(accelerator.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 
 def build_data(
@@ -162,15 +202,21 @@ def build_data(
         rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
         evaluator = None
         if recipe.evaluate_epochs:
-            evaluator = RetrievalEvaluator(
-                gallery=rows,
-                queries=load_video_dataset(recipe.dataset, root=recipe.dataset_root, split="test"),
-                processor=processor,
-                inputs=("frames",),
-                num_clips=1,
-                batch_size=recipe.batch_size,
-                num_workers=recipe.num_workers,
+            splits = load_retrieval_splits(
+                recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
             )
+            # Without labels there is nothing to compare with.
+            if "label" in splits.gallery.column_names:
+                evaluator = RetrievalEvaluator(
+                    splits.gallery,
+                    splits.queries,
+                    processor,
+                    inputs=("frames",),
+                    num_clips=1,
+                    batch_size=recipe.batch_size,
+                    num_workers=recipe.num_workers,
+                    leave_out=splits.leave_out,
+                )
     clips = TrainingClips(
         rows,
         num_frames=recipe.num_frames,
@@ -190,15 +236,23 @@ def build_data(
     return loader, evaluator
 
 
+def is_save_due(recipe: PretrainingRecipe, progress: Progress) -> bool:
+    """Whether a checkpoint belongs here: after so many steps, after so many epochs, at the end of the run."""
+    if recipe.save_steps and progress.total_steps % recipe.save_steps == 0:
+        return True
+    return progress.step == 0 and (progress.epoch % recipe.save_epochs == 0 or progress.epoch == recipe.epochs)
+
+
 def save(
     recipe: PretrainingRecipe,
     accelerator: Accelerator,
     model: ViDiDiForPreTraining,
-    optimizer: Any,
+    optimizer: AcceleratedOptimizer,
     processor: ViDiDiVideoProcessor,
     progress: Progress,
 ) -> None:
     """Writes a checkpoint from the main process while the others wait."""
+    progress = replace(progress, broken=merge_broken(progress.broken))
     if accelerator.is_main_process:
         training = {"optimizer": optimizer.state_dict()}
         if accelerator.scaler is not None:
@@ -207,13 +261,45 @@ def save(
     accelerator.wait_for_everyone()
 
 
-def resume(checkpoint: Path, model: ViDiDiForPreTraining, optimizer: Any, accelerator: Accelerator) -> Progress:
-    """Restores model, optimiser and loss scaler from a checkpoint and returns the place in the run."""
-    progress, training = load_checkpoint(checkpoint, model)
-    optimizer.load_state_dict(training["optimizer"])
-    if accelerator.scaler is not None and "scaler" in training:
-        accelerator.scaler.load_state_dict(training["scaler"])
-    return progress
+def resume(
+    recipe: PretrainingRecipe,
+    accelerator: Accelerator,
+    model: ViDiDiForPreTraining,
+    optimizer: AcceleratedOptimizer,
+    steps_per_epoch: int,
+) -> Progress:
+    """Restores model, optimiser and loss scaler from the newest checkpoint, if there is one.
+
+    A checkpoint that a disk or a copy has damaged is skipped for the one before it.
+
+    Returns:
+        The place in the run; its beginning where there is no checkpoint.
+
+    Raises:
+        ValueError: If no checkpoint can be read, or they belong to another run than the recipe's.
+    """
+    checkpoints = list_checkpoints(recipe.output_dir)
+    if not checkpoints:
+        return Progress(steps_per_epoch=steps_per_epoch)
+    for folder in reversed(checkpoints):
+        try:
+            progress, training = load_checkpoint(folder, model, recipe)
+        except DamagedCheckpointError as error:
+            accelerator.print(f"skipped a checkpoint: {error}")
+            continue
+        if progress.steps_per_epoch != steps_per_epoch:
+            raise ValueError(
+                f"{folder} comes from a run of {progress.steps_per_epoch} steps an epoch, and this one has "
+                f"{steps_per_epoch}: the videos and the number of processes must stay"
+            )
+        optimizer.load_state_dict(training["optimizer"])
+        if accelerator.scaler is not None and "scaler" in training:
+            accelerator.scaler.load_state_dict(training["scaler"])
+        accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
+        return progress
+    raise ValueError(
+        f"none of the checkpoints in {checkpoints[0].parent} can be read; start again in another output_dir"
+    )
 
 
 def evaluate(

@@ -1,12 +1,14 @@
-"""What one wants to see while a run goes on: the metrics file, the running means, retrieval on labelled videos."""
+"""What a run writes down about itself: running means, the metrics file, the videos that could not be used."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 METRICS_FILE = "metrics.jsonl"
@@ -43,14 +45,16 @@ class MetricsFile:
 
     Args:
         output_dir: The run's folder.
-        keep_until: The number of steps the run continues from. Later lines come from steps that a resumed run takes again,
-            and are dropped; 0 starts an empty file.
+        keep_until: The number of steps the run continues from. Later lines come from steps that a resumed run takes
+            again, and are dropped; 0 starts an empty file.
     """
 
     def __init__(self, output_dir: str | Path, keep_until: int = 0):
         self.path = Path(output_dir) / METRICS_FILE
         kept = [row for row in read_metrics(output_dir) if row["total_steps"] <= keep_until] if keep_until else []
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(unfinished, self.path)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row, which must have the key `total_steps`."""
@@ -61,15 +65,21 @@ class MetricsFile:
 def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
     """Reads the rows of a run's `metrics.jsonl`; none if there is no such file.
 
-    A last line cut off by a kill is left out.
+    A last line that a kill cut off is left out.
+
+    Raises:
+        ValueError: If another line is no JSON.
     """
     path = Path(output_dir) / METRICS_FILE
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    *whole, _ = path.read_text().split("\n")  # what follows the last line break is empty, or cut off
+    return [json.loads(line) for line in whole]
+
+
+def merge_broken(broken: dict[str, str]) -> dict[str, str]:
+    """Merges the broken videos that each process has met; all processes must call this, and all get the result."""
+    merged: dict[str, str] = {}
+    for part in gather_object([broken]):
+        merged |= part
+    return merged

@@ -12,7 +12,7 @@ from vididi_hf.data.seeding import seeded_generator
 
 OrderPair = tuple[int, int]
 
-# The four modes that the authors' code cycles through, epoch after epoch; (V, V') is the last of them.
+# The four modes that the authors' code cycles through, epoch after epoch: (∂V, ∂V'), (V, ∂V'), (∂V, V'), (V, V').
 _MODES: tuple[OrderPair, ...] = ((1, 1), (0, 1), (1, 0), (0, 0))
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -28,23 +28,23 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 class AlternatingSchedule:
     """Says, for (epoch, step), the derivative orders of the first and of the second view.
 
-    The schedule walks through `pairs`, one pair an epoch (or a step), over and over, so each pair gets the same share of
-    training. On top of that, each step may lift both orders by one: the random step of the paper's nested rule, in which
-    both clips are differentiated once before the scheduled differentiation. It is a pure function of (seed, epoch, step):
-    every rank computes the same orders without talking, and a resumed run continues the same sequence.
+    The schedule walks through `pairs`, one pair an epoch (or a step), over and over, so each pair gets the same share
+    of training. On top of that, each step may lift both orders by one: the random step of the paper's nested rule, in
+    which both clips are differentiated once before the scheduled differentiation. It is a pure function of (seed,
+    epoch, step): every rank computes the same orders without talking, and a resumed run continues the same sequence.
 
     Args:
         pairs: The order pairs to walk through.
-        every: `"epoch"` moves on once an epoch (the paper); `"step"` goes through all pairs in a fresh random order within
-            each block of `len(pairs)` steps.
-        lift_probability: The share of steps that lift both orders by one.
+        every: `"epoch"` moves on once an epoch (the paper); `"step"` goes through all pairs within each block of
+            `len(pairs)` steps of an epoch, in a fresh random order.
+        lift_probability: The probability with which a step lifts both orders by one.
         seed: The seed of the random lifts (and of the orders within blocks).
 
     Raises:
         ValueError: If a pair is not two non-negative orders, `every` is unknown or the probability is not in [0, 1].
 
-    Source: the two nested steps in the authors' code of "Unfolding Videos Dynamics via Taylor Expansion"
-    (arXiv 2409.02371), Section "Balanced alternating learning".
+    Source: the two nested steps of balanced alternating learning in the authors' code of "Unfolding Videos Dynamics via
+    Taylor Expansion" (arXiv 2409.02371).
 
     Example:
         ```python
@@ -63,7 +63,8 @@ class AlternatingSchedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
-        if not self.pairs or any(len(pair) != 2 or min(pair) < 0 for pair in self.pairs):
+        orders = [order for pair in self.pairs for order in pair]
+        if not orders or {len(pair) for pair in self.pairs} != {2} or not all(map(_is_order, orders)):
             raise ValueError(f"pairs must hold pairs of non-negative derivative orders, got {self.pairs}")
         if self.every not in ("epoch", "step"):
             raise ValueError(f"every must be 'epoch' or 'step', got {self.every!r}")
@@ -75,9 +76,9 @@ class AlternatingSchedule:
         """Builds a named schedule.
 
         Args:
-            name: `"baseline"` — (V, V') only; `"paper"` — the nested rule of the authors' code; `"paper-per-step"` — the same
-                with the modes changing every step; `"first-order"` — the paper's modes without the random lift;
-                `"fixed-pair"` — (V, ∂V') only.
+            name: `"baseline"` — (V, V') only; `"paper"` — the nested rule of the authors' code; `"paper-per-step"` —
+                the same with the modes changing every step; `"first-order"` — the paper's modes without the random
+                lift; `"fixed-pair"` — (V, ∂V') only.
             seed: The seed of the schedule's random choices.
 
         Raises:
@@ -119,3 +120,7 @@ class AlternatingSchedule:
             for view, order in zip(views, pair):
                 view[order] += steps
         return dict(sorted(views[0].items())), dict(sorted(views[1].items()))
+
+
+def _is_order(value: Any) -> bool:
+    return type(value) is int and value >= 0
