@@ -1,7 +1,7 @@
 """Pictures: the derivative views of a clip, its Taylor expansion, training curves, and what retrieval finds.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to nobody else: no window is opened and pyplot's global
-state stays untouched, so they work on servers, in threads and in notebooks (where a returned figure shows itself).
+state stays untouched, so they work on servers and in threads.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def plot_derivatives(clip: Tensor, max_order: int = 2) -> Figure:
     """
     _check_clip(clip)
     columns = len(clip) - max_order
+    if columns < 1:
+        raise ValueError(f"derivatives up to order {max_order} need at least {max_order + 1} frames, got {len(clip)}")
     figure, grid = _image_grid(max_order + 1, columns, clip)
     for order, axes in enumerate(grid):
         view = derivative_view(clip, order, columns)
@@ -243,13 +245,13 @@ def plot_retrieval(
     """Shows queries with the videos retrieved for them, for several encoders one above the other.
 
     A video is a strip of three frames, at a quarter, the half and three quarters of its length, so that motion shows.
-    Retrieved videos with the query's label have a green border and a tick, others a red border and a cross. Only the
-    frames shown are decoded; all are cropped to the shape of the first query's.
+    Retrieved videos with the query's label have a green border and a tick, others a red border and a cross; without
+    labels, borders are grey. Only the frames shown are decoded; all are cropped to the shape of the first query's.
 
     Args:
-        queries: A data set with the columns `video` and `label`.
+        queries: A data set with the column `video` and, where labels are known, `label`.
         query_rows: The rows of `queries` to show.
-        gallery: The data set searched, with the same columns and the same numbering of labels.
+        gallery: The data set searched, with the same columns.
         neighbours: By name of an encoder: for each query shown, the rows of `gallery` found, nearest first; -1 is none.
         num_neighbours: How many of them to show.
         title: A line above the picture.
@@ -295,17 +297,18 @@ def plot_retrieval(
     for number, (row, frames) in enumerate(zip(query_rows, asked)):
         block = top + number * block_height
         wanted = _label(queries, int(row))
-        draw(0, block + (len(found) - 1) * row_height / 2, frames, QUERY, _label_name(queries, wanted))
+        draw(0, block + (len(found) - 1) * row_height / 2, frames, QUERY, wanted or "")
         for line, (name, rows) in enumerate(found.items()):
             y = block + line * row_height
             write(left - gap, y + _SIDE / 2, name, ha="right")
             for rank, neighbour in enumerate(rows[number]):
                 if neighbour < 0:
                     continue
-                label = _label(gallery, neighbour)
-                colour, mark = (SAME, "✓") if label == wanted else (OTHER, "✗")
-                x = left + rank * (strip + gap)
-                draw(x, y, _middle_frames(gallery, neighbour), colour, f"{mark} {_label_name(gallery, label)}")
+                label, colour = _label(gallery, neighbour), _FAINT
+                if label is not None:
+                    colour, mark = (SAME, "✓") if label == wanted else (OTHER, "✗")
+                    label = f"{mark} {label}"
+                draw(left + rank * (strip + gap), y, _middle_frames(gallery, neighbour), colour, label or "")
     return figure
 
 
@@ -328,12 +331,11 @@ def _show_strip(axis: Axes, frames: Tensor, aspect: float) -> None:
         axis.axvline(seam * shape[1] - 0.5, color="white", linewidth=1.5)
 
 
-def _label(rows: datasets.Dataset, row: int) -> int:
-    return int(rows.select_columns("label")[row]["label"])
-
-
-def _label_name(rows: datasets.Dataset, label: int) -> str:
-    feature = rows.features["label"]
+def _label(rows: datasets.Dataset, row: int) -> str | None:
+    """Names the label of a video, where the data set has labels."""
+    if "label" not in rows.column_names:
+        return None
+    label, feature = rows.select_columns("label")[row]["label"], rows.features["label"]
     return feature.int2str(label) if isinstance(feature, datasets.ClassLabel) else str(label)
 
 
