@@ -1,0 +1,150 @@
+"""What the command lines of all evaluations have in common: which encoder, on which clips, and how errors look."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg
+
+from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+option: Callable[..., Any] = HfArg
+"""A dataclass field with a help text; typed like `dataclasses.field`, as the value that it stands for."""
+
+_SMALLEST = {"num_clips": 1, "num_frames": 2, "frame_stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
+
+
+@dataclass(kw_only=True)
+class EncoderArguments:
+    """The encoder that is evaluated and the clips it is shown. Every field is a flag; its `help` says what it means.
+
+    Raises:
+        ValueError: If a number is impossible; the message names the field.
+    """
+
+    model: str = option(help="Folder of a checkpoint, or the id of a model on the Hub.")
+    random_init: bool = option(
+        default=False,
+        help="Replace the checkpoint's weights by random ones: what the architecture does without training.",
+    )
+    num_clips: int = option(default=10, help="Clips per video, spread evenly; their features are averaged.")
+    num_frames: int | None = option(default=None, help="Frames per clip; by default those of the checkpoint.")
+    frame_stride: int | None = option(
+        default=None, help="Frames of the video from one frame of a clip to the next; by default the checkpoint's."
+    )
+    batch_size: int = option(default=16, help="Videos per forward pass; each has num_clips clips.")
+    num_workers: int = option(default=2, help="Processes that decode.")
+    device: str = option(default="auto", help="auto, cpu, cuda, cuda:1, mps, …")
+    seed: int = option(default=0, help="Seed of everything random.")
+
+    def __post_init__(self) -> None:
+        for name, least in _SMALLEST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def load(self) -> tuple[ViDiDiModel, ViDiDiVideoProcessor]:
+        """Loads the encoder, on its device and in evaluation mode, and its processor.
+
+        Raises:
+            OSError: If there is no such model, or a file of it is missing.
+            ValueError: If it is no ViDiDi model, weights are missing, or there is no such device.
+        """
+        check_location(self.model)
+        try:
+            device = torch.device(_best_device() if self.device == "auto" else self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            raise ValueError(f"device {self.device!r} cannot be used: {error}") from error
+        values, _ = ViDiDiConfig.get_config_dict(self.model)
+        if (found := values.get("model_type")) != ViDiDiConfig.model_type:
+            raise ValueError(f"{self.model} is no ViDiDi model: its config.json says model_type {found!r}")
+        model: ViDiDiModel
+        if self.random_init:
+            torch.manual_seed(self.seed)
+            model = ViDiDiModel(ViDiDiConfig.from_dict(values))
+        else:
+            loaded: Any = ViDiDiModel.from_pretrained(self.model, output_loading_info=True)
+            model, report = loaded
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"{self.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
+        own = {"num_frames": self.num_frames, "frame_stride": self.frame_stride}
+        overrides: Any = {name: value for name, value in own.items() if value is not None}
+        processor = ViDiDiVideoProcessor.from_pretrained(self.model, **overrides)
+        model.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
+        return model.eval(), processor
+
+
+def check_location(model: str) -> None:
+    """Tells a mistyped path from the id of a model on the Hub, before the Hub is asked about it.
+
+    Raises:
+        FileNotFoundError: If `model` is neither a folder nor looks like `owner/name`. Where there is a folder `owner`,
+            it is taken for a path.
+    """
+    path = Path(model)
+    names_owner = len(path.parts) == 2 and not path.is_absolute() and not model.startswith((".", "~"))
+    if not path.is_dir() and not (names_owner and not path.parent.exists()):
+        raise FileNotFoundError(f"there is no folder {model!r}, nor is that the id of a model on the Hub (owner/name)")
+
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None, description: str | None) -> Arguments:
+    """Makes a dataclass of command-line arguments.
+
+    Args:
+        kind: A dataclass whose fields are the flags.
+        arguments: The arguments; None means those of the process.
+        description: The first lines of `--help`.
+
+    Returns:
+        The checked arguments. A wrong flag or value ends the process with exit code 2 and a message that names it.
+    """
+    # Without abbreviations, or a misspelt flag might be taken for another one.
+    parser = HfArgumentParser(
+        [kind],  # type: ignore[list-item]
+        description=description,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    values = vars(parser.parse_args(arguments))
+    with errors_in_one_line(parser.prog):
+        return kind(**values)
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and the description's lines as they are."""
+
+
+@contextmanager
+def errors_in_one_line(program: str) -> Iterator[None]:
+    """Ends the process with one line on stderr and exit code 2 where a path, a data set or a library is at fault.
+
+    Args:
+        program: The name that the line begins with.
+
+    Errors of other types than `OSError`, `ValueError` and `ImportError` are ours and keep their traceback.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
