@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 import datasets
@@ -23,38 +24,48 @@ def with_video_column(
         **columns: Further columns.
 
     Returns:
-        A data set with the columns `video` (`datasets.Video`), `label` (`datasets.ClassLabel`, if labels are given) and the
-        further ones.
+        A data set with the columns `video` (`datasets.Video`), `label` (`datasets.ClassLabel`, if labels are given) and
+        the further ones.
+
+    Example:
+        ```python
+        >>> from vididi_hf.data.folders import with_video_column
+        >>> rows = with_video_column(["a.mp4", "b.mp4"], labels=["walk", "run"])
+        >>> rows.features["label"].names, rows["label"][:]
+        (['run', 'walk'], [1, 0])
+
+        ```
     """
-    data: dict[str, list] = {"video": videos, **columns}
+    data: dict[str, list] = {"video": videos}
+    features = datasets.Features({"video": datasets.Video()})
     if labels is not None:
-        names = names or sorted(set(labels))
-        numbers = {name: number for number, name in enumerate(names)}
-        data["label"] = [numbers[label] for label in labels]
-    rows = datasets.Dataset.from_dict(data).cast_column("video", datasets.Video())
-    return rows.cast_column("label", datasets.ClassLabel(names=names)) if labels is not None else rows
+        data["label"] = labels
+        features["label"] = datasets.ClassLabel(names=names or sorted(set(labels)))
+    features.update(datasets.Dataset.from_dict(columns).features)
+    return datasets.Dataset.from_dict({**data, **columns}, features=features)
 
 
-def _split_of(name: str) -> str | None:
+def _standard_split(name: str) -> str:
+    """The usual name of a split that goes by several; other names stay as they are."""
     lowered = name.lower()
     lowered = _SPLIT_ALIASES.get(lowered, lowered)
-    return lowered if lowered in SPLIT_NAMES else None
+    return lowered if lowered in SPLIT_NAMES else name
 
 
 def _no_such_split(where: Path, split: str, found: set[str]) -> ValueError:
-    return ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(found)) or 'no videos at all'}")
+    return ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
 
 
 def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
     """Reads a folder of videos, however deep: `[split/][label/…/]name.mp4`.
 
-    Where the top folders are named after splits (train, validation, test, val, …), they are splits; otherwise everything
-    belongs to `"train"`. Where the videos then lie in sub-folders, the name of the first is the label; videos beside each
-    other without sub-folders have no label.
+    Top folders that are named after splits (train, validation, test, val, …) are splits; everything else belongs to
+    `"train"`. Where all videos then lie in sub-folders, the name of the first is the label; otherwise there are none.
+    Hidden files and folders, whose names begin with a dot, are passed over.
 
     Args:
         folder: The folder.
-        split: The split to read; None reads everything.
+        split: The split to read, by any of its names; None reads everything.
 
     Returns:
         A data set with the columns `video` and, where there are labels, `label`; in the order of the sorted paths.
@@ -66,15 +77,20 @@ def read_video_folder(folder: str | Path, split: str | None = "train") -> datase
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    # Unlike Path.rglob, this follows links to folders and leaves out what is hidden.
+    below = (Path(name) for name in glob.iglob("**/*", root_dir=folder, recursive=True))
+    files = sorted(name for name in below if name.suffix.lower() in VIDEO_SUFFIXES and (folder / name).is_file())
     if not files:
         raise FileNotFoundError(f"{folder} holds no video: looked, at any depth, for {', '.join(VIDEO_SUFFIXES)}")
     located = []  # (split, path of folders below the split, file)
     for file in files:
-        parts = file.relative_to(folder).parts[:-1]
-        named = _split_of(parts[0]) if parts else None
-        located.append((named or "train", parts[1:] if named else parts, file))
-    chosen = [row for row in located if split is None or row[0] == split]
+        folders = file.parts[:-1]
+        named = _standard_split(folders[0]) if folders else ""
+        if named in SPLIT_NAMES:
+            located.append((named, folders[1:], folder / file))
+        else:
+            located.append(("train", folders, folder / file))
+    chosen = [row for row in located if split is None or row[0] == _standard_split(split)]
     if not chosen:
         raise _no_such_split(folder, str(split), {row[0] for row in located})
     labelled = all(folders for _, folders, _ in located)
@@ -90,34 +106,40 @@ def read_video_list(path: str | Path, split: str | None = "train") -> datasets.D
     """Reads a CSV or Parquet list with the column `video` and, optionally, `label`, `split` and others.
 
     Args:
-        path: The list. Video paths in it are relative to its folder, or absolute.
-        split: The rows to read where the list has a column `split`; None reads all. A list without that column is one
-            split, `"train"`.
+        path: The list. Video paths in it are relative to its folder, or absolute. Labels are names, also where they
+            look like numbers.
+        split: The rows to read where the list has a column `split`, which may hold any names; None reads all. A list
+            without that column is one split, `"train"`.
 
     Returns:
         A data set with the columns `video`, `label` (if present, as `datasets.ClassLabel`) and all further ones.
 
     Raises:
         FileNotFoundError: If there is no such list.
-        ValueError: If it has no column `video`, or no such split.
+        ValueError: If it has no column `video` of paths, no rows, or no such split.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no list {path}")
     import pandas as pd
 
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+    if path.suffix.lower() == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("video", "label", "split"), str))
     if "video" not in table:
         raise ValueError(f"{path} has no column 'video', only {', '.join(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{path} lists no videos")
+    if not table["video"].map(lambda video: isinstance(video, str)).all():
+        raise ValueError(f"{path} must hold paths in its column 'video', and holds something else")
     # One numbering for all splits, from all rows.
     names = sorted(table["label"].astype(str).unique()) if "label" in table else None
-    splits = table["split"].map(lambda name: _split_of(str(name)) or str(name)) if "split" in table else None
+    splits = table["split"].astype(str).map(_standard_split) if "split" in table else pd.Series("train", table.index)
     if split is not None:
-        chosen = splits == split if splits is not None else [split == "train"] * len(table)
-        found = set(splits) if splits is not None else {"train"}
-        table = table[chosen]
+        table = table[splits == _standard_split(split)]
         if table.empty:
-            raise _no_such_split(path, split, found)
+            raise _no_such_split(path, split, set(splits))
     videos = [str(path.parent / video) for video in table["video"]]
     labels = [str(label) for label in table["label"]] if names is not None else None
     others = {name: table[name].tolist() for name in table.columns if name not in ("video", "label", "split")}
@@ -138,7 +160,7 @@ def read_saved_dataset(path: str | Path, split: str | None = "train") -> dataset
     if isinstance(saved, datasets.DatasetDict):
         if split is not None and split not in saved:
             raise _no_such_split(Path(path), split, set(saved))
-        saved = datasets.concatenate_datasets(list(saved.values())) if split is None else saved[split]
+        saved = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
     return _checked(saved, str(path))
 
 

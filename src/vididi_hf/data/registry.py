@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ Reader = Callable[..., datasets.Dataset]
 
 
 def default_root(name: str) -> Path:
-    """Where a built-in set lives unless told otherwise: `$VIDIDI_HOME/<name>`, by default `~/.cache/vididi_hf/<name>`."""
-    home = os.environ.get("VIDIDI_HOME", Path.home() / ".cache" / "vididi_hf")
-    return Path(home) / name
+    """Where a built-in set lives unless told otherwise: `$VIDIDI_HOME/<name>` or else `~/.cache/vididi_hf/<name>`."""
+    home = os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf"
+    return Path(home).expanduser() / name
 
 
 def read_motion(
@@ -53,7 +54,7 @@ def load_video_dataset(
 
     Args:
         name: One of
-            - the name of a built-in set (`"motion"`);
+            - the name of a built-in set (`"motion"`; a folder of that name is `"./motion"`);
             - a folder of videos (`[split/][label/]name.mp4`);
             - a `.csv` or `.parquet` list with the columns `video,label,split`, paths relative to the list;
             - a folder written by `save_to_disk`;
@@ -67,8 +68,10 @@ def load_video_dataset(
         (`datasets.ClassLabel`).
 
     Raises:
-        FileNotFoundError: If `name` is neither a built-in set nor a path that exists, nor looks like a Hub id.
-        ValueError: If there is no such split or option.
+        FileNotFoundError: If `name` is neither a built-in set nor a folder or list that exists, and the Hub has no such
+            data set or cannot be reached.
+        TypeError: If a built-in set has no such option.
+        ValueError: If there is no such split, or options are given for what is no built-in set.
 
     Example:
         ```python
@@ -86,15 +89,19 @@ def load_video_dataset(
         raise ValueError(
             f"{given}: only the built-in sets ({', '.join(DATASETS)}) take options, and {name} is none of them"
         )
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         return (read_saved_dataset if saved else read_video_folder)(path, split)
-    if path.suffix in (".csv", ".parquet"):
+    if path.suffix.lower() in (".csv", ".parquet"):
         return read_video_list(path, split)
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        return read_hub_dataset(str(name), split)
-    raise FileNotFoundError(
-        f"no data set {str(name)!r}: it is neither built in ({', '.join(DATASETS)}), nor a folder, a .csv or .parquet "
-        "list, nor the id of a data set on the Hub (owner/name)"
+    unknown = (
+        f"no data set {str(name)!r}: it is neither built in ({', '.join(DATASETS)}), nor a folder, nor a list "
+        "(.csv, .parquet)"
     )
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
+        raise FileNotFoundError(f"{unknown}, nor the id of a data set on the Hub (owner/name)")
+    try:
+        return read_hub_dataset(str(name), split)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{unknown}, and from the Hub it cannot be loaded: {error}") from error

@@ -1,0 +1,176 @@
+"""One name or path for every kind of data set."""
+
+import doctest
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+import vididi_hf
+from vididi_hf.data import motion, registry
+from vididi_hf.data.folders import read_video_folder
+from vididi_hf.data.registry import DATASETS, default_root, load_video_dataset
+
+
+def first_path(rows):
+    return Path(rows.cast_column("video", datasets.Video(decode=False))[0]["video"]["path"])
+
+
+def test_the_public_name_is_this_function():
+    assert vididi_hf.load_video_dataset is load_video_dataset
+
+
+# Built-in sets
+
+
+def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_path):
+    root = tmp_path / "motion"
+    shutil.copytree(motion_root, root)
+    (root / "train" / "spin" / "000005.mp4").unlink()
+    rows = load_video_dataset("motion", root=root, num_train=16, num_test=8)
+    assert len(rows) == 16
+    assert rows.column_names == ["video", "label", "background", "sprites"]
+    assert rows.features["label"].names == sorted(motion.MOTIONS)
+    assert (root / "train" / "spin" / "000005.mp4").exists()
+    assert first_path(rows) == root / "train" / "translate" / "000000.mp4"
+    assert len(load_video_dataset("motion", root=root, split="test", num_train=16, num_test=8)) == 8
+    assert len(load_video_dataset("motion", root=root, split=None, num_train=16, num_test=8)) == 24
+
+
+def test_motion_lies_in_the_users_cache_by_default(vididi_home):
+    rows = load_video_dataset("motion", num_train=1, num_test=1)
+    other = load_video_dataset("motion", num_train=1, num_test=1, seed=3)
+    assert vididi_home in first_path(rows).parents
+    assert vididi_home in first_path(other).parents
+    assert first_path(rows) != first_path(other)
+
+
+def test_the_cache_can_be_moved(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIDIDI_HOME", str(tmp_path))
+    assert default_root("motion") == tmp_path / "motion"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VIDIDI_HOME", "~/sets")
+    assert default_root("motion") == tmp_path / "sets" / "motion"
+    for unset in (lambda: monkeypatch.setenv("VIDIDI_HOME", ""), lambda: monkeypatch.delenv("VIDIDI_HOME")):
+        unset()
+        assert default_root("motion") == tmp_path / ".cache" / "vididi_hf" / "motion"
+
+
+def test_a_further_set_is_one_line(monkeypatch, motion_root):
+    def read_twice(root, split, *, times=1):
+        return read_video_folder(root, split).select([0] * times)
+
+    monkeypatch.setitem(DATASETS, "twice", read_twice)
+    assert len(load_video_dataset("twice", root=motion_root, times=5)) == 5
+
+
+def test_options_are_checked(motion_root):
+    with pytest.raises(TypeError, match="num_videos"):
+        load_video_dataset("motion", root=motion_root, num_videos=3)
+    with pytest.raises(ValueError, match=r"num_train: only the built-in sets \(motion\) take options, and .* is none"):
+        load_video_dataset(motion_root, num_train=3)
+    with pytest.raises(ValueError, match="root: only the built-in sets"):
+        load_video_dataset(motion_root, root=motion_root)
+    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
+        load_video_dataset("motion", root=motion_root, split="validation", num_train=16, num_test=8)
+
+
+# Paths
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_folders_and_lists(motion_root, as_given):
+    assert len(load_video_dataset(as_given(motion_root))) == 16
+    assert len(load_video_dataset(as_given(motion_root), split="test")) == 8
+    assert len(load_video_dataset(as_given(motion_root / "clips.csv"), split="test")) == 8
+    assert len(load_video_dataset(as_given(motion_root / "train" / "spin"))) == 2
+
+
+def test_parquet_lists(motion_root, tmp_path):
+    datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "orbit" / "000003.mp4")]}).to_parquet(
+        tmp_path / "clips.parquet"
+    )
+    rows = load_video_dataset(tmp_path / "clips.parquet")
+    assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
+
+
+def test_saved_data_sets(motion_root, tmp_path):
+    rows = read_video_folder(motion_root)
+    rows.save_to_disk(tmp_path / "single")
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(tmp_path / "dict")
+    assert len(load_video_dataset(tmp_path / "single")) == 16
+    assert len(load_video_dataset(tmp_path / "dict", split="test")) == 1
+
+
+def test_relative_paths_and_the_home_folder(motion_root, monkeypatch):
+    monkeypatch.chdir(motion_root.parent)
+    monkeypatch.setenv("HOME", str(motion_root.parent))
+    for name in (motion_root.name, f"./{motion_root.name}", f"~/{motion_root.name}", f"{motion_root.name}/train"):
+        assert len(load_video_dataset(name)) == 16
+
+
+def test_a_folder_called_like_a_built_in_set_is_reached_by_its_path(motion_root, tmp_path, monkeypatch):
+    shutil.copytree(motion_root / "train" / "spin", tmp_path / "motion")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_video_dataset("./motion")) == 2
+    assert len(load_video_dataset(Path("motion"))) == 2
+
+
+# The Hub
+
+
+def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return read_video_folder(motion_root)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert len(load_video_dataset("owner/some-clips_2.0", split="test")) == 16
+    load_video_dataset("owner/some-clips_2.0", split=None)
+    assert asked == [("owner/some-clips_2.0", "test"), ("owner/some-clips_2.0", "all")]
+
+
+@pytest.mark.parametrize("error", [datasets.exceptions.DatasetNotFoundError, ConnectionError])
+def test_what_the_hub_does_not_give_may_be_a_misspelt_folder(monkeypatch, error):
+    def load_dataset(name, split):
+        raise error("cannot be reached")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match=r"'data/vidoes'.*nor a folder.*from the Hub .* cannot be reached"):
+        load_video_dataset("data/vidoes")
+
+
+@pytest.mark.parametrize("name", ["motoin", "/no/such/folder", "../videos", "~/videos", "a/b/c", "./a/b", "a b/c"])
+def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load_dataset", None)  # nothing here is asked of the Hub
+    folder = tmp_path / "somewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(FileNotFoundError) as caught:
+        load_video_dataset(name)
+    assert repr(name) in str(caught.value)
+    assert "built in (motion)" in str(caught.value)
+
+
+def test_a_single_video_is_no_data_set(motion_root, monkeypatch):
+    monkeypatch.chdir(motion_root)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(FileNotFoundError, match=r"no data set 'train/spin/000005\.mp4'"):
+        load_video_dataset("train/spin/000005.mp4")
+    monkeypatch.chdir(motion_root / "train")
+    with pytest.raises(FileNotFoundError, match=r"no data set 'spin/000005\.mp4'"):
+        load_video_dataset("spin/000005.mp4")
+
+
+def test_missing_lists_are_called_lists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no list"):
+        load_video_dataset(tmp_path / "clips.csv")
+
+
+def test_docstring_examples():
+    result = doctest.testmod(registry)
+    assert result.attempted > 0
+    assert result.failed == 0
