@@ -62,6 +62,10 @@ class TestLoad:
         with pytest.raises(ValueError, match=r"is no ViDiDi model: its config\.json says model_type 'bert'"):
             EncoderArguments(model=str(tmp_path)).load()
 
+    def test_folders_without_a_model(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"is no checkpoint: it holds no config\.json"):
+            EncoderArguments(model=str(tmp_path)).load()
+
     def test_missing_weights_are_not_replaced_by_random_ones(self, checkpoint, tmp_path):
         shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
         config = json.loads((tmp_path / "config.json").read_text())

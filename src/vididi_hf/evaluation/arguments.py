@@ -67,6 +67,8 @@ class EncoderArguments:
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise ValueError(f"device {self.device!r} cannot be used: {error}") from error
         values, _ = ViDiDiConfig.get_config_dict(self.model)
+        if not values:
+            raise FileNotFoundError(f"{self.model} is no checkpoint: it holds no config.json")
         if (found := values.get("model_type")) != ViDiDiConfig.model_type:
             raise ValueError(f"{self.model} is no ViDiDi model: its config.json says model_type {found!r}")
         model: ViDiDiModel

@@ -71,7 +71,7 @@ def recall_at_k(neighbour_labels: Tensor, query_labels: Tensor, ks: Sequence[int
     Source: R@k of the video self-supervision literature (any hit counts), e.g. VCOP (Xu et al., CVPR 2019).
     """
     hits = (neighbour_labels == query_labels[:, None]).cummax(dim=1).values
-    return {k: hits[:, min(k, hits.shape[1]) - 1].float().mean().item() for k in ks}
+    return {k: hits[:, min(k, hits.shape[1]) - 1].double().mean().item() for k in ks}
 
 
 @dataclass
