@@ -134,10 +134,10 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 def errors_in_one_line(program: str) -> Iterator[None]:
     """Ends the process with one line on stderr and exit code 2 where a path, a data set or a library is at fault.
 
+    Errors of other types than `OSError`, `ValueError` and `ImportError` are ours and keep their traceback.
+
     Args:
         program: The name that the line begins with.
-
-    Errors of other types than `OSError`, `ValueError` and `ImportError` are ours and keep their traceback.
     """
     try:
         yield
