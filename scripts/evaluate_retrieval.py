@@ -7,8 +7,6 @@ python scripts/evaluate_retrieval.py --model runs/mine --dataset clips.csv --gal
 Writes the numbers (JSON) and a picture of a few queries with what was found for them (PNG).
 """
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 import json
