@@ -84,7 +84,7 @@ def _collate(samples: list[tuple[int, Tensor | None, dict[str, str]]]) -> dict[s
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, whose tensors a classifier on top could not be trained with
 def extract_features(
     model: ViDiDiModel,
     processor: ViDiDiVideoProcessor,

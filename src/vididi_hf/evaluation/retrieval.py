@@ -43,7 +43,17 @@ def nearest_neighbours(
         gallery_groups: (gallery,) integers, given if and only if `query_groups` is.
 
     Returns:
-        int64 (queries, min(k, gallery)), most alike first; -1 where the other groups hold fewer items than that.
+        int64 (queries, min(k, gallery)), most alike first, equally similar items in the gallery's order; -1 where the
+        other groups hold fewer items than that.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from vididi_hf.evaluation.retrieval import nearest_neighbours
+        >>> nearest_neighbours(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
+        tensor([[1, 2]])
+
+        ```
     """
     gallery = F.normalize(gallery, dim=-1)
     k = min(k, len(gallery))
@@ -52,8 +62,9 @@ def nearest_neighbours(
         similarity = F.normalize(queries[rows], dim=-1) @ gallery.T
         if query_groups is not None and gallery_groups is not None:
             similarity.masked_fill_(query_groups[rows, None] == gallery_groups, -torch.inf)
-        best = similarity.topk(k, dim=-1)
-        found.append(best.indices.masked_fill(best.values == -torch.inf, -1))
+        # Stable, unlike topk: of equally similar items the first wins, on every device.
+        values, indices = similarity.sort(dim=-1, descending=True, stable=True)
+        found.append(indices[:, :k].masked_fill(values[:, :k] == -torch.inf, -1))
     return torch.cat(found)
 
 
@@ -69,6 +80,15 @@ def recall_at_k(neighbour_labels: Tensor, query_labels: Tensor, ks: Sequence[int
         Recall for each k, between 0 and 1.
 
     Source: R@k of the video self-supervision literature (any hit counts), e.g. VCOP (Xu et al., CVPR 2019).
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from vididi_hf.evaluation.retrieval import recall_at_k
+        >>> recall_at_k(torch.tensor([[0, 1, 1], [0, 0, 0]]), torch.tensor([1, 1]), ks=(1, 2, 3))
+        {1: 0.0, 2: 0.5, 3: 0.5}
+
+        ```
     """
     hits = (neighbour_labels == query_labels[:, None]).cummax(dim=1).values
     return {k: hits[:, min(k, hits.shape[1]) - 1].double().mean().item() for k in ks}

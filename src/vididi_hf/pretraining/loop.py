@@ -160,7 +160,6 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
 
     Raises:
         ImportError: If the tracker is not installed.
-        ValueError: If the device cannot compute in the precision asked for.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
@@ -171,6 +170,8 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     )
     if recipe.tracker != "none" and not accelerator.log_with:
         raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
+    if recipe.mixed_precision == "fp16" and accelerator.scaler is None:
+        accelerator.print("fp16 needs a GPU: training in full precision")
     return accelerator
 
 
