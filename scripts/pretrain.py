@@ -7,17 +7,24 @@ accelerate launch scripts/pretrain.py --dataset path/to/videos --output_dir runs
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from vididi_hf.evaluation.arguments import errors_in_one_line
 from vididi_hf.pretraining.launch import start_missing_processes
 from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.recipe import parse_recipe
+from vididi_hf.pretraining.recipe import PretrainingRecipe, parse_recipe
 
 
 @record  # where several processes run, their launcher's last words are then the error of the one that failed first
+def train(recipe: PretrainingRecipe) -> None:
+    """Trains."""
+    pretrain(recipe)
+
+
 def main() -> None:
     """Reads the command line and trains."""
     recipe = parse_recipe(description=__doc__)
     start_missing_processes()
-    pretrain(recipe)
+    with errors_in_one_line("pretrain.py"):
+        train(recipe)
 
 
 if __name__ == "__main__":

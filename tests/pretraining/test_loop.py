@@ -534,6 +534,26 @@ def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(
     assert ["R@1" in row for row in read_metrics(longer)] == [False, True, True]  # the last epoch always
 
 
+def test_evaluation_does_without_a_test_split_but_not_without_labels(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, evaluated in (("train", True), ("train/a", False)):  # folders within it are labels; there are none in a
+        recipe = make_recipe(videos / folder, tmp_path / folder, epochs=1, evaluate_epochs=1)
+        assert ["R@1" in row for row in read_metrics(pretrain(recipe))] == [evaluated]
+        assert ("has no labels: nothing is evaluated" in capsys.readouterr().out) != evaluated
+
+
+def test_the_untrained_encoder_is_the_one_that_training_starts_from(videos: Path, tmp_path: Path) -> None:
+    folder = loop.save_untrained(make_recipe(videos, tmp_path / "untrained", seed=3))
+    untrained = ViDiDiModel.from_pretrained(folder)
+    resting = pretrain(make_recipe(videos, tmp_path / "run", seed=3, optimizer="sgd", learning_rate=0, epochs=1))
+    rested = ViDiDiModel.from_pretrained(resting)
+    assert_same(dict(rested.named_parameters()), dict(untrained.named_parameters()))
+    assert not torch.equal(rested.backbone.stem[1].running_mean, untrained.backbone.stem[1].running_mean)
+    assert AutoVideoProcessor.from_pretrained(folder).to_dict() == AutoVideoProcessor.from_pretrained(resting).to_dict()
+    assert PretrainingRecipe(**read_recipe_file(folder / "recipe.json")).seed == 3
+
+
 def test_tracker_is_written_or_missed(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     pretrain(make_recipe(videos, tmp_path / "run", tracker="tensorboard", epochs=1))

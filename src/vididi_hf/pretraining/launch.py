@@ -27,7 +27,7 @@ def missing_processes() -> int:
     parent = psutil.Process().parent()
     if not asked_for_several or started or parent is None:
         return 0
-    # It does not tell this process how many, so that only its command line says so.
+    # It does not tell this process how many: only its command line says so.
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("processes", "machines"):
         parser.add_argument(f"--num_{name}", f"--num-{name}", type=int, default=1)

@@ -206,8 +206,9 @@ def build_data(
             splits = load_retrieval_splits(
                 recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
             )
-            # Without labels there is nothing to compare with.
-            if "label" in splits.gallery.column_names:
+            if "label" not in splits.gallery.column_names:
+                accelerator.print(f"{recipe.dataset} has no labels: nothing is evaluated")
+            else:
                 evaluator = RetrievalEvaluator(
                     splits.gallery,
                     splits.queries,
