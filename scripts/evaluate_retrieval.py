@@ -21,12 +21,10 @@ import torch
 import transformers
 
 import vididi_hf
-from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.registry import ALL_ROWS, load_video_dataset
 from vididi_hf.evaluation.arguments import EncoderArguments, errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.retrieval import INPUTS, RetrievalEvaluator, RetrievalResult
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
-
-ALL_ROWS = "all"
 
 
 @dataclass(kw_only=True)
@@ -52,13 +50,6 @@ class RetrievalArguments(EncoderArguments):
     )
     gallery_queries: int = option(default=4, help="Queries shown in the picture; 0 draws none.")
     progress: bool = option(default=True, help="Show progress bars.")
-
-
-def load_rows(arguments: RetrievalArguments, split: str) -> datasets.Dataset:
-    """Loads a split of the data set."""
-    return load_video_dataset(
-        arguments.dataset, root=arguments.dataset_root, split=None if split == ALL_ROWS else split
-    )
 
 
 def report(arguments: RetrievalArguments, result: RetrievalResult) -> dict[str, Any]:
@@ -118,8 +109,10 @@ def main(command_line: Sequence[str] | None = None) -> None:
         output = output if output.suffix == ".json" else output / "retrieval.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         model, processor = arguments.load()
-        gallery = load_rows(arguments, arguments.gallery_split)
-        queries = gallery if arguments.leave_out else load_rows(arguments, arguments.query_split)
+        gallery = load_video_dataset(arguments.dataset, root=arguments.dataset_root, split=arguments.gallery_split)
+        queries = gallery
+        if not arguments.leave_out:
+            queries = load_video_dataset(arguments.dataset, root=arguments.dataset_root, split=arguments.query_split)
         result = RetrievalEvaluator(
             gallery=gallery,
             queries=queries,

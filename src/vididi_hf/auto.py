@@ -1,9 +1,9 @@
 """Registration with the Auto classes, put off until somebody imports them.
 
-`AutoModel` and its kin need classes, and our classes need torch and much of transformers: seconds that `import vididi_hf`
-should not cost. So an import hook waits for transformers' modules of the Auto classes; when one is loaded, ours are loaded
-and registered. Either side may come first, and either may import the other while it is itself half loaded, so a
-registration happens when both have finished.
+`AutoModel` and its kin need classes, and our classes need torch and much of transformers: seconds that
+`import vididi_hf` should not cost. So an import hook waits for transformers' modules of the Auto classes; when one is
+loaded, ours are loaded and registered. Either side may come first, and either may import the other while it is itself
+half loaded, so a registration happens when both have finished.
 """
 
 from __future__ import annotations

@@ -52,8 +52,12 @@ def _standard_split(name: str) -> str:
     return lowered if lowered in SPLIT_NAMES else name
 
 
-def _no_such_split(where: Path, split: str, found: set[str]) -> ValueError:
-    return ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
+class MissingSplitError(ValueError):
+    """A data set that exists has no such split."""
+
+
+def _no_such_split(where: Path, split: str, found: set[str]) -> MissingSplitError:
+    return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
 
 
 def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
@@ -168,9 +172,14 @@ def read_hub_dataset(name: str, split: str | None = "train") -> datasets.Dataset
     """Loads a data set of the Hub by its id, `owner/name`.
 
     Raises:
-        ValueError: If it has no column `video`.
+        ValueError: If it has no column `video`, or no such split.
     """
-    return _checked(datasets.load_dataset(name, split=split or "all"), name)
+    try:
+        return _checked(datasets.load_dataset(name, split=split or "all"), name)
+    except ValueError as error:
+        if "Unknown split" in str(error):
+            raise MissingSplitError(f"{name}: {error}") from error
+        raise
 
 
 def _checked(rows: datasets.Dataset, name: str) -> datasets.Dataset:

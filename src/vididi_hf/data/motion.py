@@ -28,8 +28,8 @@ SIZE = 64  # pixels, height and width
 NUM_FRAMES = 24
 FRAME_RATE = 12
 NUM_BACKGROUNDS = 24
-NUM_SPRITES = {"train": 64, "test": 32}
-SPRITES_PER_VIDEO = 5
+NUM_SPRITES = {"train": 6, "test": 4}
+COPIES_PER_VIDEO = 5
 
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
 """Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,)."""
@@ -44,8 +44,8 @@ def _sign(generator: torch.Generator) -> int:
 
 
 def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
-    """A sine of unit amplitude, random phase and a period of 7 to 11 frames."""
-    period, phase = _uniform(7, 11, generator), _uniform(0, 2 * math.pi, generator)
+    """A sine of unit amplitude, random phase and a period of 8 to 10 frames."""
+    period, phase = _uniform(8, 10, generator), _uniform(0, 2 * math.pi, generator)
     return torch.sin(2 * math.pi * time / period + phase)
 
 
@@ -71,33 +71,38 @@ def _translate(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 
 def _sway(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, x=_uniform(7, 11, generator) * _wave(time, generator))
+    return _trajectory(time, x=_uniform(7, 10, generator) * _wave(time, generator))
 
 
 def _bob(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, y=_uniform(7, 11, generator) * _wave(time, generator))
+    return _trajectory(time, y=_uniform(7, 10, generator) * _wave(time, generator))
 
 
 def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
-    radius, period = _uniform(7, 11, generator), _uniform(7, 11, generator)
+    radius, period = _uniform(7, 10, generator), _uniform(8, 10, generator)
     angle = _sign(generator) * 2 * math.pi * time / period + _uniform(0, 2 * math.pi, generator)
     return _trajectory(time, x=radius * torch.cos(angle), y=radius * torch.sin(angle))
 
 
+def _sizes(time: Tensor, generator: torch.Generator) -> Tensor:
+    """A size that swings between at least 0.65 and at most 1.35."""
+    return 1 + _uniform(0.25, 0.35, generator) * _wave(time, generator)
+
+
 def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, scale=1 + _uniform(0.3, 0.5, generator) * _wave(time, generator))
+    return _trajectory(time, scale=_sizes(time, generator))
 
 
 def _spin(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(8, 14, generator))
+    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(9, 13, generator))
 
 
 def _rock(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, angle=_uniform(0.6, 1.0, generator) * _wave(time, generator))
+    return _trajectory(time, angle=_uniform(0.8, 1.1, generator) * _wave(time, generator))
 
 
 def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
-    amplitude = _uniform(2, 4, generator)
+    amplitude = _uniform(4, 5, generator)
     x, y = amplitude * torch.randn(2, len(time), generator=generator)
     return _trajectory(time, x=x, y=y)
 
@@ -129,19 +134,19 @@ def _texture(
 def make_background(index: int, seed: int = 0) -> Tensor:
     """Returns background `index` of the pool that train and test share: (3, SIZE, SIZE), float in [0, 1]."""
     generator = seeded_generator("motion-background", seed, index)
-    return _texture(SIZE, (4, 8, 24), contrast=0.3, tones=(0.3, 0.7), generator=generator)
+    return _texture(SIZE, (3, 6), contrast=0.4, tones=(0.2, 0.8), generator=generator)
 
 
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
     """Returns sprite `index` of a split: (4, 32, 32), colour and opacity in [0, 1].
 
-    Its outline is a blob with 2 to 5 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation; it is filled with a
+    Its outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation; it is filled with a
     texture.
     """
     generator = seeded_generator(f"motion-sprite-{split}", seed, index)
     axis = torch.linspace(-1, 1, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    lobes = int(torch.randint(2, 6, (), generator=generator))
+    lobes = int(torch.randint(2, 4, (), generator=generator))
     depth, phase = _uniform(0.3, 0.6, generator), _uniform(0, 2 * math.pi, generator)
     outline = 0.95 / (1 + depth) * (1 + depth * torch.cos(lobes * torch.atan2(y, x) + phase))
     opacity = ((outline - torch.hypot(x, y)) * 12).clamp(0, 1)
@@ -149,33 +154,26 @@ def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
 
 
 def _paint(canvas: Tensor, sprite: Tensor, radius: float, centre: tuple[float, float], path: Trajectory) -> Tensor:
-    """Composites a moving sprite over (frames, 3, SIZE, SIZE) frames."""
+    """Composites a moving sprite over (frames, 3, SIZE, SIZE) frames; what leaves on one side comes in on the other."""
     dx, dy, scale, angle = path
-    # Positions wrap around a border as wide as the sprite, so that what leaves on one side comes back on the other.
-    span = SIZE + 2 * radius
-    x = (centre[0] + dx + radius).remainder(span) - radius
-    y = (centre[1] + dy + radius).remainder(span) - radius
-    # affine_grid maps output to input coordinates, both in [-1, 1]: the inverse of scale, rotate, shift.
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    zoom = SIZE / 2 / (radius * scale)
-    shift_x, shift_y = 2 * x / SIZE - 1, 2 * y / SIZE - 1
-    linear = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2) * zoom[:, None, None]
-    shift = -(linear @ torch.stack([shift_x, shift_y], -1)[..., None])
-    grid = F.affine_grid(torch.cat([linear, shift], -1), [len(x), 4, SIZE, SIZE], align_corners=False)
-    layer = F.grid_sample(sprite.expand(len(x), -1, -1, -1), grid, align_corners=False)
+    pixels = torch.arange(SIZE) + 0.5
+    # Offsets from the sprite's centre to every pixel, the short way round: (frames, SIZE).
+    x = (pixels - centre[0] - dx[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
+    y = (pixels - centre[1] - dy[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
+    # Turned and scaled to the sprite's own coordinates, in which it fills [-1, 1].
+    cos, sin = ((part / (radius * scale))[:, None, None] for part in (torch.cos(angle), torch.sin(angle)))
+    x, y = x[:, None, :], y[:, :, None]
+    grid = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1)
+    layer = F.grid_sample(sprite.expand(len(grid), -1, -1, -1), grid, align_corners=False)
     return torch.lerp(canvas, layer[:, :3], layer[:, 3:])
 
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
-    """Returns what is drawn in a video without drawing it: its `label` and its `background` and `sprites` numbers."""
+    """Returns what is drawn in a video without drawing it: its `label` and its `background` and `sprite` numbers."""
     generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
-    sprites = torch.randint(NUM_SPRITES[split], (SPRITES_PER_VIDEO,), generator=generator).tolist()
-    return {
-        "label": list(MOTIONS)[index % len(MOTIONS)],
-        "background": background,
-        "sprites": " ".join(map(str, sprites)),
-    }
+    sprite = int(torch.randint(NUM_SPRITES[split], (), generator=generator))
+    return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background, "sprite": sprite}
 
 
 def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
@@ -201,12 +199,19 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
     generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
     time = torch.arange(NUM_FRAMES, dtype=torch.float32)
     canvas = make_background(int(drawn["background"]), seed).expand(NUM_FRAMES, -1, -1, -1)
-    dx, dy, scale, angle = MOTIONS[str(drawn["label"])](time, generator)
-    for sprite in map(int, str(drawn["sprites"]).split()):
-        radius = _uniform(8, 12, generator)
-        centre = (_uniform(12, SIZE - 12, generator), _uniform(12, SIZE - 12, generator))
+    label = str(drawn["label"])
+    dx, dy, _, angle = MOTIONS[label](time, generator)
+    for which in torch.randint(NUM_SPRITES[split], (COPIES_PER_VIDEO,), generator=generator).tolist():
+        sprite = make_sprite(split, which, seed)
+        radius = _uniform(9, 12, generator)
+        # Anywhere: as positions wrap around, every shift leaves them as evenly spread.
+        centre = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
         resting = _uniform(0, 2 * math.pi, generator)
-        canvas = _paint(canvas, make_sprite(split, sprite, seed), radius, centre, (dx, dy, scale, angle + resting))
+        # Pulses are not in step, and in all other motions a sprite keeps the size of a pulse at some instant: no single
+        # frame tells a pulse by its sizes.
+        _, _, sizes, _ = _pulse(time, generator)
+        scale = sizes if label == "pulse" else sizes[:1].expand_as(sizes)
+        canvas = _paint(canvas, sprite, radius, centre, (dx, dy, scale, angle + resting))
     return (canvas * 255).round().to(torch.uint8)
 
 
@@ -249,7 +254,7 @@ def generate_motion(
         progress: Whether to show a progress bar.
 
     Returns:
-        The path of the list, with the columns video, label, split, background, sprites.
+        The path of the list, with the columns video, label, split, background, sprite.
 
     Raises:
         ValueError: If the folder holds a set of another seed or version, or a size is not positive.
@@ -260,7 +265,7 @@ def generate_motion(
         >>> from vididi_hf.data.motion import generate_motion
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     generate_motion(folder, num_train=1, num_test=1, progress=False).read_text().splitlines()[0]
-        'video,label,split,background,sprites'
+        'video,label,split,background,sprite'
 
         ```
     """
@@ -283,7 +288,7 @@ def generate_motion(
         rows.append({"video": video.as_posix(), "split": split, **drawn})
 
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["video", "label", "split", "background", "sprites"])
+    writer = csv.DictWriter(table, ["video", "label", "split", "background", "sprite"])
     writer.writeheader()
     writer.writerows(rows)
     _write(root / "clips.csv", table.getvalue().encode())

@@ -43,6 +43,8 @@ def read_motion(
     return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
 
 
+ALL_ROWS = "all"
+
 # A new data set is one reader `(root, split, **options)` and one line here.
 DATASETS: dict[str, Reader] = {"motion": read_motion}
 
@@ -60,7 +62,7 @@ def load_video_dataset(
             - a folder written by `save_to_disk`;
             - the id of a data set on the Hub, `"owner/name"`.
         root: Where a built-in set lies, or shall lie.
-        split: `"train"`, `"validation"`, `"test"`, or None for all rows.
+        split: `"train"`, `"validation"`, `"test"`, or None (on command lines: `"all"`) for all rows.
         **options: Options of a built-in set, such as `num_train` and `seed` of `motion`.
 
     Returns:
@@ -82,6 +84,8 @@ def load_video_dataset(
 
         ```
     """
+    if split == ALL_ROWS:
+        split = None
     if name in DATASETS:
         return DATASETS[str(name)](root=root, split=split, **options)
     if root is not None or options:
