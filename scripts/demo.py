@@ -8,15 +8,13 @@ python scripts/demo.py --dataset path/to/videos --seeds 0 1 2
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from transformers import HfArgumentParser
-from transformers.hf_argparser import HfArg
-
 from vididi_hf.comparison import format_table, plan, run_arms, summarise
 from vididi_hf.comparison_plots import plot_comparison
+from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
 from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
@@ -26,51 +24,53 @@ RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
 class DemoArguments:
     """The demo's command line."""
 
-    dataset: str = HfArg(default="motion", help="`motion`, or a folder or list of your own videos.")
-    dataset_root: str | None = HfArg(default=None, help="Where `motion` shall be made.")
-    leave_out: str | None = HfArg(
-        default=None, help="For sets without a test split: leave out one value of this column."
+    dataset: str = option(default="motion", help="`motion`, or a folder or list of your own videos.")
+    dataset_root: str | None = option(default=None, help="Where `motion` shall be made.")
+    split: str = option(default="train", help="The split to train on and to search; `all` takes all rows.")
+    leave_out: str | None = option(
+        default=None, help="For sets without a test split: compare videos that differ in this column only."
     )
-    config: str = HfArg(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
-    epochs: int | None = HfArg(default=None, help="Epochs of each run, instead of the file's.")
-    seeds: list[int] = HfArg(default_factory=lambda: [0], help="One comparison for each seed.")
-    num_clips: int = HfArg(default=4, help="Clips per video in the evaluation.")
-    processes: int = HfArg(default=2, help="Runs at a time.")
-    output_dir: str = HfArg(default="demo", help="Folder of the encoders, the table and the pictures.")
+    config: str = option(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
+    epochs: int | None = option(default=None, help="Epochs of each run, instead of the file's.")
+    seeds: list[int] = option(default_factory=lambda: [0], help="One comparison for each seed.")
+    num_clips: int = option(default=4, help="Clips per video in the evaluation.")
+    processes: int = option(default=2, help="Runs at a time.")
+    output_dir: str = option(default="demo", help="Folder of the encoders, the table and the pictures.")
 
 
-def main() -> None:
-    """Runs the comparison and writes its table and pictures."""
-    [arguments] = HfArgumentParser([DemoArguments], description=__doc__).parse_args_into_dataclasses()
+def run(arguments: DemoArguments) -> None:
+    """Trains, evaluates, and writes the table and the pictures."""
     output_dir = Path(arguments.output_dir)
-    try:
-        recipe = replace(
-            PretrainingRecipe(**read_recipe_file(arguments.config)),
-            dataset=arguments.dataset,
-            dataset_root=arguments.dataset_root,
-            leave_out=arguments.leave_out,
-        )
-        if arguments.epochs is not None:
-            recipe = replace(recipe, epochs=arguments.epochs)
-        arms = plan(recipe, arguments.seeds, output_dir)
-        results = run_arms(arms, arguments.num_clips, arguments.processes)
-    except (ValueError, OSError) as error:
-        sys.exit(f"demo.py: error: {error}")
+    recipe = replace(
+        PretrainingRecipe(**read_recipe_file(arguments.config)),
+        dataset=arguments.dataset,
+        dataset_root=arguments.dataset_root,
+        split=arguments.split,
+        leave_out=arguments.leave_out,
+    )
+    if arguments.epochs is not None:
+        recipe = replace(recipe, epochs=arguments.epochs)
+    arms = plan(recipe, arguments.seeds, output_dir)
+    results = run_arms(arms, arguments.num_clips, arguments.processes)
     rows = summarise(results)
     table = format_table(rows)
     (output_dir / "results.json").write_text(json.dumps({"arguments": asdict(arguments), "rows": rows}, indent=2))
-    (output_dir / "results.md").write_text(table + "\n")
-    pictures = plot_comparison(arms, results, output_dir)
     if rows:
-        print(
-            f"\n{table}\n\nRetrieval of videos, in per cent: R@1 is the share whose nearest neighbour has their label."
-        )
+        (output_dir / "results.md").write_text(table + "\n")
+        print(f"\n{table}\n\nIn per cent. R@1: the share of videos whose nearest neighbour has their label.")
     else:
         print("\nThe videos have no labels, so there is no table; retrieval.png shows what each encoder finds alike.")
-    for path in pictures:
+    for path in plot_comparison(arms, results, output_dir):
         print(f"picture: {path}")
     for arm in arms:
         print(f"encoder: {arm.folder}  (ViDiDiModel.from_pretrained)")
+
+
+def main(command_line: Sequence[str] | None = None) -> None:
+    """Reads the command line and runs the comparison."""
+    arguments = parse_arguments(DemoArguments, command_line, __doc__)
+    with errors_in_one_line("demo.py"):
+        run(arguments)
 
 
 if __name__ == "__main__":

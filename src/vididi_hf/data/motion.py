@@ -22,13 +22,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.decoding_vididi import INSTALL_TORCHCODEC
 
 VERSION = 1  # raised when the same seed comes to give other pictures: no folder mixes the two
 SIZE = 64  # pixels, height and width
 NUM_FRAMES = 24
 FRAME_RATE = 12
 NUM_BACKGROUNDS = 24
-NUM_SPRITES = {"train": 6, "test": 4}
+NUM_SPRITES = {"train": 12, "test": 8}
 COPIES_PER_VIDEO = 5
 
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -66,7 +67,7 @@ def _trajectory(
 
 
 def _translate(time: Tensor, generator: torch.Generator) -> Trajectory:
-    speed, direction = _uniform(1.5, 3.0, generator), _uniform(0, 2 * math.pi, generator)
+    speed, direction = _uniform(3.0, 4.5, generator), _uniform(0, 2 * math.pi, generator)
     return _trajectory(time, x=speed * math.cos(direction) * time, y=speed * math.sin(direction) * time)
 
 
@@ -224,9 +225,13 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _encode(frames: Tensor) -> bytes:
-    from torchcodec.encoders import VideoEncoder
+    try:
+        from torchcodec.encoders import VideoEncoder
 
-    encoded = VideoEncoder(frames, frame_rate=FRAME_RATE).to_tensor(
+        encoder = VideoEncoder(frames, frame_rate=FRAME_RATE)
+    except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg at import, newer on use
+        raise ImportError(INSTALL_TORCHCODEC) from error
+    encoded = encoder.to_tensor(
         format="mp4",
         codec="libx264",
         pixel_format="yuv420p",
