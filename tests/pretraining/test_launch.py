@@ -82,6 +82,7 @@ def test_this_process_becomes_a_launcher_of_all(
     assert "accelerate has started 1 of 3 processes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_accelerate_still_starts_one_process_only(tmp_path: Path) -> None:
     """The reason for all this: should it fail one day, `start_missing_processes` can go."""
     script = tmp_path / "script.py"

@@ -117,15 +117,16 @@ def assert_same(left: Any, right: Any) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def stop_after(step: int, patch: pytest.MonkeyPatch) -> None:
-    report = Reporter.step
+def stop_after(step: int, patch: pytest.MonkeyPatch, what: str = "step") -> None:
+    """Interrupts a run when it has reported so many steps, or the epoch that ends with them."""
+    report = getattr(Reporter, what)
 
     def report_and_stop(self: Reporter, *args: Any) -> None:
         report(self, *args)
         if self.progress.total_steps == step:
             raise Interrupted
 
-    patch.setattr(Reporter, "step", report_and_stop)
+    patch.setattr(Reporter, what, report_and_stop)
 
 
 def without_speed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -175,15 +176,15 @@ def test_each_epoch_writes_one_row(whole_runs: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "stop", "found"),
     [
-        ({"save_steps": 2}, 5, "step-00000004"),  # in the middle of an epoch
-        ({"save_epochs": 1}, 4, "step-00000003"),  # at its edge
-        ({"save_steps": 3, "save_epochs": 9}, 3, None),  # killed between an epoch's last step and its checkpoint
+        ({"save_steps": 2}, (5, "step"), "step-00000004"),  # in the middle of an epoch
+        ({"save_epochs": 1}, (4, "step"), "step-00000003"),  # at its edge
+        ({"save_steps": 3, "save_epochs": 9}, (3, "epoch"), None),  # after an epoch's last step, before its checkpoint
     ],
 )
 def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
     objective: str,
     options: dict[str, int],
-    stop: int,
+    stop: tuple[int, str],
     found: str | None,
     videos: Path,
     whole_runs: Callable[[str], Path],
@@ -193,7 +194,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
     expected = whole_runs(objective)
     recipe = make_recipe(videos, tmp_path, objective, **options)
     with monkeypatch.context() as patch:
-        stop_after(stop, patch)
+        stop_after(stop[0], patch, stop[1])
         with pytest.raises(Interrupted):
             pretrain(recipe)
     assert [path.name for path in list_checkpoints(tmp_path)][-1:] == ([found] if found else [])
