@@ -43,7 +43,7 @@ def test_accelerate_on_a_cpu_leaves_all_but_one_process_out(launched, flags: tup
     assert missing_processes() == 3
 
 
-@pytest.mark.parametrize("missing", TOLD_BY_ACCELERATE.keys() - {"MASTER_ADDR"})
+@pytest.mark.parametrize("missing", sorted(TOLD_BY_ACCELERATE.keys() - {"MASTER_ADDR"}))
 def test_nothing_is_missing_where_accelerate_did_not_ask_for_several_on_a_cpu(launched, missing: str) -> None:
     environment = {name: value for name, value in TOLD_BY_ACCELERATE.items() if name != missing}
     launched("--num_processes", "3", "--cpu", **environment)
