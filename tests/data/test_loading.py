@@ -280,7 +280,7 @@ def test_the_search_for_a_substitute_ends(tmp_path):
 
 
 def test_data_sets_without_videos_are_refused(rows):
-    with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background', 'sprites'\]"):
+    with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background'\]"):
         clips_of(rows.remove_columns("video"))
     with pytest.raises(ValueError, match="holds no videos"):
         clips_of(rows.select([]))

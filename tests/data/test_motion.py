@@ -236,18 +236,14 @@ def contingency(split, describe, num_values, videos=3000):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_background_and_sprites_are_drawn_independently_of_the_label(split):
+def test_the_background_is_drawn_independently_of_the_label(split):
     """Pearson's statistic is chi-square with (rows − 1)(columns − 1) degrees of freedom, hence about normal."""
-    tables = [
-        contingency(split, lambda drawn: [drawn["background"]], NUM_BACKGROUNDS),
-        contingency(split, lambda drawn: [drawn["sprite"]], NUM_SPRITES[split]),
-    ]
-    for table in tables:
-        expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
-        assert expected.min() > 5
-        statistic = ((table - expected) ** 2 / expected).sum()
-        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-        assert abs(statistic - freedom) / math.sqrt(2 * freedom) < 4
+    table = contingency(split, lambda drawn: [drawn["background"]], NUM_BACKGROUNDS)
+    expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
+    assert expected.min() > 5
+    statistic = ((table - expected) ** 2 / expected).sum()
+    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    assert abs(statistic - freedom) / math.sqrt(2 * freedom) < 4
 
 
 def test_labels_are_balanced_in_every_split():
@@ -260,7 +256,6 @@ def test_a_description_names_what_is_in_the_video():
     drawn = describe_motion("train", 5)
     assert drawn["label"] == "spin"
     assert 0 <= drawn["background"] < NUM_BACKGROUNDS
-    assert 0 <= drawn["sprite"] < NUM_SPRITES["train"]
 
 
 def test_train_and_test_share_no_sprite():
@@ -303,7 +298,7 @@ def read_list(root):
 
 def test_the_list_names_every_file_with_label_and_split(motion_root):
     rows = read_list(motion_root)
-    assert list(rows[0]) == ["video", "label", "split", "background", "sprite"]
+    assert list(rows[0]) == ["video", "label", "split", "background"]
     assert {row["video"] for row in rows} == {path for path in contents(motion_root) if path.endswith(".mp4")}
     assert Counter(row["split"] for row in rows) == {"train": 16, "test": 8}
     for row in rows:

@@ -30,7 +30,7 @@ def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_
     (root / "train" / "spin" / "000005.mp4").unlink()
     rows = load_video_dataset("motion", root=root, num_train=16, num_test=8)
     assert len(rows) == 16
-    assert rows.column_names == ["video", "label", "background", "sprites"]
+    assert rows.column_names == ["video", "label", "background"]
     assert rows.features["label"].names == sorted(motion.MOTIONS)
     assert (root / "train" / "spin" / "000005.mp4").exists()
     assert first_path(rows) == root / "train" / "translate" / "000000.mp4"

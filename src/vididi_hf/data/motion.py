@@ -170,11 +170,10 @@ def _paint(canvas: Tensor, sprite: Tensor, radius: float, centre: tuple[float, f
 
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
-    """Returns what is drawn in a video without drawing it: its `label` and its `background` and `sprite` numbers."""
+    """Returns what is drawn in a video without drawing it: its `label` and the number of its `background`."""
     generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
-    sprite = int(torch.randint(NUM_SPRITES[split], (), generator=generator))
-    return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background, "sprite": sprite}
+    return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background}
 
 
 def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
@@ -259,7 +258,7 @@ def generate_motion(
         progress: Whether to show a progress bar.
 
     Returns:
-        The path of the list, with the columns video, label, split, background, sprite.
+        The path of the list, with the columns video, label, split, background.
 
     Raises:
         ValueError: If the folder holds a set of another seed or version, or a size is not positive.
@@ -270,7 +269,7 @@ def generate_motion(
         >>> from vididi_hf.data.motion import generate_motion
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     generate_motion(folder, num_train=1, num_test=1, progress=False).read_text().splitlines()[0]
-        'video,label,split,background,sprite'
+        'video,label,split,background'
 
         ```
     """
@@ -293,7 +292,7 @@ def generate_motion(
         rows.append({"video": video.as_posix(), "split": split, **drawn})
 
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["video", "label", "split", "background", "sprite"])
+    writer = csv.DictWriter(table, ["video", "label", "split", "background"])
     writer.writeheader()
     writer.writerows(rows)
     _write(root / "clips.csv", table.getvalue().encode())
