@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, nearest_neighbours
-from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.loop import pretrain, save_untrained
+from vididi_hf.pretraining.loop import pretrain, save_untrained, splits_of
 from vididi_hf.pretraining.monitors import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -46,11 +45,6 @@ class Arm:
     def folder(self) -> Path:
         """Where the encoder and its results lie."""
         return Path(self.recipe.output_dir)
-
-    @property
-    def epochs_done(self) -> int:
-        """Epochs of training so far, read from its metrics."""
-        return max((row["epoch"] for row in read_metrics(self.folder)), default=0)
 
 
 def plan(recipe: PretrainingRecipe, seeds: Sequence[int], output_dir: str | Path) -> list[Arm]:
@@ -116,13 +110,6 @@ def run_arm(arm: Arm, num_clips: int, threads: int) -> dict[str, Any]:
     result["neighbours"] = dict(zip(rows.tolist(), neighbours[:, :NEIGHBOURS].tolist()))
     result_file.write_text(json.dumps(result))
     return json.loads(result_file.read_text())
-
-
-def splits_of(recipe: PretrainingRecipe) -> RetrievalSplits:
-    """Loads the gallery and the queries that belong to a run."""
-    return load_retrieval_splits(
-        recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
-    )
 
 
 def run_arms(arms: Sequence[Arm], num_clips: int, processes: int) -> list[dict[str, Any]]:

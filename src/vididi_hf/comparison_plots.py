@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 import torch
 
-from vididi_hf.comparison import NEIGHBOURS, Arm, splits_of
+from vididi_hf.comparison import NEIGHBOURS, Arm
 from vididi_hf.data.decoding import decode_clips
+from vididi_hf.pretraining.loop import splits_of
 from vididi_hf.pretraining.monitors import read_metrics
 from vididi_hf.video_processing_vididi import uniform_clips
 from vididi_hf.visualization import choose_queries, plot_curves, plot_derivatives, plot_retrieval, save_figure

@@ -14,7 +14,7 @@ from torch import Tensor
 from vididi_hf.data.loading import ClipLoader, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.splits import load_retrieval_splits
+from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
 from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.checkpoints import (
     DamagedCheckpointError,
@@ -203,9 +203,7 @@ def build_data(
         rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
         evaluator = None
         if recipe.evaluate_epochs:
-            splits = load_retrieval_splits(
-                recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
-            )
+            splits = splits_of(recipe)
             if "label" not in splits.gallery.column_names:
                 accelerator.print(f"{recipe.dataset} has no labels: nothing is evaluated")
             else:
@@ -236,6 +234,13 @@ def build_data(
         pin_memory=accelerator.device.type == "cuda",
     )
     return loader, evaluator
+
+
+def splits_of(recipe: PretrainingRecipe) -> RetrievalSplits:
+    """Loads the gallery and the queries that belong to a run."""
+    return load_retrieval_splits(
+        recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
+    )
 
 
 def is_save_due(recipe: PretrainingRecipe, progress: Progress) -> bool:
