@@ -1,0 +1,236 @@
+"""What an evaluation says: numbers, the protocol behind them, and the lines of a model card that follow from both.
+
+Every evaluator returns an `EvaluationResult`, and every script writes it to `metrics.json`, a JSON object with
+
+| key | value |
+| --- | --- |
+| `schema` | 1, the version of this table |
+| `task` | a key of `TASKS`: `"retrieval"`, `"knn"`, `"linear"`, `"classification"`, `"detection"` |
+| `dataset` | name of the data set: a built-in one's, an id on the Hub, or the name of the user's folder |
+| `split` | the split that the numbers are about |
+| `protocol` | how they were measured: clips, frames, stride, crop, number of videos, `failed_videos`, … |
+| `metrics` | by input (`"frames"`, `"derivative"`, `"both"`, `"ensemble"`), numbers by name: shares between 0 and 1 |
+| `primary_metric` | `{"name", "input", "value", "greater_is_better"}`: the one number to compare models by |
+| `model_index` | what the YAML head of a model card has under `model-index` |
+| `model`, `random_init`, `seed`, `versions` | what was evaluated, and with what; written by the scripts |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+SCHEMA = 1
+METRICS_JSON = "metrics.json"
+
+TASKS = {
+    "retrieval": ("feature-extraction", "Video retrieval", "retrieval"),
+    "knn": ("video-classification", "Video classification", "k-NN"),
+    "linear": ("video-classification", "Video classification", "linear probe"),
+    "classification": ("video-classification", "Video classification", "fine-tuned"),
+    "detection": ("object-detection", "Action detection", "fine-tuned"),
+}
+"""By task, the Hub's identifier of its kind, the name of that kind for readers, and what is done within it."""
+
+_METRIC_TYPES = {"top-1": "accuracy", "top-5": "top_5_accuracy", "mean-class": "mean_class_accuracy", "mAP": "map"}
+_KEYS = ("task", "dataset", "split", "protocol", "metrics", "primary_metric")
+
+
+@dataclass
+class EvaluationResult(Mapping[str, Any]):
+    """The numbers of one evaluation, together with all that says what they mean.
+
+    It is a mapping of the first six of the keys of the table above: `dict(result)` can be written as JSON.
+
+    Args:
+        task: A key of `TASKS`.
+        metrics: By input ("frames", "derivative", …), numbers by name.
+        protocol: How they were measured.
+        primary: The name of the metric to compare models by, one of those of the first input.
+        greater_is_better: Whether a greater value of it is the better one.
+        dataset: The name of the data set.
+        split: The split that the numbers are about.
+
+    Raises:
+        ValueError: If the task is unknown, or the primary metric is not among the metrics.
+
+    Example:
+        ```python
+        >>> from vididi_hf.evaluation.results import EvaluationResult
+        >>> numbers = {"frames": {"R@1": 0.25, "R@5": 0.5}}
+        >>> result = EvaluationResult("retrieval", numbers, {"clips_per_video": 10}, primary="R@1")
+        >>> result["primary_metric"]
+        {'name': 'R@1', 'input': 'frames', 'value': 0.25, 'greater_is_better': True}
+        >>> result.model_index("me/model")[0]["results"][0]["metrics"][1]["name"]
+        'R@5, retrieval (frames)'
+
+        ```
+    """
+
+    task: str
+    metrics: dict[str, dict[str, float]]
+    protocol: dict[str, Any]
+    primary: str
+    greater_is_better: bool = True
+    dataset: str = "unknown"
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        first = next(iter(self.metrics.values()), {})
+        if self.primary not in first:
+            raise ValueError(f"the primary metric {self.primary!r} is not among the metrics: {', '.join(first)}")
+
+    @property
+    def primary_metric(self) -> dict[str, Any]:
+        """The one number to compare models by: that of the first input."""
+        first = next(iter(self.metrics))
+        value = self.metrics[first][self.primary]
+        return {
+            "name": self.primary,
+            "input": first,
+            "value": value,
+            "greater_is_better": self.greater_is_better,
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in _KEYS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KEYS)
+
+    def __len__(self) -> int:
+        return len(_KEYS)
+
+    def eval_results(self) -> list[EvalResult]:
+        """Returns one `huggingface_hub.EvalResult` for every number."""
+        task_type, task_name, method = TASKS[self.task]
+        return [
+            EvalResult(
+                task_type=task_type,
+                task_name=task_name,
+                dataset_type=self.dataset,
+                dataset_name=self.dataset,
+                dataset_split=self.split,
+                metric_type=_METRIC_TYPES.get(name, name.lower()),
+                # The method too: a card has one entry for each kind of task and split, whatever was done there.
+                metric_name=f"{name}, {method} ({shown})",
+                metric_value=value,
+                metric_args={"input": shown},
+            )
+            for shown, numbers in self.metrics.items()
+            for name, value in numbers.items()
+        ]
+
+    def model_index(self, model: str) -> list[dict[str, Any]]:
+        """Returns what the YAML head of the model's card has under `model-index`.
+
+        Args:
+            model: The model's name.
+        """
+        return eval_results_to_model_index(model, self.eval_results())
+
+
+def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, Any]:
+    """Collects what `metrics.json` holds.
+
+    Args:
+        result: The numbers.
+        model: Folder of a checkpoint or id on the Hub; a folder goes into the card by its own name only.
+        **facts: More to write down, such as `seed`.
+    """
+    from vididi_hf import __version__
+
+    name = Path(model).resolve().name if Path(model).exists() else model
+    return {
+        "schema": SCHEMA,
+        **result,
+        "model": model,
+        **facts,
+        "versions": {
+            "vididi_hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "model_index": result.model_index(name),
+    }
+
+
+def write_report(path: str | Path, report: dict[str, Any]) -> Path:
+    """Writes a report as JSON, whole or not at all, making its folder where there is none.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(unfinished, path)
+    return path
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Reads a report that `write_report` wrote.
+
+    Args:
+        path: The file, or a folder with a `metrics.json`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no report of an evaluation, or one of another version.
+    """
+    path = Path(path)
+    path = path / METRICS_JSON if path.is_dir() else path
+    try:
+        report = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no report of an evaluation: it has no key 'schema' with the value {SCHEMA}")
+    missing = [key for key in (*_KEYS, "model_index") if key not in report]
+    if missing:
+        raise ValueError(f"{path} is no report of an evaluation: it lacks {', '.join(missing)}")
+    return report
+
+
+def collect_eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
+    """Collects the results of many reports for the card of one model: `ModelCardData(eval_results=…)`.
+
+    Args:
+        reports: As `read_report` returns them.
+    """
+    return [entry for report in reports for entry in model_index_to_eval_results(report["model_index"])[1]]
+
+
+def dataset_name(name: str | Path) -> str:
+    """Names a data set for readers, without the place where a user keeps it.
+
+    Args:
+        name: As for `load_video_dataset`.
+
+    Returns:
+        The name of the folder where `name` is a folder or a list in one; otherwise `name` itself.
+
+    Example:
+        >>> dataset_name("videos/jhmdb/clips.csv"), dataset_name("motion"), dataset_name("owner/name")
+        ('jhmdb', 'motion', 'owner/name')
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return path.resolve().parent.name
+    return path.resolve().name if path.is_dir() else str(name)
