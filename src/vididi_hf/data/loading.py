@@ -7,6 +7,7 @@ its augmentation depend on nothing else. The number of workers, a restart, the m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
 
@@ -37,6 +38,49 @@ class ClipBatch(TypedDict):
     clips: Tensor
     indices: Tensor
     broken: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Makes the augmented clips of a video, as a pure function of (seed, epoch, index of the sample).
+
+    Attributes: see the arguments of `TrainingClips`.
+    """
+
+    num_clips: int
+    num_frames: int
+    frame_stride: int
+    lookahead: int
+    augmentation: ClipAugmentation
+    seed: int
+
+    def __call__(self, video: Any, key: SampleKey) -> Tensor:
+        """Decodes and augments the clips of one video.
+
+        Args:
+            video: What `decode_clips` takes.
+            key: What the choice of frames and the augmentation depend on.
+
+        Returns:
+            uint8 (clips, frames, 3, height, width).
+
+        Raises:
+            BrokenVideoError: If the video cannot be decoded.
+        """
+        clips = decode_clips(video, partial(self._choose_frames, key))
+        generator = seeded_generator("augmentation", self.seed, *key)
+        return torch.stack([self.augmentation(clip, generator) for clip in clips])
+
+    def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+        # A generator of its own each time: a video that proves shorter than promised is asked for again.
+        return sample_training_clips(
+            num_video_frames,
+            num_clips=self.num_clips,
+            num_frames=self.num_frames,
+            stride=self.frame_stride,
+            generator=seeded_generator("clip", self.seed, *key),
+            lookahead=self.lookahead,
+        )
 
 
 class TrainingClips(Dataset):
@@ -86,28 +130,20 @@ class TrainingClips(Dataset):
             raise ValueError("the data set holds no videos")
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
-        self.num_clips = num_clips
-        self.num_frames = num_frames
-        self.frame_stride = frame_stride
-        self.lookahead = lookahead
-        self.augmentation = augmentation
         self.seed = seed
+        self._make_clips = ClipMaker(num_clips, num_frames, frame_stride, lookahead, augmentation, seed)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        epoch, index = key
+        _, index = key
         broken: dict[str, str] = {}
         for row in self._candidates(key):
             try:
-                clips = self._decode(row, key)
+                return {"clips": self._decode(row, key), "index": index, "broken": broken}
             except BrokenVideoError as error:
                 broken[error.source] = error.reason
-                continue
-            generator = seeded_generator("augmentation", self.seed, epoch, index)
-            augmented = torch.stack([self.augmentation(clip, generator) for clip in clips])
-            return {"clips": augmented, "index": index, "broken": broken}
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
         raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
 
@@ -122,18 +158,7 @@ class TrainingClips(Dataset):
         video = self.rows[row]["video"]
         if video is None:
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-        return decode_clips(video, partial(self._choose_frames, key))
-
-    def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
-        # A generator of its own each time: a video that proves shorter than promised is asked for again.
-        return sample_training_clips(
-            num_video_frames,
-            num_clips=self.num_clips,
-            num_frames=self.num_frames,
-            stride=self.frame_stride,
-            generator=seeded_generator("clip", self.seed, *key),
-            lookahead=self.lookahead,
-        )
+        return self._make_clips(video, key)
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
