@@ -290,6 +290,25 @@ def test_a_published_set(tmp_path, motion_root, monkeypatch):
     assert read_hub_dataset(name)[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
 
 
+def test_labels_that_are_text_become_classes_numbered_alike_in_every_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    labels = {"train": ["walk", "run", None], "test": ["walk", "jump"]}
+    for dtype in ("string", "large_string"):
+        types = datasets.Features({"video": datasets.Value("string"), "label": datasets.Value(dtype)})
+        splits = datasets.DatasetDict()
+        for split, names in labels.items():
+            data = {"video": [f"{split}{number}.mp4" for number in range(len(names))], "label": names}
+            splits[split] = datasets.Dataset.from_dict(data, features=types)
+            (tmp_path / dtype).mkdir(exist_ok=True)
+            splits[split].to_parquet(tmp_path / dtype / f"{split}.parquet")
+        splits.save_to_disk(tmp_path / "saved" / dtype)
+        for read, path in [(read_saved_dataset, tmp_path / "saved" / dtype), (read_hub_dataset, str(tmp_path / dtype))]:
+            train, test, everything = (read(path, split) for split in ("train", "test", None))
+            assert train.features["label"].names == test.features["label"].names == ["jump", "run", "walk"]
+            assert (train["label"][:], test["label"][:]) == ([2, 1, None], [2, 0])
+            assert sorted(everything["label"][:], key=str) == [0, 1, 2, 2, None]
+
+
 # Columns
 
 
@@ -301,6 +320,10 @@ def test_columns_and_their_types():
     assert isinstance(rows.features["video"], datasets.Video)
     assert rows.features["label"].names == ["run", "walk", "jump"]
     assert rows.remove_columns("video")[:] == {"label": [1, 0], "person": [3, 4], "note": ["", "x"]}
+    boxes = datasets.List(datasets.List(datasets.Value("float32"), length=4))
+    typed = with_video_column(["a.mp4"], features={"boxes": boxes}, boxes=[[]], person=[3])
+    assert typed.features["boxes"] == boxes
+    assert typed.column_names == ["video", "boxes", "person"]
     assert with_video_column(["a.mp4"], ["run"]).features["label"].names == ["run"]
     assert with_video_column(["a.mp4"]).column_names == ["video"]
 

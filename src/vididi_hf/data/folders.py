@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import glob
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
+from vididi_hf.data.files import VIDEO_SUFFIXES, find_files
+
 SPLIT_NAMES = ("train", "validation", "test")
 _SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
 
 
 def with_video_column(
-    videos: list[str], labels: list[str] | None = None, names: list[str] | None = None, **columns: list
+    videos: list[str],
+    labels: list[str] | None = None,
+    names: list[str] | None = None,
+    features: dict[str, Any] | None = None,
+    **columns: list,
 ) -> datasets.Dataset:
     """Makes a 🤗 data set of video files.
 
@@ -21,6 +27,7 @@ def with_video_column(
         videos: Paths of the files. They are opened when a row is read, not now.
         labels: The class name of each video, if known.
         names: All class names in the order of their numbers; by default those that occur, sorted.
+        features: The types of further columns, where their values do not tell.
         **columns: Further columns.
 
     Returns:
@@ -37,16 +44,18 @@ def with_video_column(
         ```
     """
     data: dict[str, list] = {"video": videos}
-    features = datasets.Features({"video": datasets.Video()})
+    types = datasets.Features({"video": datasets.Video()})
     if labels is not None:
         data["label"] = labels
-        features["label"] = datasets.ClassLabel(names=names or sorted(set(labels)))
-    features.update(datasets.Dataset.from_dict(columns).features)
-    return datasets.Dataset.from_dict({**data, **columns}, features=features)
+        types["label"] = datasets.ClassLabel(names=names or sorted(set(labels)))
+    given = features or {}
+    told = datasets.Dataset.from_dict({name: values for name, values in columns.items() if name not in given}).features
+    types.update({name: given[name] if name in given else told[name] for name in columns})
+    return datasets.Dataset.from_dict({**data, **columns}, features=types)
 
 
-def _standard_split(name: str) -> str:
-    """The usual name of a split that goes by several; other names stay as they are."""
+def standard_split(name: str) -> str:
+    """The usual name of a split that goes by several (val, dev, …); other names stay as they are."""
     lowered = name.lower()
     lowered = _SPLIT_ALIASES.get(lowered, lowered)
     return lowered if lowered in SPLIT_NAMES else name
@@ -56,7 +65,8 @@ class MissingSplitError(ValueError):
     """A data set that exists has no such split."""
 
 
-def _no_such_split(where: Path, split: str, found: set[str]) -> MissingSplitError:
+def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> MissingSplitError:
+    """The error for a split that is not there; it names those that are."""
     return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
 
 
@@ -81,22 +91,20 @@ def read_video_folder(folder: str | Path, split: str | None = "train") -> datase
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    # Unlike Path.rglob, this follows links to folders and leaves out what is hidden.
-    below = (Path(name) for name in glob.iglob("**/*", root_dir=folder, recursive=True))
-    files = sorted(name for name in below if name.suffix.lower() in VIDEO_SUFFIXES and (folder / name).is_file())
+    files = sorted(path for path in map(Path, find_files(folder)) if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{folder} holds no video: looked, at any depth, for {', '.join(VIDEO_SUFFIXES)}")
     located = []  # (split, path of folders below the split, file)
     for file in files:
         folders = file.parts[:-1]
-        named = _standard_split(folders[0]) if folders else ""
+        named = standard_split(folders[0]) if folders else ""
         if named in SPLIT_NAMES:
             located.append((named, folders[1:], folder / file))
         else:
             located.append(("train", folders, folder / file))
-    chosen = [row for row in located if split is None or row[0] == _standard_split(split)]
+    chosen = [row for row in located if split is None or row[0] == standard_split(split)]
     if not chosen:
-        raise _no_such_split(folder, str(split), {row[0] for row in located})
+        raise no_such_split(folder, str(split), {row[0] for row in located})
     labelled = all(folders for _, folders, _ in located)
     return with_video_column(
         [str(file) for _, _, file in chosen],
@@ -139,11 +147,11 @@ def read_video_list(path: str | Path, split: str | None = "train") -> datasets.D
         raise ValueError(f"{path} must hold paths in its column 'video', and holds something else")
     # One numbering for all splits, from all rows.
     names = sorted(table["label"].astype(str).unique()) if "label" in table else None
-    splits = table["split"].astype(str).map(_standard_split) if "split" in table else pd.Series("train", table.index)
+    splits = table["split"].astype(str).map(standard_split) if "split" in table else pd.Series("train", table.index)
     if split is not None:
-        table = table[splits == _standard_split(split)]
+        table = table[splits == standard_split(split)]
         if table.empty:
-            raise _no_such_split(path, split, set(splits))
+            raise no_such_split(path, split, set(splits))
     videos = [str(path.parent / video) for video in table["video"]]
     labels = [str(label) for label in table["label"]] if names is not None else None
     others = {name: table[name].tolist() for name in table.columns if name not in ("video", "label", "split")}
@@ -157,33 +165,51 @@ def read_saved_dataset(path: str | Path, split: str | None = "train") -> dataset
         path: The folder.
         split: The split of a `DatasetDict`; a single data set counts as every split.
 
+    Returns:
+        The rows; labels that are text become a `datasets.ClassLabel`, numbered alike in every split.
+
     Raises:
         ValueError: If there is no such split, or no column `video`.
     """
     saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.DatasetDict):
         if split is not None and split not in saved:
-            raise _no_such_split(Path(path), split, set(saved))
-        saved = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
-    return _checked(saved, str(path))
+            raise no_such_split(path, split, set(saved))
+        rows = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
+        return _checked(rows, str(path), saved.values)
+    return _checked(saved, str(path), lambda: [saved])
 
 
 def read_hub_dataset(name: str, split: str | None = "train") -> datasets.Dataset:
     """Loads a data set of the Hub by its id, `owner/name`.
 
+    Returns:
+        The rows; labels that are text become a `datasets.ClassLabel`, numbered alike in every split.
+
     Raises:
         ValueError: If it has no column `video`, or no such split.
     """
     try:
-        return _checked(datasets.load_dataset(name, split=split or "all"), name)
+        rows = datasets.load_dataset(name, split=split or "all")
+        return _checked(rows, name, lambda: [datasets.load_dataset(name, split="all")])
     except ValueError as error:
         if "Unknown split" in str(error):
             raise MissingSplitError(f"{name}: {error}") from error
         raise
 
 
-def _checked(rows: datasets.Dataset, name: str) -> datasets.Dataset:
+def _checked(
+    rows: datasets.Dataset, name: str, all_splits: Callable[[], Iterable[datasets.Dataset]]
+) -> datasets.Dataset:
+    """Gives rows from elsewhere the columns that ours have; `all_splits` is called where labels are text."""
     if "video" not in rows.column_names:
         raise ValueError(f"{name} has no column 'video', only {', '.join(rows.column_names)}")
+    if getattr(rows.features.get("label"), "dtype", "") in ("string", "large_string"):
+        # Sorted names, numbered alike in every split, as those of folders and lists are.
+        found = {label for split in all_splits() if "label" in split.column_names for label in split.unique("label")}
+        names = sorted(label for label in found if label is not None)
+        # By way of short strings, from which alone class labels can be made.
+        rows = rows.cast_column("label", datasets.Value("string"))
+        rows = rows.cast_column("label", datasets.ClassLabel(names=names))
     # Some data sets hold paths as text, or a struct of bytes and path: both become videos.
     return rows.cast_column("video", datasets.Video())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +9,11 @@ from typing import Any
 
 import datasets
 
+from vididi_hf.data.files import default_root
 from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
 from vididi_hf.data.motion import VERSION, generate_motion
 
 Reader = Callable[..., datasets.Dataset]
-
-
-def default_root(name: str) -> Path:
-    """Where a built-in set lives unless told otherwise: `$VIDIDI_HOME/<name>` or else `~/.cache/vididi_hf/<name>`."""
-    home = os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf"
-    return Path(home).expanduser() / name
 
 
 def read_motion(
