@@ -160,7 +160,7 @@ def test_a_batch(rows):
     loader = ClipLoader(clips_of(rows, num_clips=3), 4)
     assert loader.steps_per_epoch == 4
     batch = next(loader.epoch(0))
-    assert set(batch) == {"clips", "indices", "broken"}
+    assert set(batch) == {"clips", "indices", "rows", "broken"}
     assert batch["clips"].shape == (4, 3, 6, 3, 16, 16)
     assert batch["clips"].dtype == torch.uint8
     assert batch["indices"].shape == (4,)
@@ -241,7 +241,8 @@ def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(motion_
     # A substitute changes the clips of the videos around it in no way.
     alone = clips_of(with_video_column(good))
     for batch in epochs[0]:
-        for clip, index in zip(batch["clips"], batch["indices"].tolist()):
+        for clip, index, row in zip(batch["clips"], batch["indices"].tolist(), batch["rows"].tolist()):
+            assert row == index if index < len(good) else row < len(good)  # whose labels the clip has
             if index < len(good):
                 assert torch.equal(clip, alone[0, index]["clips"])
 

@@ -32,11 +32,13 @@ class ClipBatch(TypedDict):
     """One batch as the loader yields it.
 
     `clips`: uint8 (batch, clips, frames, 3, height, width). `indices`: int64 (batch,), the rows that were *asked for*.
+    `rows`: int64 (batch,), the rows that the clips come from, and whose labels are theirs.
     `broken`: reasons by name of the videos that could not be decoded and were replaced.
     """
 
     clips: Tensor
     indices: Tensor
+    rows: Tensor
     broken: dict[str, str]
 
 
@@ -141,7 +143,7 @@ class TrainingClips(Dataset):
         broken: dict[str, str] = {}
         for row in self._candidates(key):
             try:
-                return {"clips": self._decode(row, key), "index": index, "broken": broken}
+                return {"clips": self._decode(row, key), "index": index, "row": row, "broken": broken}
             except BrokenVideoError as error:
                 broken[error.source] = error.reason
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
@@ -169,6 +171,7 @@ def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
     return {
         "clips": torch.stack([sample["clips"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
+        "rows": torch.tensor([sample["row"] for sample in samples]),
         "broken": broken,
     }
 
