@@ -18,6 +18,7 @@ _MODULE_OF = {
     "ViDiDiConfig": "configuration_vididi",
     "ViDiDiModel": "modeling_vididi",
     "ViDiDiForPreTraining": "pretraining.modeling",
+    "ViDiDiForVideoClassification": "classification_vididi",
     "ViDiDiVideoProcessor": "video_processing_vididi",
     "temporal_derivative": "derivatives_vididi",
     "taylor_expand": "derivatives_vididi",
@@ -31,6 +32,7 @@ _MODULE_OF = {
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
     from vididi_hf.data.registry import load_video_dataset
     from vididi_hf.derivatives_vididi import taylor_expand, temporal_derivative

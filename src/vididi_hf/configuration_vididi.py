@@ -80,6 +80,9 @@ class ViDiDiConfig(PreTrainedConfig):
         objective_options: Keyword arguments of the objective.
         view_forward: How two views pass the encoder in pretraining: `"separate"` normalises each view with BatchNorm
             statistics of its own, `"joint"` normalises the concatenated views with common ones.
+        classifier_orders: Distinct orders of temporal derivative that a classifier on top is shown, their features side
+            by side; 0 is the frames themselves.
+        classifier_dropout: Share of the features that a classifier on top drops in training.
         **kwargs: The standard keywords of `PreTrainedConfig` (`num_labels`, `id2label`, `dtype`, ...).
 
     Raises:
@@ -111,6 +114,8 @@ class ViDiDiConfig(PreTrainedConfig):
     objective: str = "vicreg"
     objective_options: dict[str, Any] = field(default_factory=dict)
     view_forward: str = "separate"
+    classifier_orders: list[int] | tuple[int, ...] = (0,)
+    classifier_dropout: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._reject_unknown_keywords(kwargs)
@@ -121,7 +126,7 @@ class ViDiDiConfig(PreTrainedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Here and not in __post_init__, because from_pretrained assigns overrides after construction.
-        if name in ("hidden_sizes", "depths", "derivative_orders") and isinstance(value, list):
+        if name in ("hidden_sizes", "depths", "derivative_orders", "classifier_orders") and isinstance(value, list):
             value = tuple(value)
         super().__setattr__(name, value)
 
@@ -159,9 +164,15 @@ class ViDiDiConfig(PreTrainedConfig):
 
     def validate_derivative_orders(self) -> None:
         """Check that the orders are distinct and not negative."""
-        orders = self.derivative_orders
-        if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
-            raise ValueError(f"derivative_orders must be distinct integers of at least 0, got {orders}")
+        for name in ("derivative_orders", "classifier_orders"):
+            orders = getattr(self, name)
+            if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
+                raise ValueError(f"{name} must be distinct integers of at least 0, got {orders}")
+
+    def validate_classifier(self) -> None:
+        """Check the dropout of a classifier."""
+        if not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 
     def _reject_unknown_keywords(self, names: Iterable[str]) -> None:
         """Raise for keywords that neither this class nor transformers knows; the base class would just store them."""

@@ -1,0 +1,167 @@
+"""Action recognition: the encoder with a linear classifier, for frames, derivatives or both.
+
+A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
+from .derivatives_vididi import FRAMES_DIM, derivative_view
+from .modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
+
+TRAINED_PARTS = ("all", "last_stage", "head")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
+    """Compute the loss that a kind of problem is trained with.
+
+    Args:
+        logits: (batch, labels).
+        labels: Classes (batch,) for `"single_label_classification"`: cross-entropy. Zeros and ones (batch, labels) for
+            `"multi_label_classification"`: binary cross-entropy of each label. Numbers (batch, labels), or (batch,) of
+            a single one, for `"regression"`: mean squared error.
+        problem_type: One of these three.
+
+    Returns:
+        The mean loss, a scalar.
+    """
+    if problem_type == "regression":
+        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
+
+
+class ViDiDiForVideoClassification(ViDiDiPreTrainedModel):
+    """The encoder, dropout, and a linear classifier of the pooled features.
+
+    The model takes frames and differentiates them itself, as `config.classifier_orders` says: `(0,)` classifies the
+    frames, `(1,)` their first derivative, `(0, 1)` both, with their features side by side. So it can be used wherever
+    a model of frames can, such as `pipeline("video-classification")`.
+
+    A checkpoint of a pretrained encoder loads into it, and leaves the classifier new. Parameters that do not require a
+    gradient are not trained, and neither are the BatchNorm statistics next to them: whatever calls `train()`, such
+    modules stay in evaluation mode.
+
+    Args:
+        config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
+
+    Example:
+        >>> import torch
+        >>> from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
+        >>> config = ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_labels=5)
+        >>> model = ViDiDiForVideoClassification(config)
+        >>> output = model(torch.rand(2, 8, 3, 40, 40), labels=torch.tensor([0, 4]))
+        >>> output.logits.shape, output.loss.shape
+        (torch.Size([2, 5]), torch.Size([]))
+    """
+
+    def __init__(self, config: ViDiDiConfig) -> None:
+        super().__init__(config)
+        self.vididi = ViDiDiModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size * len(config.classifier_orders), config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        derivative_orders: Sequence[int] | None = None,
+    ) -> ImageClassifierOutput:
+        """Classify clips.
+
+        Args:
+            pixel_values: Normalised *frames* (batch, frames, channels, height, width). Of every derivative the first
+                `frames − max(derivative_orders)` are used, so that all have one length.
+            labels: What `classification_loss` takes. The kind of problem is `config.problem_type`; where it is `None`
+                it follows from the labels, as everywhere in transformers, and is remembered there.
+            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first of the
+                orders; by default `config.output_hidden_states`.
+            derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
+
+        Returns:
+            An `ImageClassifierOutput` with `logits` (batch, labels) and, where there are labels, `loss`; a tuple if the
+            keyword `return_dict=False` was given (or the configuration says so).
+
+        Raises:
+            ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
+        """
+        orders = self.config.classifier_orders if derivative_orders is None else tuple(derivative_orders)
+        if len(orders) != len(self.config.classifier_orders):
+            raise ValueError(
+                f"the classifier takes {len(self.config.classifier_orders)} derivative orders "
+                f"(config.classifier_orders is {self.config.classifier_orders}), got {orders}"
+            )
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                f"pixel_values must be (batch, frames, channels, height, width), got shape {tuple(pixel_values.shape)}"
+            )
+        num_frames = pixel_values.shape[FRAMES_DIM] - max(orders)
+        if num_frames < MIN_NUM_FRAMES:
+            raise ValueError(
+                f"pixel_values must have at least {MIN_NUM_FRAMES + max(orders)} frames for the derivative orders "
+                f"{orders}, got shape {tuple(pixel_values.shape)}"
+            )
+        outputs = [
+            self.vididi(
+                derivative_view(pixel_values, order, num_frames),
+                output_hidden_states=output_hidden_states,
+                derivative_order=order,
+                return_dict=True,
+            )
+            for order in orders
+        ]
+        features = torch.cat([output.pooler_output for output in outputs], dim=-1)
+        logits = self.classifier(self.dropout(features))
+        loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
+
+    def train_only(self, part: str) -> None:
+        """Choose what training changes; the rest keeps its weights and its BatchNorm statistics.
+
+        Args:
+            part: `"all"`, `"last_stage"` (of the encoder, and the classifier) or `"head"` (the classifier only).
+
+        Raises:
+            ValueError: If the part is none of these.
+        """
+        if part not in TRAINED_PARTS:
+            raise ValueError(f"the part to train must be one of {', '.join(TRAINED_PARTS)}, got {part!r}")
+        self.requires_grad_(part == "all")
+        self.classifier.requires_grad_(True)
+        if part == "last_stage":
+            self.vididi.backbone.stages()[-1].requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ViDiDiForVideoClassification":
+        """Switch to training mode all modules but the frozen ones; `False` switches all to evaluation mode."""
+        super().train(mode)
+        for module in self.vididi.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.training = False
+        return self
+
+    def _problem_type(self, labels: Tensor) -> str:
+        if self.config.problem_type is None:
+            if self.config.num_labels == 1:
+                self.config.problem_type = "regression"
+            elif labels.is_floating_point():
+                self.config.problem_type = "multi_label_classification"
+            else:
+                self.config.problem_type = "single_label_classification"
+        return self.config.problem_type
+
+
+__all__ = ["ViDiDiForVideoClassification"]

@@ -1,0 +1,213 @@
+"""The classifier: what it computes, what Trainer, pipeline and Auto classes make of it, what freezing freezes."""
+
+import doctest
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
+
+from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf import classification_vididi as module
+from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+
+LABELS = {0: "walk", 1: "run", 2: "jump"}
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": (4, 4, 6, 8), "depths": (1, 1, 1, 1), "num_frames": 4, "image_size": 32}
+    return ViDiDiForVideoClassification(ViDiDiConfig(**({**sizes, "id2label": LABELS} | changes)))
+
+
+@pytest.fixture
+def clips():
+    return torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_are_a_linear_map_of_pooled_features(clips):
+    model = build().eval()
+    pooled = model.vididi(clips).pooler_output
+    expected = pooled @ model.classifier.weight.T + model.classifier.bias
+    output = model(clips)
+    torch.testing.assert_close(output.logits, expected)
+    assert output.loss is None
+    assert output.hidden_states is None
+    assert len(model(clips, output_hidden_states=True).hidden_states) == 5
+    assert len(model(clips, labels=torch.tensor([0, 1]), return_dict=False)) == 2
+
+
+def test_it_differentiates_the_frames_itself(clips):
+    both = build(classifier_orders=(0, 1)).eval()
+    assert both.classifier.in_features == 16
+    derivative = clips[:, 1:] - clips[:, :-1]
+    features = [both.vididi(clips[:, :5]).pooler_output, both.vididi(derivative, derivative_order=1).pooler_output]
+    torch.testing.assert_close(both(clips).logits, both.classifier(torch.cat(features, dim=1)))
+    one = build(classifier_orders=(1,)).eval()
+    torch.testing.assert_close(
+        one(clips).logits, one.classifier(one.vididi(derivative, derivative_order=1).pooler_output)
+    )
+    torch.testing.assert_close(
+        one(clips, derivative_orders=(0,)).logits, one.classifier(one.vididi(clips).pooler_output)
+    )
+
+
+def test_dropout_is_applied_to_the_features_in_training_only(clips):
+    model = build(classifier_dropout=0.5)
+    seen = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.eval()(clips)
+    model.dropout.train()
+    model(clips)
+    kept = seen[1] != 0
+    assert 0 < kept.sum() < (seen[0] != 0).sum()
+    torch.testing.assert_close(seen[1][kept], 2 * seen[0][kept])
+
+
+def test_losses_follow_the_kind_of_problem(clips):
+    model, labels = build().eval(), torch.tensor([2, 0])
+    logits = model(clips).logits
+    expected = -torch.stack([logits[0].log_softmax(0)[2], logits[1].log_softmax(0)[0]]).mean()
+    torch.testing.assert_close(model(clips, labels=labels).loss, expected)
+    assert model.config.problem_type == "single_label_classification"
+
+    model, labels = build().eval(), torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    probability = model(clips).logits.sigmoid()
+    expected = -(labels * probability.log() + (1 - labels) * (1 - probability).log()).mean()
+    torch.testing.assert_close(model(clips, labels=labels).loss, expected)
+    assert model.config.problem_type == "multi_label_classification"
+    torch.testing.assert_close(model(clips, labels=labels.long()).loss, expected)  # integers, once it is known
+
+    model, labels = build(id2label={0: "speed"}).eval(), torch.tensor([1.0, -2.0])
+    expected = (model(clips).logits[:, 0] - labels).square().mean()
+    torch.testing.assert_close(model(clips, labels=labels).loss, expected)
+    assert model.config.problem_type == "regression"
+
+
+def test_impossible_input_is_named(clips):
+    with pytest.raises(ValueError, match=r"takes 1 derivative orders .* got \(0, 1\)"):
+        build()(clips, derivative_orders=(0, 1))
+    with pytest.raises(ValueError, match=r"at least 4 frames for the derivative orders \(2,\)"):
+        build(classifier_orders=(2,))(clips[:, :3])
+    with pytest.raises(ValueError, match=r"must be \(batch, frames, channels, height, width\), got shape \(6, 3"):
+        build()(clips[0])
+    with pytest.raises(StrictDataclassError) as error:
+        build(classifier_orders=(1, 1))
+    assert "classifier_orders must be distinct" in str(error.value.__cause__)
+    with pytest.raises(StrictDataclassError) as error:
+        build(classifier_dropout=1.0)
+    assert "classifier_dropout must be at least 0 and below 1, got 1.0" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("backbone", ["r3d_18", "s3d"])
+@pytest.mark.parametrize(("part", "moves"), [("head", 0), ("last_stage", 1), ("all", 5)])
+def test_frozen_parts_keep_weights_and_batch_statistics(part, moves, backbone, clips):
+    sizes = {"hidden_sizes": None, "depths": None} if backbone == "s3d" else {}
+    model = build(backbone=backbone, **sizes)
+    model.train_only(part)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        model.eval()
+        model.train()  # as every trainer calls it
+        model(clips, labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    stages = model.vididi.backbone.stages()
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    for index, stage in enumerate(stages):
+        of_stage = {names[id(tensor)] for tensor in stage.state_dict(keep_vars=True).values()}
+        statistics = {name for name in of_stage if "running" in name}
+        assert statistics
+        assert statistics <= changed if index >= len(stages) - moves else not of_stage & changed
+    assert {"classifier.weight", "classifier.bias"} <= changed
+
+
+def test_there_are_three_parts_to_train():
+    with pytest.raises(ValueError, match="must be one of all, last_stage, head, got 'nothing'"):
+        build().train_only("nothing")
+    model = build()
+    model.train_only("head")
+    assert not any(isinstance(m, nn.BatchNorm3d) and m.training for m in model.modules())
+    model.train_only("all")
+    assert all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("kind", [ViDiDiModel, ViDiDiForPreTraining])
+def test_a_pretrained_encoder_loads_and_only_the_classifier_is_new(kind, tmp_path):
+    torch.manual_seed(3)
+    pretrained = kind(build(objective_options={"projector_sizes": [8, 8]}).config)
+    pretrained.save_pretrained(tmp_path)
+    model, report = ViDiDiForVideoClassification.from_pretrained(tmp_path, num_labels=7, output_loading_info=True)
+    assert sorted(report["missing_keys"]) == ["classifier.bias", "classifier.weight"]
+    assert model.classifier.weight.shape == (7, 8)
+    encoder = pretrained if kind is ViDiDiModel else pretrained.vididi
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(model.vididi.state_dict()[name], tensor)
+
+
+def test_round_trip_through_the_auto_class(clips, tmp_path):
+    model = build(classifier_orders=(0, 1), classifier_dropout=0.5).eval()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForVideoClassification.from_pretrained(tmp_path)
+    assert type(loaded) is ViDiDiForVideoClassification
+    assert loaded.config.id2label == LABELS
+    assert loaded.config.classifier_orders == (0, 1)
+    assert torch.equal(loaded(clips).logits, model(clips).logits)
+
+
+def test_the_pipeline_answers_on_a_file(write_video, tmp_path, caplog):
+    model = build().eval()
+    model.save_pretrained(tmp_path / "model")
+    processor = ViDiDiVideoProcessor(
+        num_frames=4, size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
+    )
+    processor.save_pretrained(tmp_path / "model")
+    video = write_video(tmp_path / "video.mp4")
+    with caplog.at_level(logging.ERROR, logger="transformers"):
+        logging.getLogger("transformers").propagate = True
+        answer = pipeline("video-classification", model=str(tmp_path / "model"))(str(video), top_k=2)
+    assert "not supported" not in caplog.text
+    probabilities = model(processor(str(video))["pixel_values"]).logits.softmax(-1)[0]
+    best = probabilities.argsort(descending=True)[:2].tolist()
+    assert [entry["label"] for entry in answer] == [LABELS[index] for index in best]
+    assert [entry["score"] for entry in answer] == pytest.approx(probabilities[best].tolist(), rel=1e-4)
+
+
+def test_trainer_trains_it_as_it_is(tmp_path):
+    model = build(classifier_dropout=0.1)
+    generator = torch.Generator().manual_seed(0)
+    # Three kinds of clips: dark, bright, and flickering.
+    rows = []
+    for index in range(12):
+        clip = 0.1 * torch.randn(4, 3, 32, 32, generator=generator) + [-1, 1, 0][index % 3]
+        clip[::2] += 1.0 * (index % 3 == 2)
+        rows.append({"pixel_values": clip, "labels": index % 3})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=6,
+        num_train_epochs=12,
+        learning_rate=0.02,
+        logging_steps=2,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.5 * losses[0]
+    predictions = trainer.predict(rows)
+    assert predictions.predictions.shape == (12, 3)
+    expected = F.cross_entropy(torch.tensor(predictions.predictions), torch.tensor(predictions.label_ids))
+    assert predictions.metrics["test_loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert np.array_equal(predictions.label_ids, [row["labels"] for row in rows])
+
+
+def test_examples():
+    assert doctest.testmod(module).failed == 0
