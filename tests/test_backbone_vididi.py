@@ -8,7 +8,7 @@ from torchvision.models import video
 from torchvision.models.video import resnet
 
 from vididi_hf import backbone_vididi
-from vididi_hf.backbone_vididi import S3D, ResidualBlock, VideoResNet, build_backbone, frozen_statistics
+from vididi_hf.backbone_vididi import S3D, VideoResNet, build_backbone
 from vididi_hf.configuration_vididi import ViDiDiConfig
 
 RESIDUAL = ("r3d_18", "r2plus1d_18", "mc3_18")
@@ -218,23 +218,3 @@ def test_hidden_states_are_not_collected_unless_asked_for():
         features, hidden_states = network(clip_of(1, 3, 2, 32, 32))
     assert hidden_states == ()
     assert features.shape == (1, 1024, 1, 1, 1)
-
-
-def test_frozen_statistics_normalise_by_the_batch_and_come_back_after_an_error():
-    block = ResidualBlock("factorised", 4, 6, stride=2).train()
-    hidden = clip_of(2, 4, 4, 8, 8)
-    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
-    with frozen_statistics(block):
-        frozen = block(hidden)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in block.named_buffers())
-    assert torch.equal(block(hidden), frozen)  # batch statistics in both
-    assert block.conv1[1].num_batches_tracked == 1
-
-    def fail():
-        with frozen_statistics(block):
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        fail()
-    assert block.conv1[1].momentum == 0.1
-    assert block.conv1[1].num_batches_tracked == 1

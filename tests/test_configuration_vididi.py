@@ -76,7 +76,7 @@ def test_misspelt_keyword_is_an_error_that_says_what_was_meant(keyword, meant):
 
 @pytest.mark.parametrize("keyword", ["temperature", "save_pretrained", "zzz"])
 def test_unknown_keyword_that_resembles_nothing_lists_the_fields(keyword):
-    with pytest.raises(TypeError, match=f"'{keyword}': its fields are backbone, hidden_sizes, .*view_forward$"):
+    with pytest.raises(TypeError, match=f"'{keyword}': its fields are backbone, hidden_sizes, .*view_forward"):
         ViDiDiConfig(**{keyword: 1})
 
 

@@ -4,8 +4,8 @@ Parameters carry the names they have in `torchvision.models.video`, so that a st
 classifier, loads as it is. Tensors are (batch, channels, frames, height, width) throughout this file.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .batch_norm_vididi import frozen_statistics, keep_statistics_per_order
 from .configuration_vididi import ViDiDiConfig
 
 # How the four stages of each R network convolve: over space and time at once ("full"), over space and then over time
@@ -38,25 +38,6 @@ S3D_BLOCKS = {
     "5b": (832, 256, (160, 320), (32, 128), 128),
     "5c": (832, 384, (192, 384), (48, 128), 128),
 }
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of a module's BatchNorms as they are, while it still normalises by the batch.
-
-    Zero momentum, not `track_running_stats=False`, because the latter saves other tensors for the backward pass, which
-    activation checkpointing reports as an error.
-    """
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
-    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, saved):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _checkpoint_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -326,9 +307,15 @@ def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
         >>> sum(parameter.numel() for parameter in backbone.parameters())
         11490240
     """
+    backbone: VideoBackbone
     if config.hidden_sizes is None or config.depths is None:
-        return S3D(config.num_channels)
-    return VideoResNet(config.backbone, tuple(config.hidden_sizes), tuple(config.depths), config.num_channels)
+        backbone = S3D(config.num_channels)
+    else:
+        widths, depths = tuple(config.hidden_sizes), tuple(config.depths)
+        backbone = VideoResNet(config.backbone, widths, depths, config.num_channels)
+    if config.batch_norm == "per_order":
+        keep_statistics_per_order(backbone, config.derivative_orders)
+    return backbone
 
 
 __all__ = ["S3D", "VideoBackbone", "VideoResNet", "build_backbone"]

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 BACKBONE_NAMES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
 OBJECTIVE_NAMES = ("vicreg", "byol", "simclr")
 VIEW_FORWARDS = ("separate", "joint")
+BATCH_NORMS = ("shared", "per_order")
 
 MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
@@ -80,6 +81,9 @@ class ViDiDiConfig(PreTrainedConfig):
         objective_options: Keyword arguments of the objective.
         view_forward: How two views pass the encoder in pretraining: `"separate"` normalises each view with BatchNorm
             statistics of its own, `"joint"` normalises the concatenated views with common ones.
+        batch_norm: Running statistics of the encoder's BatchNorms, which replace those of the batch at inference:
+            `"shared"` by all derivative orders, or `"per_order"`, kept for each of `derivative_orders` and selected by
+            the encoder's argument `derivative_order`. The latter needs separate forward passes.
         classifier_orders: Distinct orders of temporal derivative that a classifier on top is shown, their features side
             by side; 0 is the frames themselves.
         classifier_dropout: Share of the features that a classifier on top drops in training.
@@ -114,6 +118,7 @@ class ViDiDiConfig(PreTrainedConfig):
     objective: str = "vicreg"
     objective_options: dict[str, Any] = field(default_factory=dict)
     view_forward: str = "separate"
+    batch_norm: str = "shared"
     classifier_orders: list[int] | tuple[int, ...] = (0,)
     classifier_dropout: float = 0.0
 
@@ -146,6 +151,9 @@ class ViDiDiConfig(PreTrainedConfig):
         _require_choice("backbone", self.backbone, BACKBONE_NAMES)
         _require_choice("objective", self.objective, OBJECTIVE_NAMES)
         _require_choice("view_forward", self.view_forward, VIEW_FORWARDS)
+        _require_choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        if self.batch_norm == "per_order" and self.view_forward == "joint":
+            raise ValueError("batch_norm 'per_order' needs view_forward 'separate': a joint pass mixes the orders")
 
     def validate_stages(self) -> None:
         """Check the widths and depths of the four stages."""

@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_vididi import build_backbone
+from .batch_norm_vididi import select_order
 from .configuration_vididi import MIN_IMAGE_SIZE, MIN_NUM_FRAMES, ViDiDiConfig
 
 
@@ -83,7 +84,9 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None) -> ViDiDiModelOutput:
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, derivative_order: int = 0
+    ) -> ViDiDiModelOutput:
         """Encode clips.
 
         Args:
@@ -91,6 +94,8 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
                 pixels; they need not have the size that the configuration names.
             output_hidden_states: Whether to return the outputs of the stem and of every stage; by default
                 `config.output_hidden_states`.
+            derivative_order: Which temporal derivative the clips are; 0 for frames. It selects the statistics that
+                BatchNorm uses if `config.batch_norm` is `"per_order"`, and has no effect otherwise.
 
         Returns:
             A [`ViDiDiModelOutput`], or a tuple of its fields that are set if the keyword `return_dict=False` was
@@ -102,6 +107,7 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         self._check_shape(pixel_values)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        select_order(self.backbone, derivative_order)
         clip = pixel_values.transpose(1, 2)  # a view: networks have channels before frames
         features, hidden_states = self.backbone(clip, bool(output_hidden_states))
         return ViDiDiModelOutput(

@@ -154,7 +154,7 @@ def extract_features(
             videos = len(batch["clips"])
             views = processor.views(batch["clips"].flatten(0, 1).to(model.device, non_blocking=True), orders)
             for order, view in zip(orders, views):
-                pooled = model(view.to(model.dtype)).pooler_output
+                pooled = model(view.to(model.dtype), derivative_order=order).pooler_output
                 vectors[order].append(pooled.unflatten(0, (videos, -1)).mean(1).float().cpu())
     finally:
         for module, training in modes:

@@ -11,6 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from vididi_hf.batch_norm_vididi import synchronise
 from vididi_hf.data.loading import ClipLoader, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
@@ -89,7 +90,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
             orders = schedule(epoch, step)
             views = derivative_views(clips, orders, processor, recipe.num_frames)
             # 3. One encoder embeds both views; the objective compares them over the global batch.
-            output = model(views)
+            output = model(views, orders)
             # 4. One step of the optimiser, and of the moving average that BYOL aims at.
             rate = learning_rate_at(
                 progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
@@ -191,7 +192,7 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronise(model)
     return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
@@ -51,9 +52,9 @@ class TargetNetwork(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, derivative_order: int = 0) -> Tensor:
         """Return the target embeddings (batch, dimensions) of clips (batch, frames, channels, height, width)."""
-        return self.projector(_pooled_features(self.encoder, clips))
+        return self.projector(_pooled_features(self.encoder, clips, derivative_order))
 
 
 class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
@@ -123,11 +124,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
             target.requires_grad_(False)
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor) -> ViDiDiForPreTrainingOutput:
+    def forward(self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0)) -> ViDiDiForPreTrainingOutput:
         """Encode two views of every video and compare them.
 
         Args:
             pixel_values: Normalised clips or their derivatives (batch, 2, frames, channels, height, width).
+            derivative_orders: Which derivatives the two views are; see [`ViDiDiModel.forward`].
 
         Returns:
             A [`ViDiDiForPreTrainingOutput`], or a tuple of its fields if the keyword `return_dict=False` was given (or
@@ -141,12 +143,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
                 "pixel_values must be (batch, 2 views, frames, channels, height, width), "
                 f"got shape {tuple(pixel_values.shape)}"
             )
-        features = self._for_each_view(lambda clips: _pooled_features(self.vididi, clips), pixel_values)
+        features = self._encode(partial(_pooled_features, self.vididi), pixel_values, derivative_orders)
         embeddings = self._for_each_view(self.objective.projector, features)
         predictions = self._for_each_view(self.objective.predictor, embeddings)
         targets: tuple[Tensor, ...] = ()
         if self.target is not None:
-            targets = self._for_each_view(self.target, pixel_values).unbind(dim=1)
+            targets = self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
         loss, terms = self.objective(*predictions.unbind(dim=1), *targets)
         return ViDiDiForPreTrainingOutput(loss=loss, loss_terms=terms, pooler_output=features, embeddings=embeddings)
 
@@ -171,6 +173,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         """The modules that the target follows, in the order in which it holds them."""
         return nn.ModuleList([self.vididi, self.objective.projector])
 
+    def _encode(self, encoder: Callable[[Tensor, int], Tensor], views: Tensor, orders: tuple[int, int]) -> Tensor:
+        """Encode both views (batch, 2, ...), each as the derivative that it is; in a joint pass none is told apart."""
+        if self.config.view_forward == "joint":
+            return encoder(views.flatten(0, 1), 0).unflatten(0, (-1, 2))
+        return torch.stack([encoder(view, order) for view, order in zip(views.unbind(dim=1), orders)], dim=1)
+
     def _for_each_view(self, function: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """Apply a function of batches to both views (batch, 2, ...), as `config.view_forward` says."""
         if self.config.view_forward == "joint":
@@ -178,9 +186,9 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         return torch.stack([function(view) for view in views.unbind(dim=1)], dim=1)
 
 
-def _pooled_features(encoder: ViDiDiModel, clips: Tensor) -> Tensor:
+def _pooled_features(encoder: ViDiDiModel, clips: Tensor, derivative_order: int) -> Tensor:
     # Named output whatever the configuration says about tuples.
-    return encoder(clips, return_dict=True).pooler_output
+    return encoder(clips, derivative_order=derivative_order, return_dict=True).pooler_output
 
 
 __all__ = ["TargetNetwork", "ViDiDiForPreTraining", "ViDiDiForPreTrainingOutput"]

@@ -130,6 +130,9 @@ class PretrainingRecipe:
         default="separate",
         help="One forward pass per view (BatchNorm sees one derivative order at a time), or one 'joint' pass.",
     )
+    batch_norm: str = _option(
+        default="shared", help="BatchNorm's running statistics: 'shared' by all derivative orders, or 'per_order'."
+    )
 
     # The encoder and its input
     backbone: str = _option(default="r3d_18", help="r3d_18, r2plus1d_18, mc3_18 or s3d.")
@@ -237,6 +240,7 @@ class PretrainingRecipe:
                 objective=self.objective,
                 objective_options=options,
                 view_forward=self.view_forward,
+                batch_norm=self.batch_norm,
             )
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__)) from None
