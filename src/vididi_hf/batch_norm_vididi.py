@@ -1,0 +1,154 @@
+"""BatchNorm for views of different derivative orders.
+
+Frames and their derivatives differ in scale by an order of magnitude. In training each batch is normalised by its own
+statistics, so that does not matter; the running statistics that replace them afterwards are a mixture, which fits
+neither frames nor derivatives. Statistics that are kept apart for each order fit both, and are selected at inference.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class PerOrderBatchNorm3d(nn.BatchNorm3d):
+    """BatchNorm with common weights, and running statistics for each of several derivative orders.
+
+    An order without statistics of its own is served by those of the next lower order that has some.
+
+    Args:
+        num_features: Channels.
+        orders: The orders that have statistics.
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in the running statistics.
+
+    Attributes:
+        running_mean: (orders, channels).
+        running_var: (orders, channels).
+
+    Source: the auxiliary BatchNorm of Xie et al., "Adversarial Examples Improve Image Recognition"
+    (https://arxiv.org/abs/1911.09665), with one set of weights.
+
+    Example:
+        >>> import torch
+        >>> from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, select_order
+        >>> norm = PerOrderBatchNorm3d(4, orders=(0, 1))
+        >>> select_order(norm, 1)
+        >>> output = norm(5 + torch.rand(2, 4, 8, 6, 6))
+        >>> output.shape, norm.running_mean.mean(1).round(decimals=1).tolist()
+        (torch.Size([2, 4, 8, 6, 6]), [0.0, 0.5])
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, orders: Sequence[int], eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.orders = tuple(sorted(orders))
+        self.row = 0
+        self.running_mean = torch.zeros(len(self.orders), num_features)
+        self.running_var = torch.ones(len(self.orders), num_features)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Normalise (batch, channels, frames, height, width) with the statistics of the selected order."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        mean, variance = self.running_mean[self.row], self.running_var[self.row]  # views: updated in place
+        momentum = 0.0 if self.momentum is None else self.momentum
+        return F.batch_norm(hidden, mean, variance, self.weight, self.bias, self.training, momentum, self.eps)
+
+
+def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
+    """Replaces the BatchNorms inside a module, in place, by ones that tell derivative orders apart.
+
+    Args:
+        module: Holds `nn.BatchNorm3d`s. Their weights stay; their running statistics start anew.
+        orders: The orders that shall have statistics.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm3d:
+            norm = PerOrderBatchNorm3d(child.num_features, orders, child.eps, child.momentum or 0.0)
+            norm.weight, norm.bias = child.weight, child.bias
+            setattr(module, name, norm)
+        else:
+            keep_statistics_per_order(child, orders)
+
+
+class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
+    """What [`PerOrderBatchNorm3d`] becomes where a batch is spread over several GPUs; made by `synchronise`."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: PerOrderBatchNorm3d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.orders, self.row = norm.orders, norm.row
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Normalise (batch, channels, frames, height, width) with the statistics of the selected order."""
+        statistics = self.running_mean, self.running_var
+        self.running_mean, self.running_var = (one[self.row] for one in statistics)  # views: updated in place
+        try:
+            return super().forward(hidden)
+        finally:
+            self.running_mean, self.running_var = statistics
+
+
+def synchronise(module: nn.Module) -> None:
+    """Makes the BatchNorms inside a module normalise by the batch of all GPUs together, in place.
+
+    `nn.SyncBatchNorm.convert_sync_batchnorm` alone would mix the derivative orders' statistics.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, PerOrderBatchNorm3d):
+            setattr(module, name, PerOrderSyncBatchNorm(child))
+        elif isinstance(child, _BatchNorm):
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            synchronise(child)
+
+
+def select_order(module: nn.Module, order: int) -> None:
+    """Makes all BatchNorms inside a module (or the module itself) use the statistics of one derivative order."""
+    for child in module.modules():
+        if isinstance(child, PerOrderBatchNorm3d | PerOrderSyncBatchNorm):
+            row = max(bisect_right(child.orders, order) - 1, 0)
+            if row != child.row:  # an assignment that changes nothing would still show in a traced graph
+                child.row = row
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keeps the running statistics of a module's BatchNorms as they are, while it still normalises by the batch.
+
+    Zero momentum, not `track_running_stats=False`, because the latter saves other tensors for the backward pass, which
+    activation checkpointing reports as an error.
+    """
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, saved):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+__all__ = [
+    "PerOrderBatchNorm3d",
+    "PerOrderSyncBatchNorm",
+    "frozen_statistics",
+    "keep_statistics_per_order",
+    "select_order",
+    "synchronise",
+]
