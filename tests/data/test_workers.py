@@ -1,0 +1,111 @@
+"""Results in order from several processes; crashing jobs and killed parents. This file is also a program."""
+
+import doctest
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+import torch
+
+from vididi_hf.data import workers
+from vididi_hf.data.workers import ordered_map
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.02 * (number % 3))  # so that later jobs are done before earlier ones
+    return number * number
+
+
+def die_on_seven(number: int) -> int:
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -number
+
+
+def threads_and_process(_: int) -> tuple[int, int]:
+    return torch.get_num_threads(), os.getpid()
+
+
+def sleep_for_ever(_: int) -> int:
+    time.sleep(3600)
+    return 0
+
+
+def crashed(number: int) -> int:
+    return 1000 + number
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """This module, under a name by which other processes find it, too."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return importlib.import_module("test_workers")
+
+
+def test_results_come_in_the_order_of_the_jobs(here: ModuleType) -> None:
+    squares = [number * number for number in range(20)]
+    assert list(ordered_map(slow_square, range(20), 0, crashed)) == squares
+    assert list(ordered_map(here.slow_square, range(20), 2, crashed)) == squares
+
+
+def test_jobs_are_taken_as_needed(here: ModuleType) -> None:
+    taken = []
+
+    def jobs():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = ordered_map(here.slow_square, jobs(), 1, crashed)
+    assert [next(results), next(results)] == [0, 1]
+    assert len(taken) <= 6
+    results.close()
+
+
+def test_a_job_that_kills_its_process_costs_no_other_job_its_result(here: ModuleType) -> None:
+    results = list(ordered_map(here.die_on_seven, range(16), 2, crashed))
+    assert results == [1007 if number == 7 else -number for number in range(16)]
+
+
+def test_workers_are_other_processes_with_one_thread(here: ModuleType) -> None:
+    seen = set(ordered_map(here.threads_and_process, range(4), 1, lambda _: (0, 0)))
+    assert {threads for threads, _ in seen} == {1}
+    assert os.getpid() not in {process for _, process in seen}
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "started\n"
+    family: list[psutil.Process] = []
+    while len(family) < 3:  # the server that forks, its tracker of resources, the worker
+        assert parent.poll() is None
+        time.sleep(0.05)
+        family = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+
+
+def test_docstring_examples() -> None:
+    result = doctest.testmod(workers)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+if __name__ == "__main__":
+
+    def announced():
+        yield 0
+        print("started", flush=True)
+        yield from range(10)
+
+    list(ordered_map(sleep_for_ever, announced(), 1, crashed))
