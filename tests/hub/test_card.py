@@ -1,0 +1,194 @@
+"""A card says what the repository's files say, and nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+
+from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.evaluation.results import EvaluationResult, report_of
+from vididi_hf.hub import card
+from vididi_hf.hub.card import CardOptions, eval_results, measure_cost, read_emissions, result_protocol, write_card
+from vididi_hf.hub.publishing import prepare
+from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+REPO = "org/vididi-vicreg"
+
+
+@pytest.fixture(scope="module")
+def folder(run_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(run_folder, folder, REPO)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "README.md").read_text()
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The least that a repository holds."""
+    config = ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), image_size=32)
+    ViDiDiModel(config).save_pretrained(tmp_path)
+    ViDiDiVideoProcessor(num_frames=4, size=32, crop_size=32).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_template_is_where_cards_are():
+    template = Path(__file__).parents[2] / "model_cards" / "template.md"
+    assert template.read_text() == Path(card.__file__).with_name("model_card.md").read_text()
+
+
+def test_head(text):
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "feature-extraction")
+    assert data.tags == ["vididi", "video", "self-supervised-learning", "vicreg"]
+    assert data.model_name == "vididi-vicreg"
+    found = {(entry.metric_name, entry.metric_value) for entry in data.eval_results}
+    assert found == {
+        ("R@1, retrieval (frames)", 0.25),
+        ("R@5, retrieval (frames)", 0.5),
+        ("R@1, retrieval (both)", 0.125),
+    }
+    for entry in data.eval_results:
+        assert (entry.dataset_type, entry.dataset_name, entry.dataset_split) == ("videos", "videos", "test")
+        assert entry.task_type == "feature-extraction"
+        assert entry.metric_args["clips_per_video"] == 10
+        assert entry.metric_args["crop"] == "centre"
+
+
+def test_numbers_in_the_text(text):
+    assert "### Video retrieval: videos, split test" in text
+    table = [line for line in text.splitlines() if line.startswith(("| frames", "| both", "| input"))]
+    assert table == ["| input | R@1 | R@5 |", "| frames | 25.0 | 50.0 |", "| both | 12.5 |  |"]
+    assert "Protocol: clips per video 10, crop centre, failed videos 1." in text
+    for line in ("| schedule | paper |", "| steps done | 10 |", "| last epoch's mean loss | 2.25 |"):
+        assert line in text
+    assert "| videos per second | 50 |" in text  # the mean of 40 and 60
+    assert "Trained on the split `train` of videos." in text
+    assert "20-NN" not in text  # not measured
+
+
+def test_pictures_with_captions(text, folder):
+    shown = re.findall(r"!\[(.+)\]\((.+)\)", text)
+    assert shown == [
+        ("Training", "figures/curves.png"),
+        ("Test videos, and the training videos found for them", "figures/retrieval.png"),
+    ]
+    assert all((folder / path).stat().st_size > 0 for _, path in shown)
+
+
+def test_snippets_name_the_repository(text):
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    assert all(REPO in block for block in blocks)
+    assert "trust_remote_code" not in blocks[0]
+    assert "vididi_hf" not in blocks[1]
+
+
+def test_what_was_not_measured_is_absent(bare):
+    text = write_card(bare, "org/bare").read_text()
+    data = ModelCard(text).data
+    assert data.eval_results is None
+    assert data.library_name == "vididi_hf"  # it carries no code
+    for absent in (
+        "## Results",
+        "## Training",
+        "![",
+        "Trained on",
+        "trust_remote_code",
+        "recipe.json",
+        "## Notes",
+        "None",
+    ):
+        assert absent not in text
+    assert "This model has not been evaluated." in text
+
+
+def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
+    (bare / "recipe.json").write_text(json.dumps({"dataset": "motion", "split": "train", "objective": "byol"}))
+    text = write_card(bare, "org/bare").read_text()
+    assert "Trained on" not in text
+    assert "No measurements\nof a training run came with this checkpoint." in text
+    (bare / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
+    text = write_card(bare, "org/bare").read_text()
+    assert "Trained on the split `train` of motion, a generated set" in text
+
+
+def test_options(bare):
+    (bare / "emissions.csv").write_text(
+        "run_id,emissions,country_name,gpu_model,cpu_model\na,0.001,France,,Some CPU\na,0.004,France,,Some CPU\n"
+    )
+    options = CardOptions("other", "my licence", "https://example.org", "owner/encoder", "Trained with *care*.")
+    text = write_card(bare, "org/bare", options).read_text()
+    data = ModelCard(text).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "my licence", "https://example.org")
+    assert data.base_model == "owner/encoder"
+    assert data.co2_eq_emissions["emissions"] == 4.0  # grams; the last row of a run counts
+    assert "## Notes\n\nTrained with *care*.\n" in text
+    assert "The weights are under my licence." in text
+
+
+def test_a_template_of_ones_own(bare, tmp_path):
+    (tmp_path / "mine.md").write_text("---\n{{ card_data }}\n---\n{{ model_name }} has {{ config.backbone }}.\n")
+    text = write_card(bare, "org/bare", CardOptions(template=tmp_path / "mine.md")).read_text()
+    assert text.endswith("bare has r3d_18.\n")
+
+
+def test_a_card_that_the_hub_would_refuse_is_not_written(bare):
+    with pytest.raises(ValueError, match="license must be an identifier that the Hub knows, got 'mine'"):
+        write_card(bare, "org/bare", CardOptions(license="mine"))
+    assert not (bare / "README.md").exists()
+
+
+def test_emissions_of_several_runs_are_added(tmp_path):
+    assert read_emissions(tmp_path) is None
+    lines = ["run_id,emissions,country_name,gpu_model", "a,0.5,,GPU 1", "b,0.25,,GPU 2", "a,0.75,,GPU 1"]
+    (tmp_path / "emissions.csv").write_text("\n".join(lines))
+    assert read_emissions(tmp_path) == {"emissions": 1000.0, "source": "codecarbon", "hardware_used": "GPU 2"}
+    (tmp_path / "emissions.csv").write_text(lines[0])
+    assert read_emissions(tmp_path) is None
+
+
+def test_cost_against_counting_by_hand():
+    config = ViDiDiConfig(backbone="r2plus1d_18", hidden_sizes=(4, 6, 8, 8), depths=(1, 2, 1, 1))
+    processor = ViDiDiVideoProcessor(num_frames=6, size=40, crop_size=36)
+    model, operations = ViDiDiModel(config).eval(), 0
+
+    def count(module, inputs, output):
+        nonlocal operations
+        operations += 2 * output.numel() * module.weight[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, 6, 3, 36, 36))
+    assert measure_cost(config, processor) == (sum(p.numel() for p in model.parameters()), operations)
+
+
+def test_the_published_size_of_r3d_18():
+    parameters, operations = measure_cost(ViDiDiConfig(), ViDiDiVideoProcessor(num_frames=16))
+    assert parameters == 33_371_472 - 400 * 513  # torchvision's count without its classifier
+    assert operations / 2e9 == pytest.approx(40.7, abs=0.05)  # the multiply-adds that torchvision states
+
+
+def test_titles_and_protocols():
+    linear = EvaluationResult("linear", {"frames": {"top-1": 0.5}}, {"clips": 3, "weights": None}, primary="top-1")
+    report = report_of(linear, "org/name")
+    assert card.result_title(report) == "Video classification, linear probe: unknown, split test"
+    assert result_protocol(report) == "Protocol: clips 3."
+    [entry] = eval_results([report])
+    assert entry.metric_args == {"input": "frames", "clips": 3}
+
+
+@pytest.mark.parametrize(("number", "ending"), [(1, "st"), (2, "nd"), (3, "rd"), (4, "th"), (11, "th"), (22, "nd")])
+def test_ordinals(number, ending):
+    assert card._ordinal(number) == ending

@@ -1,0 +1,286 @@
+"""What is prepared from a checkpoint, and what the real client does with it at a loopback Hub."""
+
+import itertools
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vididi_hf import ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.hub.publishing import format_plan, planned_files, prepare, publish, without_local_paths
+from vididi_hf.hub.remote_code import code_files
+
+REPO = "org/vididi-vicreg"
+CLIP = torch.rand(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def paths(files):
+    return {file.path for file in files}
+
+
+@pytest.fixture(scope="module")
+def prepared(run_folder, tmp_path_factory):
+    return prepare(run_folder, tmp_path_factory.mktemp("prepared"), REPO)
+
+
+@pytest.fixture
+def api(hub, server_module):
+    return HfApi(endpoint=hub.url, token=server_module.TOKEN)
+
+
+@pytest.fixture
+def checkpoint(run_folder, tmp_path):
+    """A copy of the run's encoder that a test may change."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "video_preprocessor_config.json", "recipe.json"):
+        shutil.copyfile(run_folder / name, folder / name)
+    return folder
+
+
+class TestPrepare:
+    def test_all_that_belongs_and_nothing_else(self, prepared):
+        code = {file.name for file in code_files()}
+        assert paths(prepared) == code | {
+            *("README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"),
+            *("recipe.json", "metrics.jsonl", "results/retrieval-videos-test.json"),
+            *("figures/curves.png", "figures/retrieval.png"),
+        }
+        sizes = [file.size for file in prepared]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_weights_are_those_of_the_checkpoint(self, prepared, run_folder):
+        folder = next(file.source.parent for file in prepared if file.path == "model.safetensors")
+        original = load_file(run_folder / "model.safetensors")
+        published = load_file(folder / "model.safetensors")
+        assert original.keys() == published.keys()
+        assert all(torch.equal(original[name], published[name]) for name in original)
+
+    def test_results_of_random_weights_are_left_out(self, prepared):
+        [report] = [json.loads(file.source.read_text()) for file in prepared if file.path.startswith("results/")]
+        assert report["random_init"] is False
+        assert report["metrics"]["frames"]["R@1"] == 0.25
+
+    def test_no_path_of_this_machine_is_published(self, prepared, run_folder):
+        home = str(run_folder.parents[1])
+        for file in prepared:
+            assert home.encode() not in file.source.read_bytes()
+        by_path = {file.path: file.source for file in prepared}
+        recipe = json.loads(by_path["recipe.json"].read_text())
+        assert (recipe["dataset"], recipe["output_dir"]) == ("videos", "vididi")
+        report = json.loads(by_path["results/retrieval-videos-test.json"].read_text())
+        assert report["protocol"]["failed_videos"] == ["broken.mp4"]
+
+    def test_a_checkpoint_within_a_run_takes_the_metrics_of_the_run(self, run_folder, tmp_path):
+        checkpoint = run_folder / "checkpoints" / "step-00000010"
+        files = prepare(checkpoint, tmp_path, REPO, with_code=False)
+        assert paths(files) == {
+            *("README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"),
+            *("recipe.json", "metrics.jsonl", "figures/curves.png"),
+        }
+        assert json.loads((tmp_path / "recipe.json").read_text())["seed"] == 1
+        assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+    def test_classifier_whole_and_its_encoder_alone(self, classifier_folder, tmp_path):
+        prepare(classifier_folder, tmp_path / "whole", REPO, with_code=False)
+        prepare(classifier_folder, tmp_path / "encoder", REPO, with_code=False, encoder_only=True)
+        original = ViDiDiForVideoClassification.from_pretrained(classifier_folder).eval()
+        whole = ViDiDiForVideoClassification.from_pretrained(tmp_path / "whole").eval()
+        encoder = ViDiDiModel.from_pretrained(tmp_path / "encoder").eval()
+        with torch.no_grad():
+            assert torch.equal(whole(CLIP).logits, original(CLIP).logits)
+            assert torch.equal(encoder(CLIP).pooler_output, original.vididi(CLIP).pooler_output)
+        assert whole.config.id2label == {0: "rise", 1: "fall", 2: "turn"}
+        assert not any("classifier" in name for name in load_file(tmp_path / "encoder" / "model.safetensors"))
+        card = (tmp_path / "whole" / "README.md").read_text()
+        assert "pipeline_tag: video-classification" in card
+        assert "# torch.Size([1, 3])" in card
+
+    def test_encoder_of_a_model_in_pretraining(self, checkpoint, tmp_path):
+        encoder = ViDiDiModel.from_pretrained(checkpoint)
+        model = ViDiDiForPreTraining(encoder.config)
+        model.vididi.load_state_dict(encoder.state_dict())
+        model.save_pretrained(checkpoint)
+        prepare(checkpoint, tmp_path / "published", REPO)
+        published = load_file(tmp_path / "published" / "model.safetensors")
+        assert published.keys() == encoder.state_dict().keys()
+        assert all(torch.equal(published[name], tensor) for name, tensor in encoder.state_dict().items())
+
+    def test_results_and_figures_from_elsewhere(self, checkpoint, run_folder, tmp_path):
+        Image.new("RGB", (4, 4)).save(tmp_path / "derivatives.png")
+        results = [run_folder / "retrieval", run_folder / "retrieval" / "metrics.json"]
+        figures = [tmp_path / "derivatives.png"]
+        files = prepare(checkpoint, tmp_path / "out", REPO, results=results, figures=figures, with_code=False)
+        added = {path for path in paths(files) if "/" in path}
+        assert added == {
+            *("results/retrieval-videos-test.json", "results/retrieval-videos-test-2.json"),
+            "figures/derivatives.png",
+        }
+        assert "A clip and its temporal derivatives" in (tmp_path / "out" / "README.md").read_text()
+
+    def test_results_of_the_comparison(self, checkpoint, tmp_path):
+        found = {"arm": "ViDiDi", "seed": 0, "metrics": {"frames": {"R@1": 0.625}}, "neighbours": {"0": [1]}}
+        protocol = {"clips_per_video": 4, "leave_out": None}
+        (checkpoint / "retrieval.json").write_text(json.dumps({**found, "protocol": protocol}))
+        prepare(checkpoint, tmp_path / "out", REPO)
+        report = json.loads((tmp_path / "out" / "results" / "retrieval-videos-test.json").read_text())
+        assert (report["metrics"], report["protocol"]) == (found["metrics"], protocol)
+        assert "| frames | 62.5 |" in (tmp_path / "out" / "README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"repo_id": "name"}, "must be named owner/name, got 'name'"),
+            ({"repo_id": "a b/c"}, "a b/c"),
+            ({"results": ["nothing.json"]}, "there is no nothing.json"),
+            ({"figures": ["nothing"]}, "there is no nothing"),
+        ],
+    )
+    def test_what_does_not_exist(self, checkpoint, tmp_path, options, message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            prepare(checkpoint, tmp_path / "out", **{"repo_id": REPO, **options})
+
+    def test_named_files_must_be_what_they_are_named_as(self, checkpoint, tmp_path):
+        for option in ("results", "figures"):
+            with pytest.raises(ValueError, match=r"config\.json is no (report of an evaluation|PNG picture)"):
+                prepare(checkpoint, tmp_path / option, REPO, **{option: [checkpoint / "config.json"]})
+
+    def test_no_checkpoint(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"is no checkpoint: it holds no config\.json"):
+            prepare(tmp_path, tmp_path / "out", REPO)
+
+    def test_a_stranger(self, checkpoint, tmp_path):
+        (checkpoint / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+        with pytest.raises(ValueError, match=r"saved from BertModel \(model_type 'bert'\); what can be"):
+            prepare(checkpoint, tmp_path / "out", REPO)
+
+    def test_missing_weights(self, checkpoint, tmp_path):
+        weights = load_file(checkpoint / "model.safetensors")
+        name = next(name for name in weights if name.endswith("weight"))
+        del weights[name]
+        save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"lacks 1 weights of ViDiDiModel, such as {re.escape(name)}"):
+            prepare(checkpoint, tmp_path / "out", REPO)
+
+    def test_a_folder_in_use(self, checkpoint):
+        with pytest.raises(ValueError, match="is not empty; choose a new folder"):
+            prepare(checkpoint, checkpoint, REPO)
+
+
+class TestPublish:
+    def test_one_commit_private_with_the_same_bytes(self, prepared, hub, api, tmp_path):
+        commit = publish(prepared, REPO, api=api)
+        repo = hub.repos[REPO]
+        assert repo.private
+        assert len(repo.commits) == 2  # the Hub's own first one, and ours
+        assert repo.branches["main"] == commit.oid
+        tree = repo.commits[commit.oid]
+        assert {path: blob.content for path, blob in tree.items()} == {
+            file.path: file.source.read_bytes() for file in prepared
+        }
+        assert {path for path, blob in tree.items() if blob.lfs} == {
+            *("model.safetensors", "figures/curves.png", "figures/retrieval.png")
+        }
+
+    def test_again_sends_nothing(self, prepared, hub, api):
+        first = publish(prepared, REPO, api=api)
+        sent = hub.uploads()
+        assert publish(prepared, REPO, api=api).oid == first.oid
+        assert hub.uploads() == sent
+        assert len(hub.repos[REPO].commits) == 2
+
+    def test_what_a_new_version_lacks_is_removed_unless_it_is_the_users(self, prepared, hub, api):
+        publish(prepared, REPO, api=api)
+        added = ("model-00001-of-00002.safetensors", "figures/old.png", "notes.md", ".gitattributes")
+        api.create_commit(REPO, [CommitOperationAdd(path, b"\0old") for path in added], commit_message="by hand")
+        remaining = [file for file in prepared if not file.path.startswith(("figures/", "results/"))]
+        commit = publish(remaining, REPO, api=api)
+        assert set(hub.repos[REPO].commits[commit.oid]) == paths(remaining) | {"notes.md", ".gitattributes"}
+
+    def test_nothing_becomes_public_by_accident(self, prepared, hub, api):
+        api.create_repo(REPO, private=False)
+        with pytest.raises(ValueError, match="org/vididi-vicreg exists and is public; say --public if"):
+            publish(prepared, REPO, api=api)
+        assert list(hub.repos[REPO].commits.values()) == [{}]
+        publish(prepared, REPO, private=False, api=api)
+        assert not hub.repos[REPO].private
+
+    def test_a_branch(self, prepared, hub, api):
+        commit = publish(prepared, REPO, revision="tiny", api=api)
+        repo = hub.repos[REPO]
+        assert repo.branches["tiny"] == commit.oid
+        assert repo.commits[repo.branches["main"]] == {}
+
+    def test_an_upload_that_fails_leaves_no_trace_and_goes_on(self, prepared, hub, api, server_module):
+        numbers = itertools.count()  # they come from several threads
+
+        def refuse_the_third(method, path):
+            if method == "PUT" and next(numbers) == 2:
+                raise server_module.HubError(403, "storage is full")
+
+        hub.intercept = refuse_the_third
+        with pytest.raises((HfHubHTTPError, RuntimeError)):
+            publish(prepared, REPO, api=api)
+        assert hub.repos[REPO].commits[hub.repos[REPO].branches["main"]] == {}
+        arrived = set(hub.storage)
+        assert len(arrived) == 2
+        hub.requests.clear()
+        commit = publish(prepared, REPO, api=api)
+        assert len(hub.uploads()) == 1  # only what had not arrived
+        assert not arrived & set(hub.uploads())
+        assert set(hub.repos[REPO].commits[commit.oid]) == paths(prepared)
+
+    def test_without_a_token(self, prepared, hub):
+        with pytest.raises(HfHubHTTPError):
+            publish(prepared, REPO, api=HfApi(endpoint=hub.url, token=False))
+        assert hub.repos == {}
+
+
+def test_plan(tmp_path):
+    for name, size in (("model.safetensors", 2_500_000), ("config.json", 999), ("figures/a.png", 1000)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert format_plan(planned_files(tmp_path), REPO, private=True).splitlines() == [
+        "org/vididi-vicreg (private):",
+        "   2.5 MB  model.safetensors",
+        "   1.0 kB  figures/a.png",
+        "    999 B  config.json",
+        "   2.5 MB  in 3 files",
+    ]
+    assert format_plan([], REPO, private=False).startswith("org/vididi-vicreg (public):")
+
+
+def test_local_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "clips.csv").touch()
+    values = {
+        "dataset": "data/clips.csv",
+        "model": str(tmp_path / "gone"),
+        "lists": [["./here/a.mp4", "~/b.mp4"], 3, None],
+        "hub": "owner/name",
+        "data": "data/clips.csv",
+        "link": "https://example.org/a",
+    }
+    assert without_local_paths(values) == {
+        "dataset": "data",
+        "model": "gone",
+        "lists": [["a.mp4", "b.mp4"], 3, None],
+        "hub": "owner/name",
+        "data": "clips.csv",
+        "link": "https://example.org/a",
+    }
+
+
+def test_the_processor_is_the_checkpoints(prepared, run_folder):
+    folder = next(file.source.parent for file in prepared if file.path == "config.json")
+    published, original = (ViDiDiVideoProcessor.from_pretrained(place) for place in (folder, run_folder))
+    assert published.crop_size == original.crop_size
+    assert published.num_frames == original.num_frames
