@@ -65,10 +65,21 @@ def test_a_further_set_is_one_line(monkeypatch, motion_root):
     assert len(load_video_dataset("twice", root=motion_root, times=5)) == 5
 
 
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"motion"}))
+def test_published_sets_say_where_they_are_looked_for(name, tmp_path, vididi_home):
+    """Each of the names leads to a reader, which needs the videos: nothing is downloaded."""
+    with pytest.raises(FileNotFoundError, match=rf"there is no folder {vididi_home}/\S+; say where the data set lies"):
+        load_video_dataset(name)
+    with pytest.raises(FileNotFoundError, match=rf"found no .*; looked anywhere in {tmp_path}.* is empty"):
+        load_video_dataset(name, root=tmp_path)
+    with pytest.raises(ValueError, match=f"{name.split('-')[0]}.* has no split 'unheard-of'"):
+        load_video_dataset(name, root=tmp_path, split="unheard-of")
+
+
 def test_options_are_checked(motion_root):
     with pytest.raises(TypeError, match="num_videos"):
         load_video_dataset("motion", root=motion_root, num_videos=3)
-    with pytest.raises(ValueError, match=r"num_train: only the built-in sets \(motion\) take options, and .* is none"):
+    with pytest.raises(ValueError, match=r"num_train: only the built-in sets \(motion, .*\) take options, and .* none"):
         load_video_dataset(motion_root, num_train=3)
     with pytest.raises(ValueError, match="root: only the built-in sets"):
         load_video_dataset(motion_root, root=motion_root)
@@ -152,7 +163,7 @@ def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load_video_dataset(name)
     assert repr(name) in str(caught.value)
-    assert "built in (motion)" in str(caught.value)
+    assert f"built in ({', '.join(DATASETS)})" in str(caught.value)
 
 
 def test_a_single_video_is_no_data_set(motion_root, monkeypatch):

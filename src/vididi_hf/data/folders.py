@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from vididi_hf.data.files import VIDEO_SUFFIXES, find_files
 
@@ -16,7 +17,7 @@ _SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation
 
 def with_video_column(
     videos: list[str],
-    labels: list[str] | None = None,
+    labels: Sequence[str | None] | None = None,
     names: list[str] | None = None,
     features: dict[str, Any] | None = None,
     **columns: list,
@@ -25,7 +26,7 @@ def with_video_column(
 
     Args:
         videos: Paths of the files. They are opened when a row is read, not now.
-        labels: The class name of each video, if known.
+        labels: The class name of each video, if known; None for a video of an unknown class.
         names: All class names in the order of their numbers; by default those that occur, sorted.
         features: The types of further columns, where their values do not tell.
         **columns: Further columns.
@@ -33,6 +34,9 @@ def with_video_column(
     Returns:
         A data set with the columns `video` (`datasets.Video`), `label` (`datasets.ClassLabel`, if labels are given) and
         the further ones.
+
+    Raises:
+        ValueError: If a label is not among `names`.
 
     Example:
         ```python
@@ -43,15 +47,35 @@ def with_video_column(
 
         ```
     """
-    data: dict[str, list] = {"video": videos}
-    types = datasets.Features({"video": datasets.Video()})
+    data: dict[str, list] = {"video": [{"bytes": None, "path": video} for video in videos]}
+    types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:
-        data["label"] = labels
-        types["label"] = datasets.ClassLabel(names=names or sorted(set(labels)))
+        names = names or sorted({label for label in labels if label is not None})
+        numbers: dict[str | None, int | None] = {None: None, **{name: number for number, name in enumerate(names)}}
+        if unknown := set(labels) - set(numbers):
+            raise ValueError(
+                f"{min(map(str, unknown))!r} is none of the {len(names)} classes {names[0]!r} to {names[-1]!r}"
+            )
+        data["label"] = [numbers[label] for label in labels]
+        types["label"] = datasets.ClassLabel(names=names)
     given = features or {}
-    told = datasets.Dataset.from_dict({name: values for name, values in columns.items() if name not in given}).features
-    types.update({name: given[name] if name in given else told[name] for name in columns})
-    return datasets.Dataset.from_dict({**data, **columns}, features=types)
+    untyped = pa.table({name: values for name, values in columns.items() if name not in given})
+    told = datasets.Features.from_arrow_schema(untyped.schema)
+    types |= {name: given[name] if name in given else told[name] for name in columns}
+    return as_dataset({**data, **columns}, types)
+
+
+def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Dataset:
+    """Makes a 🤗 data set of columns that are encoded already: videos are paths or bytes, labels are numbers.
+
+    For hundreds of thousands of rows this takes a third of the time of `Dataset.from_dict`, which encodes each value.
+
+    Args:
+        columns: Values by name; a video is `{"bytes": …, "path": …}`.
+        types: The feature of each column.
+    """
+    schema = datasets.Features(types).arrow_schema
+    return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_pydict(columns, schema=schema)))
 
 
 def standard_split(name: str) -> str:

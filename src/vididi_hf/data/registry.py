@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ import datasets
 from vididi_hf.data.files import default_root
 from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
 from vididi_hf.data.motion import VERSION, generate_motion
+from vididi_hf.data.readers.ava import read_ava
+from vididi_hf.data.readers.common import AbsentVideosWarning
+from vididi_hf.data.readers.hmdb51 import read_hmdb51
+from vididi_hf.data.readers.jhmdb import read_jhmdb
+from vididi_hf.data.readers.kinetics import read_kinetics
+from vididi_hf.data.readers.something_something import read_something_something
+from vididi_hf.data.readers.ucf101 import read_ucf101
+from vididi_hf.data.readers.ucf101_24 import read_ucf101_24
 
 Reader = Callable[..., datasets.Dataset]
 
@@ -39,8 +49,27 @@ def read_motion(
 
 ALL_ROWS = "all"
 
-# A new data set is one reader `(root, split, **options)` and one line here.
-DATASETS: dict[str, Reader] = {"motion": read_motion}
+# A new data set is one reader `(root, split, **options)` and one line here. A further official split or version of a
+# set has a name of its own: then training and test rows of different ones never mix, and no script needs a flag.
+DATASETS: dict[str, Reader] = {
+    "motion": read_motion,
+    "ucf101": read_ucf101,
+    "ucf101-2": partial(read_ucf101, official_split=2),
+    "ucf101-3": partial(read_ucf101, official_split=3),
+    "hmdb51": read_hmdb51,
+    "hmdb51-2": partial(read_hmdb51, official_split=2),
+    "hmdb51-3": partial(read_hmdb51, official_split=3),
+    "kinetics400": partial(read_kinetics, classes=400),
+    "kinetics600": partial(read_kinetics, classes=600),
+    "kinetics700": partial(read_kinetics, classes=700),
+    "something-something-v2": read_something_something,
+    "jhmdb": read_jhmdb,
+    "jhmdb-2": partial(read_jhmdb, official_split=2),
+    "jhmdb-3": partial(read_jhmdb, official_split=3),
+    "ucf101-24": read_ucf101_24,
+    "ava": read_ava,
+    "ava-2.1": partial(read_ava, version="2.1"),
+}
 
 
 def load_video_dataset(
@@ -50,12 +79,13 @@ def load_video_dataset(
 
     Args:
         name: One of
-            - the name of a built-in set (`"motion"`; a folder of that name is `"./motion"`);
+            - the name of a built-in set, one of `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` …
+              in the layouts that `docs/datasets.md` shows (a folder of that name is `"./motion"`);
             - a folder of videos (`[split/][label/]name.mp4`);
             - a `.csv` or `.parquet` list with the columns `video,label,split`, paths relative to the list;
             - a folder written by `save_to_disk`;
             - the id of a data set on the Hub, `"owner/name"`.
-        root: Where a built-in set lies, or shall lie.
+        root: Where a built-in set lies, or shall lie; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
         split: `"train"`, `"validation"`, `"test"`, or None (on command lines: `"all"`) for all rows.
         **options: Options of a built-in set, such as `num_train` and `seed` of `motion`.
 
@@ -65,9 +95,12 @@ def load_video_dataset(
 
     Raises:
         FileNotFoundError: If `name` is neither a built-in set nor a folder or list that exists, and the Hub has no such
-            data set or cannot be reached.
+            data set or cannot be reached. If a built-in set is not at `root`.
         TypeError: If a built-in set has no such option.
         ValueError: If there is no such split, or options are given for what is no built-in set.
+
+    Warns:
+        AbsentVideosWarning: If videos that a published list names are not there; see `absent_videos`.
 
     Example:
         ```python
@@ -103,3 +136,21 @@ def load_video_dataset(
         return read_hub_dataset(str(name), split)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{unknown}, and from the Hub it cannot be loaded: {error}") from error
+
+
+def absent_videos(
+    name: str | Path, *, root: str | Path | None = None, split: str | None = "train", **options: Any
+) -> list[str]:
+    """Names all videos that the lists of a data set hold and the disk does not.
+
+    Args:
+        name: As for `load_video_dataset`, whose errors this raises too.
+        root: Where the set lies.
+        split: The split.
+        **options: Options of the set.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_video_dataset(name, root=root, split=split, **options)
+    found = [warning.message for warning in caught]
+    return [video for warning in found if isinstance(warning, AbsentVideosWarning) for video in warning.videos]

@@ -1,0 +1,102 @@
+"""HMDB51 (Kuehne et al. 2011): 6,766 clips of 51 actions; each of three official splits uses 5,100 of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+
+from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
+
+FLAGS = {"1": "train", "2": "test"}
+"""What the number after a clip in a file of JHMDB or HMDB51 means; 0 (HMDB51 only): not used in this split."""
+
+
+def read_hmdb51(
+    root: str | Path | None = None, split: str | None = "train", *, official_split: int = 1
+) -> datasets.Dataset:
+    """Reads HMDB51 by its official files `<action>_test_split<N>.txt`.
+
+    Where those are missing, lists made from them serve: `hmdb51_vid_train_split_<N>.txt` and `…_val_…` (or `…_test_…`),
+    with lines `action/clip number`.
+
+    Args:
+        root: The folder of the videos, or one above that holds the lists too.
+        split: `"train"`, `"test"` or None for both. Clips that the official split leaves out come in neither.
+        official_split: Which of the three official splits.
+
+    Returns:
+        Columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
+
+    Raises:
+        FileNotFoundError: If there are no lists, or no video of them.
+        ValueError: If there is no such split.
+    """
+    check_official_split("hmdb51", official_split)
+    splits = choose_splits("hmdb51", split, ("train", "test"))
+    folder = DatasetFolder("hmdb51", root)
+    found = read_flags(folder, official_split) or _read_plain_lists(folder, official_split)
+    names = check_actions(folder, found, 51, f"lists <action>_test_split{official_split}.txt")
+    chosen = [clip for part in splits for clip, listed_in in found.items() if listed_in == part]
+    labels = [clip.partition("/")[0] for clip in chosen]
+    return folder.rows(chosen, labels, names, source=sources_of(chosen))
+
+
+def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
+    """Reads the official files of HMDB51 or JHMDB, one for each action, with a number after each clip.
+
+    Returns:
+        `"train"` or `"test"` by video (`action/clip`); empty if there are no such files.
+    """
+    found: dict[str, str] = {}
+    ending = f"_test_split{official_split}.txt"
+    # No action is called hmdb51, but plain lists of both splits are.
+    lists = folder.find_lists(rf"(?!hmdb51_).+{re.escape(ending)}")
+    paths = {path.name: path for path in reversed(lists)}
+    for name, path in sorted(paths.items()):
+        for clip, flag in _split_lines(path):
+            if flag in FLAGS:
+                found[f"{name[: -len(ending)]}/{without_suffix(clip)}"] = FLAGS[flag]
+    return found
+
+
+def check_actions(folder: DatasetFolder, found: dict[str, str], number: int, description: str) -> list[str]:
+    """The sorted actions of clips named `action/clip`, which must be all: their numbers depend on it.
+
+    Raises:
+        FileNotFoundError: If there are no clips.
+        ValueError: If there are more or fewer actions, as in an incomplete copy or in another data set.
+    """
+    if not found:
+        raise folder.missing(description)
+    names = sorted({clip.partition("/")[0] for clip in found})
+    if len(names) != number:
+        raise ValueError(
+            f"{folder.name}: the {description} found in or beside {folder.root} are of {len(names)} actions, not of "
+            f"{number}: they are incomplete, or belong to another data set"
+        )
+    return names
+
+
+def sources_of(videos: Iterable[str]) -> list[str]:
+    """The recordings that clips were cut from, the part of `action/<recording>_<action>_…` that names it."""
+    return [clip.rpartition(f"_{action}_")[0] for action, _, clip in (video.partition("/") for video in videos)]
+
+
+def _read_plain_lists(folder: DatasetFolder, official_split: int) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part, aliases in [("train", "train"), ("test", "(val|test)")]:
+        for path in folder.find_lists(rf"hmdb51_(vid_)?{aliases}_split_?{official_split}(_videos)?\.txt")[:1]:
+            found |= {without_suffix(video): part for video, _ in _split_lines(path)}
+    return found
+
+
+def _split_lines(path: Path) -> list[list[str]]:
+    """Lines of a name, which may hold blanks, and a number."""
+    lines = [line.rsplit(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    for line in lines:
+        if len(line) != 2:
+            raise ValueError(f"{path}: a line must hold a clip and a number, got {line[0]!r}")
+    return lines

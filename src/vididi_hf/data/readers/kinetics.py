@@ -1,0 +1,67 @@
+"""Kinetics-400, -600 and -700 (Kay et al. 2017; Carreira et al. 2018, 2019): clips of 10 seconds of YouTube videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pandas as pd
+
+from vididi_hf.data.readers.common import DatasetFolder, choose_splits
+
+_FILE_NAMES = {"train": "train", "validation": "(val|validate|validation)", "test": "test"}
+_CLIP_COLUMNS = ["youtube_id", "time_start", "time_end"]
+
+
+def read_kinetics(
+    root: str | Path | None = None, split: str | None = "train", *, classes: int = 400
+) -> datasets.Dataset:
+    """Reads Kinetics by its CSV lists (`label,youtube_id,time_start,time_end,split`).
+
+    Args:
+        root: The folder of the videos, `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, with or without
+            folders for splits and classes; or one above that holds the lists too.
+        split: `"train"`, `"validation"`, `"test"`, or None for those whose lists are there.
+        classes: The version: 400, 600 or 700 (also 700-2020). Lists that name another version are passed over.
+
+    Returns:
+        Columns `video` and `label` (names sorted over all lists that are there). Where the list of the test split tells
+        no labels, its rows have none; alone it has no column `label`.
+
+    Raises:
+        FileNotFoundError: If the list of the split, or every clip of it, is missing.
+        ValueError: If there is no such split, a list has other columns, or more classes than the version.
+
+    Warns:
+        AbsentVideosWarning: If clips are missing, as they always are: their number, and in `videos` the names of all.
+    """
+    name = f"kinetics{classes}"
+    splits = choose_splits(name, split, tuple(_FILE_NAMES))
+    folder = DatasetFolder(name, root)
+    tables: dict[str, pd.DataFrame] = {}
+    for part, file_name in _FILE_NAMES.items():
+        # train.csv, kinetics_train.csv, kinetics-600_train.csv, k700_2020_train.csv …
+        for path in folder.find_lists(rf"((k|kinetics)?[-_]?({classes}([-_]2020)?)?[-_])?{file_name}\.csv")[:1]:
+            tables[part] = _read_list(path)
+    present = [part for part in splits if part in tables]
+    if not present or (split is not None and present != splits):
+        raise folder.missing(f"list {' or '.join(f'{part}.csv' for part in splits)}")
+    names = sorted({label for table in tables.values() for label in table["label"] if label})
+    if len(names) > classes:
+        raise ValueError(f"{name}: the lists in {folder.root} hold {len(names)} classes, those of another version")
+    listed: list[str] = []
+    labels: list[str | None] = []
+    for table in (tables[part] for part in present):
+        for video, start, end, label in table[[*_CLIP_COLUMNS, "label"]].itertuples(index=False):
+            clip = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+            listed.append(video if video in folder.videos and clip not in folder.videos else clip)
+            labels.append(label or None)
+    return folder.rows(listed, labels if any(labels) else None, names)
+
+
+def _read_list(path: Path) -> pd.DataFrame:
+    # All as text, since YouTube ids may look like numbers.
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := [column for column in _CLIP_COLUMNS if column not in table]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}, only {', '.join(table.columns)}")
+    return table if "label" in table else table.assign(label="")

@@ -1,0 +1,68 @@
+"""UCF101-24: 24 actions of UCF101 with boxes around those who act, frame by frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from vididi_hf.data.readers.common import DatasetFolder, choose_splits
+from vididi_hf.data.readers.detection import BoxColumns, box_features, fractions, load_mat
+
+WIDTH, HEIGHT = 320, 240  # of every video of UCF101
+
+
+def read_ucf101_24(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
+    """Reads UCF101-24 with the corrected annotations (Singh et al. 2017), `finalAnnots.mat` and `testlist.mat`.
+
+    Args:
+        root: The folder of UCF101's videos, or one above that holds the annotations too.
+        split: `"train"`, `"test"` (the first official split, the only one with corrected boxes) or None for both.
+
+    Returns:
+        One row for each video: `video`, `label`, `num_frames` as annotated, and the box columns of
+        `vididi_hf.data.readers.detection`. A video may show several persons, at different times.
+
+    Raises:
+        FileNotFoundError: If the annotations, or every video of them, are missing.
+        ImportError: If SciPy is missing.
+        ValueError: If there is no such split.
+    """
+    splits = choose_splits("ucf101-24", split, ("train", "test"))
+    folder = DatasetFolder("ucf101-24", root)
+    annotations = load_mat(folder.find_list(r"finalAnnots\.mat", "annotations finalAnnots.mat"))["annot"].ravel()
+    listed = load_mat(folder.find_list(r"testlist\.mat", "test list testlist.mat"))["testlist"].ravel()
+    test = {str(name.item()) for name in listed}
+    names = sorted({_label(annotation) for annotation in annotations})
+    chosen = [
+        annotation for annotation in annotations if ("test" if annotation["name"].item() in test else "train") in splits
+    ]
+    rows = [_boxes(annotation) for annotation in chosen]
+    return folder.rows(
+        [str(annotation["name"].item()) for annotation in chosen],
+        [_label(annotation) for annotation in chosen],
+        names,
+        box_features(names),
+        **{column: [row[column] for row in rows] for column in rows[0]},
+    )
+
+
+def _label(annotation: Any) -> str:
+    return str(annotation["name"].item()).partition("/")[0]
+
+
+def _boxes(annotation: Any) -> BoxColumns:
+    """The boxes of all persons; a tube has a first frame, counted from 1, a class, counted from 1, and x, y, w, h."""
+    columns: BoxColumns = {"num_frames": int(annotation["num_imgs"].item())}
+    columns |= {"frames": [], "boxes": [], "box_labels": [], "persons": []}
+    for person, tube in enumerate(annotation["tubes"].ravel()):
+        corners = np.array(tube["boxes"], dtype=np.float64)
+        corners[:, 2:] += corners[:, :2]
+        first = int(tube["sf"].item()) - 1
+        columns["frames"] += range(first, first + len(corners))
+        columns["boxes"] += fractions(corners, WIDTH, HEIGHT)
+        columns["box_labels"] += [[int(tube["class"].item()) - 1]] * len(corners)
+        columns["persons"] += [person] * len(corners)
+    return columns

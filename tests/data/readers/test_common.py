@@ -1,0 +1,135 @@
+"""One walk over a data set's folder; lists and videos wherever people keep them; errors that say what was found."""
+
+import re
+import warnings
+
+import datasets
+import pytest
+
+from vididi_hf.data.folders import MissingSplitError
+from vididi_hf.data.readers.common import (
+    AbsentVideosWarning,
+    DatasetFolder,
+    check_official_split,
+    choose_splits,
+    without_suffix,
+)
+from vididi_hf.data.registry import absent_videos, default_root
+
+
+def test_a_missing_folder(tmp_path, vididi_home):
+    with pytest.raises(FileNotFoundError, match=r"some: there is no folder .*nowhere; say where .*--dataset_root"):
+        DatasetFolder("some", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(vididi_home / "some"))):
+        DatasetFolder("some")
+
+
+def test_the_default_folder(touch):
+    touch(default_root("in-the-cache"), "a.avi")
+    assert DatasetFolder("in-the-cache").locate("a") == str(default_root("in-the-cache") / "a.avi")
+
+
+def test_relative_roots_give_absolute_paths(tmp_path, touch, monkeypatch):
+    touch(tmp_path, "here/a.avi")
+    monkeypatch.chdir(tmp_path)
+    assert DatasetFolder("some", "here").locate("a") == str(tmp_path / "here" / "a.avi")
+
+
+def test_lists_inside_come_first_then_those_beside(tmp_path, touch):
+    root = touch(tmp_path / "set" / "videos", "deep/er/List1.TXT", "deep/list1.txt")
+    touch(tmp_path / "set", "list1.txt", "list2.txt", "annotations/x/list3.txt", "elsewhere/list4.txt")
+    touch(tmp_path, "list5.txt")
+    folder = DatasetFolder("some", root)
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in folder.find_lists(r"list\d\.txt")]
+    assert found == [
+        "videos/deep/list1.txt",
+        "videos/deep/er/List1.TXT",
+        "list1.txt",
+        "list2.txt",
+        "annotations/x/list3.txt",
+    ]
+    assert folder.find_list(r"list1\.txt", "list") == root / "deep" / "list1.txt"
+
+
+def test_a_missing_list_is_described_with_what_is_there(tmp_path, touch):
+    folder = DatasetFolder("some", touch(tmp_path / "root", "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
+    with pytest.raises(FileNotFoundError) as caught:
+        folder.find_list("x", "list x.txt")
+    message = str(caught.value)
+    assert "some: found no list x.txt" in message
+    assert f"looked anywhere in {tmp_path / 'root'}, in {tmp_path}, and there in the folders annotations" in message
+    assert "holds 4 files: a.mp4, b.mp4, c.mp4, …" in message
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty is empty"):
+        DatasetFolder("some", tmp_path / "empty").find_list("x", "list x.txt")
+
+
+def test_videos_are_found_by_folder_and_name_or_by_name(tmp_path, touch):
+    root = touch(tmp_path, "run/a.avi", "walk/a.avi", "flat.b.WEBM", "walk/notes.txt", "walk/noextension")
+    folder = DatasetFolder("some", root)
+    located = {name: folder.locate(name) for name in ("run/a", "walk/a", "flat.b", "jump/flat.b", "walk/notes", "flat")}
+    assert {name: path and path.removeprefix(f"{root}/") for name, path in located.items()} == {
+        "run/a": "run/a.avi",
+        "walk/a": "walk/a.avi",
+        "flat.b": "flat.b.WEBM",
+        "jump/flat.b": "flat.b.WEBM",
+        "walk/notes": None,
+        "flat": None,
+    }
+
+
+def test_rows_of_what_is_there_and_a_warning_that_names_the_rest(tmp_path, touch, summary):
+    folder = DatasetFolder("some", touch(tmp_path, "a.mp4", "c.mp4"))
+    listed = ["a", "b", "c", "b", "d", "e", "f"]
+    with pytest.warns(AbsentVideosWarning, match=r"some: 4 of the 6 listed videos are not under .*: b, d, e, …") as got:
+        rows = folder.rows(listed, ["x", "y", "z", "y", "x", "x", "x"], ["z", "y", "x"], number=list(range(7)))
+    assert got[0].message.videos == ("b", "d", "e", "f")
+    assert summary(rows, tmp_path) == [("a.mp4", "x"), ("c.mp4", "z")]
+    assert rows["label"][:] == [2, 0]
+    assert rows["number"][:] == [0, 2]
+    assert isinstance(rows.features["video"], datasets.Video)
+
+
+def test_nothing_is_said_where_nothing_is_missing(tmp_path, touch, summary):
+    folder = DatasetFolder("some", touch(tmp_path, "a.mp4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert summary(folder.rows(["a", "a"]), tmp_path) == ["a.mp4", "a.mp4"]
+
+
+def test_no_rows_are_an_error(tmp_path, touch):
+    folder = DatasetFolder("some", touch(tmp_path, "other.mp4"))
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos is in .*; looked .* for a, b \(any of "):
+        folder.rows(["a", "b", "a"])
+
+
+def test_a_class_that_is_not_among_the_names_is_an_error(tmp_path, touch):
+    with pytest.raises(ValueError, match="'jump' is none of the 2 classes 'run' to 'walk'"):
+        DatasetFolder("some", touch(tmp_path, "a.mp4")).rows(["a"], ["jump"], ["run", "walk"])
+
+
+def test_splits_by_any_of_their_names():
+    assert choose_splits("some", "val", ("train", "validation")) == ["validation"]
+    assert choose_splits("some", None, ("train", "test")) == ["train", "test"]
+    with pytest.raises(MissingSplitError, match="some has no split 'validation'; it has test, train"):
+        choose_splits("some", "validation", ("train", "test"))
+
+
+def test_three_official_splits():
+    assert [check_official_split("some", number) for number in (1, 2, 3)] == [None] * 3
+    with pytest.raises(ValueError, match="some: official_split must be 1, 2 or 3, got 4"):
+        check_official_split("some", 4)
+
+
+def test_names_without_suffix():
+    names = ["a.avi", "a/b.c.MP4", "v1.5_run", "a"]
+    assert [without_suffix(name) for name in names] == ["a", "a/b.c", "v1.5_run", "a"]
+
+
+def test_all_absent_videos_can_be_asked_for(tmp_path, touch, write):
+    lines = [f"run,clip{number:07d},{number},{number + 10},train" for number in range(9)]
+    write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split", *lines)
+    touch(tmp_path, "clip0000003_000003_000013.mp4")
+    expected = [f"clip{n:07d}_{n:06d}_{n + 10:06d}" for n in range(9) if n != 3]
+    assert absent_videos("kinetics400", root=tmp_path) == expected
+    assert absent_videos(tmp_path) == []

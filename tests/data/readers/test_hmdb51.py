@@ -1,0 +1,103 @@
+"""HMDB51 by its official files, and by lists made from them."""
+
+import datasets
+import pytest
+
+from vididi_hf.data.registry import load_video_dataset
+
+ACTIONS = ["brush_hair", *(f"other_{number:02d}" for number in range(49)), "wave"]
+
+
+def clip(action, number):
+    return f"Some film! [HD]_{action}_u_nm_np1_fr_goo_{number}.avi"
+
+
+@pytest.fixture
+def root(tmp_path, write, touch):
+    """51 actions with four clips each: used to train, test, not, and (not in split 1) to train."""
+    for action in ACTIONS:
+        lists = {1: (1, 2, 0, 0), 2: (2, 1, 0, 1), 3: (0, 1, 2, 1)}
+        for split, flags in lists.items():
+            lines = [f"{clip(action, number)} {flag} " for number, flag in enumerate(flags)]
+            write(tmp_path / f"testTrainMulti_7030_splits/{action}_test_split{split}.txt", *lines)
+        touch(tmp_path / "hmdb51_org" / action, *(clip(action, number) for number in range(4)))
+    return tmp_path
+
+
+def numbers(name, root, split):
+    """The numbers of the clips of the first and last action that are in a split."""
+    rows = load_video_dataset(name, root=root, split=split)
+    assert rows.features["label"].names == ACTIONS
+    videos = rows.cast_column("video", datasets.Video(decode=False))
+    return tuple([row["video"]["path"][-5] for row in videos if row["label"] == label] for label in (0, 50))
+
+
+def test_the_official_splits(root):
+    assert numbers("hmdb51", root, "train") == (["0"], ["0"])
+    assert numbers("hmdb51", root, "test") == (["1"], ["1"])
+    assert numbers("hmdb51", root, None) == (["0", "1"], ["0", "1"])
+    assert numbers("hmdb51-2", root, "train") == (["1", "3"], ["1", "3"])
+    assert numbers("hmdb51-2", root, "test") == (["0"], ["0"])
+    assert numbers("hmdb51-3", root, "train") == (["1", "3"], ["1", "3"])
+    assert numbers("hmdb51-3", root, "test") == (["2"], ["2"])
+
+
+def test_the_folder_of_the_videos_alone_finds_the_lists_beside_it(root):
+    assert len(load_video_dataset("hmdb51", root=root / "hmdb51_org")) == 51
+
+
+def test_columns(root, summary):
+    rows = load_video_dataset("hmdb51", root=root)
+    assert rows.column_names == ["video", "label", "source"]
+    assert set(rows["source"]) == {"Some film! [HD]"}
+    assert summary(rows, root)[0] == (f"hmdb51_org/brush_hair/{clip('brush_hair', 0)}", "brush_hair")
+
+
+def test_incomplete_or_foreign_lists_would_number_classes_otherwise(root):
+    (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
+    with pytest.raises(ValueError, match=r"hmdb51: the lists .* are of 50 actions, not of 51: they are incomplete, or"):
+        load_video_dataset("hmdb51", root=root)
+    assert len(load_video_dataset("hmdb51-2", root=root)) == 102
+
+
+def test_a_wrong_root(tmp_path, touch):
+    touch(tmp_path / "wrong", "a.avi")
+    with pytest.raises(FileNotFoundError, match=r"found no lists <action>_test_split2\.txt; looked .* a\.avi"):
+        load_video_dataset("hmdb51-2", root=tmp_path / "wrong")
+    with pytest.raises(ValueError, match="hmdb51 has no split 'validation'"):
+        load_video_dataset("hmdb51", root=tmp_path / "wrong", split="validation")
+
+
+def test_a_damaged_list(root, write):
+    path = write(root / "testTrainMulti_7030_splits" / "wave_test_split1.txt", "clip_without_number.avi")
+    with pytest.raises(ValueError, match=rf"{path.name}: a line must hold a clip and a number, got 'clip_without"):
+        load_video_dataset("hmdb51", root=root)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("hmdb51_vid_train_split_1.txt", "hmdb51_vid_val_split_1.txt"),
+        ("hmdb51_train_split_1_videos.txt", "hmdb51_val_split_1_videos.txt"),
+        ("hmdb51_train_split1.txt", "hmdb51_test_split1.txt"),
+    ],
+)
+def test_plain_lists(tmp_path, write, touch, train, test):
+    write(tmp_path / train, *(f"{action}/{clip(action, 0)} {number}" for number, action in enumerate(ACTIONS)))
+    write(tmp_path / test, *(f"{action}/{clip(action, 1)[:-4]} {number}" for number, action in enumerate(ACTIONS)))
+    touch(tmp_path, *(f"{action}/{clip(action, number)}" for action in ACTIONS for number in range(3)))
+    assert numbers("hmdb51", tmp_path, "train") == (["0"], ["0"])
+    assert numbers("hmdb51", tmp_path, "test") == (["1"], ["1"])
+
+
+def test_the_real_lists(tmp_path, shared, touch):
+    lists = shared / "annotations" / "hmdb51"
+    lines = [line for path in lists.glob("*.txt") for line in path.read_text().splitlines()]
+    touch(tmp_path / "videos", *(line.rsplit(maxsplit=1)[0] + ".avi" for line in lines))
+    (tmp_path / "annotations").symlink_to(lists)
+    train, test = (load_video_dataset("hmdb51", root=tmp_path / "videos", split=split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (3570, 1530)
+    # 70 videos to train and 30 to test with in each of 51 classes.
+    for rows, number in ((train, 70), (test, 30)):
+        assert [rows["label"][:].count(label) for label in range(51)] == [number] * 51
+    assert train.features == test.features
