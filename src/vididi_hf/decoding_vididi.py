@@ -22,6 +22,9 @@ INSTALL_TORCHCODEC = (
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 """Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
 
+# (offset, bytes) that MP4/MOV and Matroska/WebM begin with: containers that store when each frame is shown.
+_STORES_DISPLAY_TIMES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"))
+
 
 class BrokenVideoError(ValueError):
     """A video that cannot be read.
@@ -122,11 +125,12 @@ def source_name(source: Any) -> str:
 class VideoReader:
     """The frames of a video file that can really be decoded.
 
-    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* in AVI files with
-    B-frames the first ones belong to no picture, and a seek by them returns repeated or neighbouring frames; such a
-    file is recognised by its late first picture, and decoded in order from the start. *Length:* headers and damaged
-    files promise frames that are not there; the reader believes the number until a frame fails, then finds out how
-    many frames precede the failure, and has the frames chosen anew.
+    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* those of AVI files
+    say when a packet is decoded, not when its frame is shown; with B-frames the first picture comes late by a few time
+    stamps, and so do all others, except for a few next to a place that was sought. The reader measures the delay at the
+    first picture and asks for frames so much later; where a returned time stamp is not the one asked for, it decodes
+    in order from the start. *Length:* headers and damaged files promise frames that are not there; the reader believes
+    the number until a frame fails, then finds out how many frames precede the failure, and has the frames chosen anew.
 
     Args:
         source: See `open_video`.
@@ -142,14 +146,8 @@ class VideoReader:
     def __init__(self, source: Any, num_threads: int = 1) -> None:
         self._decoder = open_video(source, num_threads)
         self._name = source_name(source)
-        metadata = self._decoder.metadata
-        try:
-            first_time = self._decoder.get_frame_at(0).pts_seconds
-        except (RuntimeError, IndexError) as error:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-        late = round((first_time - (metadata.begin_stream_seconds or 0)) * (metadata.average_fps or 0))
-        self._can_seek = late == 0
-        self.num_frames = max(1, len(self._decoder) - late)
+        self._delay = 0 if _stores_display_times(source) else self._measure_delay()
+        self.num_frames = max(1, len(self._decoder) - self._delay)
 
     def read(self, choose: ChooseFrames) -> Tensor:
         """Read the frames that `choose` asks for, each distinct one decoded once.
@@ -159,7 +157,8 @@ class VideoReader:
                 with a smaller number when the video turns out to be shorter.
 
         Returns:
-            uint8 (*shape of the indices, channels, height, width), RGB.
+            uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory. Clips that overlap may
+            share memory: do not write into them.
 
         Raises:
             BrokenVideoError: If too few frames can be decoded for any choice, or the frames cannot be stacked.
@@ -174,15 +173,26 @@ class VideoReader:
                     f"which has {self.num_frames} frames"
                 )
             try:
-                return self._decode(distinct.tolist())[positions]
+                return _take(self._decode(distinct.tolist()), positions)
             except RuntimeError as error:
                 self.num_frames = self._frames_before_failure(distinct.tolist(), error)
 
+    def _measure_delay(self) -> int:
+        """How many frames late the first picture is by its time stamp."""
+        try:
+            return self._number_of(self._decoder.get_frame_at(0).pts_seconds)
+        except (RuntimeError, IndexError) as error:
+            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
+
+    def _number_of(self, seconds: float) -> int:
+        """The place of a time stamp among those of a constant frame rate."""
+        metadata = self._decoder.metadata
+        return round((seconds - (metadata.begin_stream_seconds or 0)) * (metadata.average_fps or 0))
+
     def _decode(self, indices: list[int]) -> Tensor:
         """Decode frames in ascending order."""
-        if self._can_seek:
-            frames = self._decoder.get_frames_at(indices).data
-        else:
+        frames = self._seek(indices)
+        if frames is None:
             # torchcodec takes the frame after the last one without a seek, so that counting up from 0 is exact.
             wanted = set(indices)
             in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(indices[-1] + 1))
@@ -191,6 +201,18 @@ class VideoReader:
         if frames.is_floating_point():
             frames = (frames * 255).round().to(torch.uint8)
         return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
+
+    def _seek(self, indices: list[int]) -> Tensor | None:
+        """Decode frames by seeking to them, or return None where that yields others."""
+        if not self._delay:
+            return self._decoder.get_frames_at(indices).data
+        stamps = [index + self._delay for index in indices]
+        try:
+            batch = self._decoder.get_frames_at(stamps)
+        except RuntimeError:
+            return None
+        found = [self._number_of(seconds) for seconds in batch.pts_seconds.tolist()]
+        return batch.data if found == stamps else None
 
     def _is_readable(self, index: int) -> bool:
         try:
@@ -218,3 +240,34 @@ class VideoReader:
         if unreadable == 0:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         return unreadable
+
+
+def _stores_display_times(source: Any) -> bool:
+    """Whether a file is of a kind whose time stamps belong to the pictures; of an open decoder it is not known."""
+    if isinstance(source, dict):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            head = file.read(8)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        head = bytes(source[:8])
+    else:
+        return False
+    return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)
+
+
+def _take(frames: Tensor, positions: Tensor) -> Tensor:
+    """Index frames by an array of positions, without a copy where its rows are windows of equal distance.
+
+    A copy of full frames costs more than to augment them, and adjacent clips of one stride are such windows.
+    """
+    rows = positions if positions.ndim == 2 else positions.reshape(1, -1)
+    length = rows.shape[1]
+    distance = int(rows[1, 0] - rows[0, 0]) if len(rows) > 1 else length
+    windows = torch.arange(len(rows))[:, None] * distance + torch.arange(length)
+    if distance > 0 and torch.equal(rows, windows):
+        taken = frames.unfold(0, length, distance)[: len(rows)].movedim(-1, 1)
+    else:
+        pixels = frames.permute(0, 2, 3, 1).index_select(0, positions.flatten())
+        taken = pixels.permute(0, 3, 1, 2)
+    return taken.reshape(*positions.shape, *frames.shape[1:])

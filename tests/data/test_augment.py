@@ -88,7 +88,8 @@ def test_the_crop_is_torchvisions_resize_of_the_box():
     for seed in range(5):
         top, left, height, width = random_resized_crop_box(64, 80, AREA, RATIO, generator(seed))
         expected = torch.stack([tvf.resized_crop(frame, top, left, height, width, [48, 48]) for frame in clip])
-        assert torch.equal(augmentation(clip, generator(seed)), expected)
+        difference = augmentation(clip, generator(seed)).int() - expected.int()
+        assert difference.abs().max() <= 1  # both round after each axis, in another order
 
 
 # Flip
