@@ -3,6 +3,7 @@
 import pytest
 
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.evaluation.splits import load_retrieval_splits
 
 LISTS = {
     "classInd.txt": ["1 Archery", "2 HandstandPushups", "3 Bowling"],
@@ -47,6 +48,15 @@ def test_the_official_splits(tmp_path, write_lists, touch, summary):
     assert read("ucf101-3") == read("ucf101", official_split=3) == [bowling, handstand]
     assert read("ucf101-3", "test") == [archery]
     assert read("ucf101", None) == read("ucf101", "all") == [archery, handstand, bowling]
+
+
+def test_gallery_and_queries_are_of_one_official_split(tmp_path, write_lists, touch, summary):
+    write_lists(tmp_path)
+    touch(tmp_path, *VIDEOS)
+    gallery, queries, leave_out = load_retrieval_splits("ucf101-2", root=tmp_path)
+    assert summary(gallery, tmp_path) == [(VIDEOS[0], "Archery"), (VIDEOS[2], "Bowling")]
+    assert summary(queries, tmp_path) == [(VIDEOS[1], "HandstandPushups")]
+    assert leave_out is None
 
 
 def test_columns(tmp_path, write_lists, touch):
