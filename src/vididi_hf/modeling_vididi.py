@@ -40,6 +40,11 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ResidualBlock", "InceptionBlock"]  # noqa: RUF012 (the type transformers gives it)
 
+    def __init__(self, config: ViDiDiConfig) -> None:
+        super().__init__(config)
+        # Of the card that `push_to_hub` makes where there is none. Each model has its own list: that call appends.
+        self.model_tags = ["vididi", "video", "self-supervised-learning"]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module as the reference implementations do, sparing weights that a checkpoint provided.
