@@ -320,6 +320,11 @@ def test_columns_and_their_types():
     assert isinstance(rows.features["video"], datasets.Video)
     assert rows.features["label"].names == ["run", "walk", "jump"]
     assert rows.remove_columns("video")[:] == {"label": [1, 0], "person": [3, 4], "note": ["", "x"]}
+    missing = with_video_column(["a.mp4", None], ["run", None]).cast_column("video", datasets.Video(decode=False))
+    assert missing.to_list() == [
+        {"video": {"bytes": None, "path": "a.mp4"}, "label": 0},
+        {"video": None, "label": None},
+    ]
     boxes = datasets.List(datasets.List(datasets.Value("float32"), length=4))
     typed = with_video_column(["a.mp4"], features={"boxes": boxes}, boxes=[[]], person=[3])
     assert typed.features["boxes"] == boxes

@@ -16,7 +16,7 @@ _SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation
 
 
 def with_video_column(
-    videos: list[str],
+    videos: Sequence[str | None],
     labels: Sequence[str | None] | None = None,
     names: list[str] | None = None,
     features: dict[str, Any] | None = None,
@@ -25,7 +25,7 @@ def with_video_column(
     """Makes a 🤗 data set of video files.
 
     Args:
-        videos: Paths of the files. They are opened when a row is read, not now.
+        videos: Paths of the files, or None where a row has none. They are opened when a row is read, not now.
         labels: The class name of each video, if known; None for a video of an unknown class.
         names: All class names in the order of their numbers; by default those that occur, sorted.
         features: The types of further columns, where their values do not tell.
@@ -47,7 +47,8 @@ def with_video_column(
 
         ```
     """
-    data: dict[str, list] = {"video": [{"bytes": None, "path": video} for video in videos]}
+    files = [None if video is None else {"bytes": None, "path": video} for video in videos]
+    data: dict[str, list] = {"video": files}
     types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:
         names = names or sorted({label for label in labels if label is not None})
