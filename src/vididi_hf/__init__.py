@@ -27,6 +27,8 @@ _MODULE_OF = {
     "pretrain": "pretraining.loop",
     "load_video_dataset": "data.registry",
     "RetrievalEvaluator": "evaluation.retrieval",
+    "KNNEvaluator": "evaluation.knn",
+    "LinearEvaluator": "evaluation.linear",
 }
 
 __all__ = sorted(_MODULE_OF)
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from vididi_hf.configuration_vididi import ViDiDiConfig
     from vididi_hf.data.registry import load_video_dataset
     from vididi_hf.derivatives_vididi import taylor_expand, temporal_derivative
+    from vididi_hf.evaluation.knn import KNNEvaluator
+    from vididi_hf.evaluation.linear import LinearEvaluator
     from vididi_hf.evaluation.retrieval import RetrievalEvaluator
     from vididi_hf.modeling_vididi import ViDiDiModel
     from vididi_hf.pretraining.loop import pretrain

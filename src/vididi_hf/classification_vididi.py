@@ -68,7 +68,8 @@ class ViDiDiForVideoClassification(ViDiDiPreTrainedModel):
         super().__init__(config)
         self.vididi = ViDiDiModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size * len(config.classifier_orders), config.num_labels)
+        num_features, num_labels = config.hidden_size * len(config.classifier_orders), len(config.id2label or {})
+        self.classifier = nn.Linear(num_features, num_labels)
         self.post_init()
 
     @can_return_tuple

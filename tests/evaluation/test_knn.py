@@ -3,11 +3,16 @@
 import doctest
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation import knn
-from vididi_hf.evaluation.knn import knn_accuracy
+from vididi_hf.evaluation.features import extract_features
+from vididi_hf.evaluation.knn import KNNEvaluator, knn_accuracy, knn_probabilities
 
 
 def cosine(a, b):
@@ -62,3 +67,74 @@ def test_low_temperature_does_not_overflow():
 
 def test_examples():
     assert doctest.testmod(knn).failed == 0
+
+
+def test_probabilities_are_shares_of_the_votes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, gallery = torch.randn(9, 5, generator=generator), torch.randn(12, 5, generator=generator)
+    labels = torch.randint(4, (12,), generator=generator)
+    nearest = torch.stack([torch.randperm(12, generator=generator)[:4] for _ in range(9)])
+    nearest[3, 2:] = -1
+    found = knn_probabilities(queries, gallery, nearest, labels, num_classes=6, temperature=0.2, chunk=4)
+    for query in range(9):
+        votes = torch.zeros(6)
+        for item in nearest[query].tolist():
+            if item >= 0:
+                votes[labels[item]] += torch.exp(torch.cosine_similarity(queries[query], gallery[item], dim=0) / 0.2)
+        torch.testing.assert_close(found[query], votes / votes.sum())
+
+
+@pytest.fixture(scope="module")
+def splits(motion_root):
+    return [load_video_dataset(motion_root / "clips.csv", split=split) for split in ("train", "test")]
+
+
+@pytest.fixture(scope="module")
+def processor() -> ViDiDiVideoProcessor:
+    return ViDiDiVideoProcessor(num_frames=4, frame_stride=2, size=32, crop_size=32)
+
+
+@pytest.fixture(scope="module")
+def model() -> ViDiDiModel:
+    torch.manual_seed(0)
+    return ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+
+
+def test_the_evaluator_lets_the_nearest_vote(splits, processor, model) -> None:
+    inputs = ("ensemble", "frames", "derivative", "both")
+    result = KNNEvaluator(*splits, processor, inputs, num_clips=2, k=5, temperature=0.5, dataset="motion")(model)
+    gallery, queries = (extract_features(model, processor, rows, orders=(0, 1), num_clips=2) for rows in splits)
+    labels, wanted = (np.array(rows["label"]) for rows in splits)
+    similarity = {
+        name: (F.normalize(queries.by_order[order], dim=1) @ F.normalize(gallery.by_order[order], dim=1).T).numpy()
+        for name, order in (("frames", 0), ("derivative", 1))
+    }
+    similarity["both"] = (similarity["frames"] + similarity["derivative"]) / 2
+    votes = {}
+    for name, cosine in similarity.items():
+        votes[name] = np.zeros((8, 8))
+        for query, row in enumerate(cosine):
+            for item in np.argsort(-row)[:5]:
+                votes[name][query, labels[item]] += np.exp(row[item] / 0.5)
+        votes[name] /= votes[name].sum(axis=1, keepdims=True)
+    votes["ensemble"] = (votes["frames"] + votes["derivative"]) / 2
+    for name in inputs:
+        assert result["metrics"][name]["top-1"] == pytest.approx((votes[name].argmax(1) == wanted).mean())
+    assert result["primary_metric"]["input"] == "ensemble"
+    assert (result["task"], result["protocol"]["neighbours"], result["protocol"]["temperature"]) == ("knn", 5, 0.5)
+
+
+def test_a_video_does_not_vote_on_its_own_kind_where_that_is_left_out(splits, processor, model) -> None:
+    rows = splits[0].add_column("pair", [index % 8 for index in range(16)])  # a pair is the two videos of a class
+    result = KNNEvaluator(rows, rows, processor, ["frames"], num_clips=1, leave_out="pair")(model)
+    assert result["metrics"]["frames"]["top-1"] == 0.0
+    assert result["protocol"]["leave_out"] == "pair"
+
+
+def test_impossible_settings_are_named(splits, processor) -> None:
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        KNNEvaluator(*splits, processor, k=0)
+    with pytest.raises(ValueError, match="temperature must be positive, got -1"):
+        KNNEvaluator(*splits, processor, temperature=-1)
+    with pytest.raises(ValueError, match="unknown input 'flow'; choose from frames, derivative, both, ensemble"):
+        KNNEvaluator(*splits, processor, inputs=("flow",))

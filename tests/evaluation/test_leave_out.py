@@ -8,7 +8,7 @@ from torchcodec.encoders import VideoEncoder
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.evaluation import retrieval
+from vididi_hf.evaluation import frozen
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, nearest_neighbours
 
 
@@ -92,8 +92,8 @@ def test_the_twin_of_the_same_source_would_have_been_the_nearest(rows, model, pr
 
 def test_features_of_one_data_set_are_computed_once(rows, model, processor, monkeypatch):
     calls = []
-    extract = retrieval.extract_features
-    monkeypatch.setattr(retrieval, "extract_features", lambda *a, **k: calls.append(1) or extract(*a, **k))
+    extract = frozen.extract_features
+    monkeypatch.setattr(frozen, "extract_features", lambda *a, **k: calls.append(1) or extract(*a, **k))
     evaluator(rows, processor, leave_out="source")(model)
     assert len(calls) == 1
 

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from torchcodec.encoders import VideoEncoder
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
@@ -145,6 +146,17 @@ def test_the_evaluator_does_what_its_parts_do(
         assert result.neighbours[name].tolist() == nearest.tolist()  # rows of the data set, past the broken one
         for k in RECALL_AT:
             assert result.metrics[name][f"R@{k}"] == recall_by_hand(nearest, gallery_labels, query_labels, k)
+        ranks = -np.arange(len(kept))
+        precisions = [
+            average_precision_score(gallery_labels[row] == label, ranks) for row, label in zip(nearest, query_labels)
+        ]
+        assert result.metrics[name]["mAP"] == pytest.approx(np.mean(precisions))
+    assert result["primary_metric"] == {
+        "name": "R@1",
+        "input": "frames",
+        "value": result.metrics["frames"]["R@1"],
+        "greater_is_better": True,
+    }
     assert result.queries.rows.tolist() == [0, 1, 2]
     torch.testing.assert_close(result.queries.by_order, embedded[1].by_order, rtol=1e-4, atol=1e-5)
 
@@ -174,7 +186,6 @@ def test_protocol_says_how_it_was_measured(
     (failed,) = protocol.pop("failed_videos")
     assert Path(failed).name == "2.mp4"
     assert protocol == {
-        "task": "video retrieval",
         "gallery_videos": 9,
         "query_videos": 2,
         "classes": 2,

@@ -16,6 +16,8 @@ from torchcodec.encoders import VideoEncoder
 
 import vididi_hf
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+from vididi_hf.evaluation.commands import format_table
+from vididi_hf.evaluation.results import collect_eval_results, read_report
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_retrieval.py"
 
@@ -120,7 +122,7 @@ class TestReport:
     def test_numbers_and_neighbours_are_those_of_the_protocol(self, run, drawn, checkpoint, videos, inputs):
         orders, first = ranking_by_hand(checkpoint, videos, inputs)
         found = json.loads((run / "retrieval.json").read_text())["metrics"][inputs]
-        assert {name: value for name, value in found.items() if name != "20-NN"} == pytest.approx(
+        assert {name: value for name, value in found.items() if name not in ("20-NN", "mAP")} == pytest.approx(
             {f"R@{k}": np.mean([rank < k for rank in first]) for k in (1, 5, 10, 20, 50)}
         )
         assert 0 <= found["20-NN"] <= 1
@@ -130,7 +132,10 @@ class TestReport:
     def test_what_is_needed_to_measure_again(self, run, checkpoint, videos):
         report = json.loads((run / "retrieval.json").read_text())
         assert report["model"] == str(checkpoint)
-        assert report["dataset"] == str(videos / "clips.csv")
+        assert report["source"] == str(videos / "clips.csv")
+        assert (report["task"], report["dataset"], report["split"]) == ("retrieval", videos.name, "test")
+        entries = collect_eval_results([read_report(run / "retrieval.json")])
+        assert entries[0].metric_value == report["metrics"]["frames"]["R@1"]
         assert (report["random_init"], report["seed"]) == (False, 0)
         assert report["versions"]["torch"] == torch.__version__
         assert report["versions"]["transformers"] == transformers.__version__
@@ -145,9 +150,9 @@ class TestReport:
         assert width > 1000
         assert height > 300
 
-    def test_table_is_aligned(self, script):
+    def test_table_is_aligned(self):
         metrics = {"frames": {"R@1": 0.5, "R@10": 1.0}, "derivative": {"R@1": 0.25, "R@10": 0.75}}
-        assert script.format_table(metrics).splitlines() == [
+        assert format_table(metrics).splitlines() == [
             "input          R@1    R@10",
             "frames       0.500   1.000",
             "derivative   0.250   0.750",
@@ -163,7 +168,7 @@ class TestOptions:
         assert list(report["metrics"]) == ["frames"]
         printed = capsys.readouterr().out.splitlines()
         assert printed[0] == "4 queries, 6 videos searched, 3 classes"
-        assert printed[1].split() == ["input", "R@1", "R@5", "R@10", "R@20", "R@50", "20-NN"]
+        assert printed[1].split() == ["input", "R@1", "R@5", "R@10", "R@20", "R@50", "mAP", "20-NN"]
         assert printed[2].split()[:2] == ["frames", f"{report['metrics']['frames']['R@1']:.3f}"]
         assert len(printed) == 3
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -50,14 +50,25 @@ class VideoFeatures:
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
-class _EvaluationClips(Dataset):
-    """The clips that evaluation looks at, decoded and cropped in the workers but still `uint8`."""
+class EvaluationClips(Dataset):
+    """The clips that evaluation looks at, decoded and cropped in the workers but still `uint8`.
 
-    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, orders: Sequence[int]):
+    Args:
+        rows: A data set with a column `video`.
+        processor: Chooses, resizes and crops the clips.
+        num_clips: Clips per video, spread evenly over it.
+        lookahead: Extra frames per clip, which derivatives use up.
+
+    Attributes:
+        broken: Videos that could not be decoded, with the reasons; filled while `batches` is iterated.
+    """
+
+    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, lookahead: int):
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.processor = processor
         self.num_clips = num_clips
-        self.orders = tuple(orders)
+        self.lookahead = lookahead
+        self.broken: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,23 +76,60 @@ class _EvaluationClips(Dataset):
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, dict[str, str]]:
         try:
             clips = self.processor.sample_clips(
-                self.rows[index]["video"], num_clips=self.num_clips, derivative_orders=self.orders
+                self.rows[index]["video"], num_clips=self.num_clips, lookahead=self.lookahead
             )
         except BrokenVideoError as error:
             return index, None, {error.source: error.reason}
         return index, clips, {}
 
+    def batches(
+        self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Iterates over the videos that can be decoded, in their order.
 
-def _collate(samples: list[tuple[int, Tensor | None, dict[str, str]]]) -> dict[str, Any]:
-    good = [(index, clips) for index, clips, _ in samples if clips is not None]
-    broken: dict[str, str] = {}
-    for _, _, reasons in samples:
-        broken |= reasons
-    return {
-        "rows": [index for index, _ in good],
-        "clips": torch.stack([clips for _, clips in good]) if good else None,
-        "broken": broken,
-    }
+        Args:
+            batch_size: Videos per batch.
+            num_workers: Processes that decode.
+            progress: Whether to show a progress bar.
+            title: What the bar is called.
+
+        Yields:
+            The rows of the videos, and uint8 (videos, clips, frames + lookahead, channels, height, width).
+
+        Raises:
+            ValueError: At the end, if no video could be decoded.
+        """
+        loader = DataLoader(
+            self,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=list,
+            # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global one.
+            generator=torch.Generator(),
+        )
+        nothing_yet = True
+        for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
+            for _, _, reasons in samples:
+                self.broken |= reasons
+            good = [(index, clips) for index, clips, _ in samples if clips is not None]
+            if good:
+                nothing_yet = False
+                yield [index for index, _ in good], torch.stack([clips for _, clips in good])
+        if nothing_yet:
+            examples = "; ".join(f"{source}: {reason}" for source, reason in list(self.broken.items())[:3])
+            raise ValueError(f"none of the {len(self)} videos can be decoded: {examples}")
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode, and afterwards each of its modules into the mode in which it came."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()  # not inference_mode, whose tensors a classifier on top could not be trained with
@@ -131,35 +179,16 @@ def extract_features(
 
         ```
     """
-    clips = _EvaluationClips(dataset, processor, num_clips, orders)
-    loader = DataLoader(
-        clips,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_collate,
-        # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global generator.
-        generator=torch.Generator(),
-    )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    clips = EvaluationClips(dataset, processor, num_clips, max(orders, default=0))
     vectors: dict[int, list[Tensor]] = {order: [] for order in orders}
     rows: list[int] = []
-    broken: dict[str, str] = {}
-    try:
-        for batch in tqdm(loader, desc="features", unit="batch", disable=not progress, leave=False):
-            broken |= batch["broken"]
-            if batch["clips"] is None:
-                continue
-            rows += batch["rows"]
-            videos = len(batch["clips"])
-            views = processor.views(batch["clips"].flatten(0, 1).to(model.device, non_blocking=True), orders)
+    with evaluation_mode(model):
+        for batch_rows, batch in clips.batches(batch_size, num_workers, progress):
+            rows += batch_rows
+            views = processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
             for order, view in zip(orders, views):
                 pooled = model(view.to(model.dtype), derivative_order=order).pooler_output
-                vectors[order].append(pooled.unflatten(0, (videos, -1)).mean(1).float().cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
-    if not rows:
-        examples = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
-        raise ValueError(f"none of the {len(dataset)} videos can be decoded: {examples}")
-    return VideoFeatures({order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), broken)
+                vectors[order].append(pooled.unflatten(0, (len(batch_rows), -1)).mean(1).float().cpu())
+    return VideoFeatures(
+        {order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), clips.broken
+    )

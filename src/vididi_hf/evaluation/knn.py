@@ -2,9 +2,112 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vididi_hf.evaluation.frozen import FrozenEvaluator, num_classes_of
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, score_inputs, single_inputs
+from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.modeling_vididi import ViDiDiModel
+
+
+def nearest_neighbours(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    chunk: int = 1024,
+    *,
+    query_groups: Tensor | None = None,
+    gallery_groups: Tensor | None = None,
+) -> Tensor:
+    """Finds the gallery items most alike by cosine similarity.
+
+    Args:
+        queries: (queries, dimensions).
+        gallery: (gallery, dimensions).
+        k: How many to find; at most all of the gallery are.
+        chunk: Queries compared at a time, which bounds the memory.
+        query_groups: (queries,) integers; a query is not compared with gallery items of its own group. None compares
+            everything.
+        gallery_groups: (gallery,) integers, given if and only if `query_groups` is.
+
+    Returns:
+        int64 (queries, min(k, gallery)), most alike first, equally similar items in the gallery's order; -1 where the
+        other groups hold fewer items than that.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from vididi_hf.evaluation.knn import nearest_neighbours
+        >>> nearest_neighbours(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
+        tensor([[1, 2]])
+
+        ```
+    """
+    gallery = F.normalize(gallery, dim=-1)
+    k = min(k, len(gallery))
+    found = []
+    for rows in torch.arange(len(queries)).split(chunk):
+        similarity = F.normalize(queries[rows], dim=-1) @ gallery.T
+        if query_groups is not None and gallery_groups is not None:
+            similarity.masked_fill_(query_groups[rows, None] == gallery_groups, -torch.inf)
+        # Stable, unlike topk: of equally similar items the first wins, on every device.
+        values, indices = similarity.sort(dim=-1, descending=True, stable=True)
+        found.append(indices[:, :k].masked_fill(values[:, :k] == -torch.inf, -1))
+    return torch.cat(found)
+
+
+def knn_probabilities(
+    queries: Tensor,
+    gallery: Tensor,
+    nearest: Tensor,
+    gallery_labels: Tensor,
+    num_classes: int,
+    temperature: float = 0.07,
+    chunk: int = 256,
+) -> Tensor:
+    """Computes the votes of the nearest neighbours for each class.
+
+    A neighbour with the cosine similarity s adds exp(s / temperature) to the votes for its label. A query's votes are
+    divided by their sum.
+
+    Args:
+        queries: (queries, dimensions).
+        gallery: (gallery, dimensions).
+        nearest: int64 (queries, k), the gallery items that vote; -1 is nobody, and at least one votes for each query.
+        gallery_labels: int64 (gallery,), between 0 and classes − 1.
+        num_classes: The number of classes.
+        temperature: The lower it is, the more the nearest of the neighbours decide.
+        chunk: Queries classified at a time, which bounds the memory.
+
+    Returns:
+        (queries, classes), each row with the sum 1.
+
+    Source: the weighted k-NN classifier of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
+    Discrimination" (CVPR 2018), with its temperature; DINO (Caron et al., ICCV 2021) uses it with k = 20.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from vididi_hf.evaluation.knn import knn_probabilities
+        >>> directions, labels = torch.eye(2), torch.tensor([1, 0])
+        >>> knn_probabilities(directions, directions, torch.tensor([[0], [1]]), labels, num_classes=2)
+        tensor([[0., 1.],
+                [1., 0.]])
+
+        ```
+    """
+    scores = []
+    for rows in torch.arange(len(queries)).split(chunk):
+        voters = F.normalize(gallery[nearest[rows]], dim=-1)
+        similarity = torch.einsum("qd,qkd->qk", F.normalize(queries[rows], dim=-1), voters)
+        similarity = similarity.masked_fill(nearest[rows] < 0, -torch.inf)
+        votes = (similarity / temperature).softmax(dim=1)  # the sum of a query's votes is 1
+        scores.append(votes.new_zeros(len(rows), num_classes).scatter_add_(1, gallery_labels[nearest[rows]], votes))
+    return torch.cat(scores)
 
 
 def knn_accuracy(
@@ -16,10 +119,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> float:
-    """Computes the accuracy of a weighted vote of the nearest neighbours.
-
-    A neighbour with the cosine similarity s adds exp(s / temperature) to the score of its label, and the label with the
-    highest score is the prediction.
+    """Computes the accuracy of the class with the most votes: see `knn_probabilities`.
 
     Args:
         queries: (queries, dimensions).
@@ -33,9 +133,6 @@ def knn_accuracy(
     Returns:
         The share of queries whose label is predicted, between 0 and 1.
 
-    Source: the weighted k-NN classifier of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
-    Discrimination" (CVPR 2018), with its temperature; DINO (Caron et al., ICCV 2021) uses it with k = 20.
-
     Example:
         ```python
         >>> import torch
@@ -46,13 +143,75 @@ def knn_accuracy(
 
         ```
     """
-    num_labels = int(gallery_labels.max()) + 1
-    correct = 0
-    for rows in torch.arange(len(queries)).split(chunk):
-        voters = F.normalize(gallery[nearest[rows]], dim=-1)
-        similarity = torch.einsum("qd,qkd->qk", F.normalize(queries[rows], dim=-1), voters)
-        # Similarities are at most 1: less 1, the exponential cannot overflow, and the order of the scores is the same.
-        votes = ((similarity - 1) / temperature).exp().masked_fill(nearest[rows] < 0, 0)
-        scores = votes.new_zeros(len(rows), num_labels).scatter_add_(1, gallery_labels[nearest[rows]], votes)
-        correct += int((scores.argmax(dim=1) == query_labels[rows]).sum())
-    return correct / len(queries)
+    num_classes = int(gallery_labels.max()) + 1
+    votes = knn_probabilities(queries, gallery, nearest, gallery_labels, num_classes, temperature, chunk)
+    return (votes.argmax(dim=1) == query_labels).double().mean().item()
+
+
+@dataclass
+class KNNEvaluator(FrozenEvaluator):
+    """Classifies videos by the weighted vote of their nearest neighbours.
+
+    Nothing is learnt, and nothing is chosen by the results. The input "ensemble" averages the votes of the frames'
+    neighbours and of the derivative's; "both" looks for neighbours by the mean of the two cosines.
+
+    Args:
+        k: Neighbours that vote.
+        temperature: The lower it is, the more the nearest of them decide.
+
+    Source: see `knn_probabilities`.
+
+    Example:
+        ```python
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+        >>> from vididi_hf.evaluation.knn import KNNEvaluator
+        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+        >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
+        >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
+        >>> result = KNNEvaluator(train, test, processor, inputs=("ensemble",), num_clips=1, k=3)(model)
+        >>> sorted(result["metrics"]["ensemble"]), result["protocol"]["query_videos"]
+        (['mean-class', 'top-1', 'top-5'], 8)
+
+        ```
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+    task = "knn"
+    known_inputs = CLASSIFIER_INPUTS
+    primary_metric = "top-1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def __call__(self, model: ViDiDiModel) -> EvaluationResult:
+        """Embeds both data sets and lets the gallery vote on every query.
+
+        Raises:
+            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
+        """
+        gallery, queries = self.embed(model)
+        probabilities = {}
+        for name in single_inputs(self.inputs):
+            asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
+            nearest = nearest_neighbours(
+                asked, searched, self.k, query_groups=queries.groups, gallery_groups=gallery.groups
+            )
+            probabilities[name] = knn_probabilities(
+                asked, searched, nearest, gallery.labels, num_classes_of(gallery, queries), self.temperature
+            )
+        return EvaluationResult(
+            self.task,
+            score_inputs(self.inputs, probabilities, queries.labels),
+            self.protocol(gallery, queries, similarity="cosine", neighbours=self.k, temperature=self.temperature),
+            primary=self.primary_metric,
+            greater_is_better=self.greater_is_better,
+            dataset=self.dataset,
+            split=self.split,
+        )
