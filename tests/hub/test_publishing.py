@@ -125,6 +125,12 @@ class TestPrepare:
         }
         assert "A clip and its temporal derivatives" in (tmp_path / "out" / "README.md").read_text()
 
+    def test_results_of_a_model_below_are_not_this_models(self, checkpoint, run_folder, tmp_path):
+        shutil.copytree(run_folder / "retrieval", checkpoint / "finetuned")
+        shutil.copyfile(checkpoint / "config.json", checkpoint / "finetuned" / "config.json")
+        files = prepare(checkpoint, tmp_path / "out", REPO)
+        assert not any(path.startswith(("results/", "figures/")) for path in paths(files))
+
     def test_results_of_the_comparison(self, checkpoint, tmp_path):
         found = {"arm": "ViDiDi", "seed": 0, "metrics": {"frames": {"R@1": 0.625}}, "neighbours": {"0": [1]}}
         protocol = {"clips_per_video": 4, "leave_out": None}

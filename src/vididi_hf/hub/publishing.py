@@ -14,6 +14,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
@@ -193,8 +194,8 @@ def load_checkpoint_model(checkpoint: Path, encoder_only: bool) -> PreTrainedMod
         FileNotFoundError: If there is no checkpoint.
         ValueError: If it is none of ours, or weights are missing.
     """
-    if not (checkpoint / "config.json").is_file():
-        raise FileNotFoundError(f"{checkpoint} is no checkpoint: it holds no config.json")
+    if not (checkpoint / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{checkpoint} is no checkpoint: it holds no {CONFIG_NAME}")
     values, _ = ViDiDiConfig.get_config_dict(checkpoint)
     [architecture, *_] = values.get("architectures") or ["nothing"]
     if values.get("model_type") != ViDiDiConfig.model_type or architecture not in PUBLISHED:
@@ -275,7 +276,7 @@ def without_local_paths(value: Any, key: str = "") -> Any:
 
 
 def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
-    """Finds files: those named, and in folders those with a suffix, one folder deep; never a run's checkpoints."""
+    """Finds files: those named, and in folders those with a suffix, one folder deep, unless that is a model itself."""
     for place in places:
         if not place.exists():
             raise FileNotFoundError(f"there is no {place}")
@@ -284,7 +285,7 @@ def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
             continue
         for pattern in (f"*{suffix}", f"*/*{suffix}"):
             for path in sorted(place.glob(pattern)):
-                if path.parent.name not in (CHECKPOINTS, "training_state"):
+                if path.parent == place or not (path.parent / CONFIG_NAME).exists():
                     yield path
 
 
