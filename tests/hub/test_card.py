@@ -181,10 +181,11 @@ def test_the_published_size_of_r3d_18():
 
 
 def test_titles_and_protocols():
-    linear = EvaluationResult("linear", {"frames": {"top-1": 0.5}}, {"clips": 3, "weights": None}, primary="top-1")
+    protocol = {"clips": 3, "weights": None, "orders": [0, 1], "decay": {"frames": 0.1}, "failed_videos": ["a", "b"]}
+    linear = EvaluationResult("linear", {"frames": {"top-1": 0.5}}, protocol, primary="top-1")
     report = report_of(linear, "org/name")
     assert card.result_title(report) == "Video classification, linear probe: unknown, split test"
-    assert result_protocol(report) == "Protocol: clips 3."
+    assert result_protocol(report) == "Protocol: clips 3, orders 0 1, decay frames: 0.1, failed videos 2."
     [entry] = eval_results([report])
     assert entry.metric_args == {"input": "frames", "clips": 3}
 

@@ -195,11 +195,11 @@ def result_table(report: Mapping[str, Any]) -> str:
 
 
 def result_protocol(report: Mapping[str, Any]) -> str:
-    """Formats the protocol of a report as a sentence of its entries; of lists it says how long they are."""
+    """Formats the protocol of a report as a sentence of its entries; of the videos that failed it says how many."""
     entries = []
     for key, value in report["protocol"].items():
         if value is not None:
-            entries.append(f"{key.replace('_', ' ')} {len(value) if isinstance(value, list | dict) else value}")
+            entries.append(f"{key.replace('_', ' ')} {len(value) if key == 'failed_videos' else _shown(value)}")
     return f"Protocol: {', '.join(entries)}."
 
 
@@ -274,6 +274,8 @@ def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}: {item}" for key, item in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
