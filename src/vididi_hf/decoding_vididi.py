@@ -166,16 +166,16 @@ class VideoReader:
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
-            distinct, positions = torch.unique(indices, return_inverse=True)
+            distinct = sorted(set(indices.flatten().tolist()))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
                 raise IndexError(
-                    f"frames {int(distinct[0])} to {int(distinct[-1])} were asked of {self._name}, "
+                    f"frames {distinct[0]} to {distinct[-1]} were asked of {self._name}, "
                     f"which has {self.num_frames} frames"
                 )
             try:
-                return _take(self._decode(distinct.tolist()), positions)
+                return _take(self._decode(distinct), distinct, indices)
             except RuntimeError as error:
-                self.num_frames = self._frames_before_failure(distinct.tolist(), error)
+                self.num_frames = self._frames_before_failure(distinct, error)
 
     def _measure_delay(self) -> int:
         """How many frames late the first picture is by its time stamp."""
@@ -256,18 +256,21 @@ def _stores_display_times(source: Any) -> bool:
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)
 
 
-def _take(frames: Tensor, positions: Tensor) -> Tensor:
-    """Index frames by an array of positions, without a copy where its rows are windows of equal distance.
+def _take(frames: Tensor, numbers: list[int], indices: Tensor) -> Tensor:
+    """Arrange frames of ascending numbers as an array of numbers says, without a copy where its rows are windows.
 
-    A copy of full frames costs more than to augment them, and adjacent clips of one stride are such windows.
+    A copy of full frames costs more than to augment them, and adjacent clips of one stride are equally distant windows.
     """
-    rows = positions if positions.ndim == 2 else positions.reshape(1, -1)
-    length = rows.shape[1]
-    distance = int(rows[1, 0] - rows[0, 0]) if len(rows) > 1 else length
-    windows = torch.arange(len(rows))[:, None] * distance + torch.arange(length)
-    if distance > 0 and torch.equal(rows, windows):
-        taken = frames.unfold(0, length, distance)[: len(rows)].movedim(-1, 1)
+    place = {number: place for place, number in enumerate(numbers)}
+    positions = [place[index] for index in indices.flatten().tolist()]
+    length = indices.shape[-1] if indices.ndim > 1 else len(positions)
+    distance = positions[length] - positions[0] if len(positions) > length else length
+    windows = [
+        first + i for first in range(0, distance * len(positions) // length, distance or 1) for i in range(length)
+    ]
+    if positions == windows:
+        taken = frames.unfold(0, length, distance).movedim(-1, 1)
     else:
-        pixels = frames.permute(0, 2, 3, 1).index_select(0, positions.flatten())
+        pixels = frames.permute(0, 2, 3, 1).index_select(0, torch.tensor(positions))
         taken = pixels.permute(0, 3, 1, 2)
-    return taken.reshape(*positions.shape, *frames.shape[1:])
+    return taken.reshape(*indices.shape, *frames.shape[1:])

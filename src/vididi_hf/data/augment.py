@@ -22,13 +22,12 @@ _TO_YIQ = torch.tensor(
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 _QUARTER_TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
 # What keeps the luma, what keeps the chroma and what turns it by a right angle: every jitter is a sum of these three.
-_COLOUR_BASIS = torch.stack(
-    [
-        _FROM_YIQ[:, :1] @ _TO_YIQ[:1],
-        _FROM_YIQ[:, 1:] @ _TO_YIQ[1:],
-        _FROM_YIQ[:, 1:] @ _QUARTER_TURN @ _TO_YIQ[1:],
-    ]
-).float()
+# As numbers, since tiny tensors cost more than the arithmetic.
+_COLOUR_BASIS = [
+    (_FROM_YIQ[:, :1] @ _TO_YIQ[:1]).tolist(),
+    (_FROM_YIQ[:, 1:] @ _TO_YIQ[1:]).tolist(),
+    (_FROM_YIQ[:, 1:] @ _QUARTER_TURN @ _TO_YIQ[1:]).tolist(),
+]
 # Rows of a blur that are computed together, from those within reach: few enough to skip most of the matrix's zeros,
 # enough for a matrix product to be efficient (measured: 8 to 56).
 _BAND = 16
@@ -68,7 +67,7 @@ def random_resized_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[Tensor, Tensor]:
+def colour_map(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[list[list[float]], float]:
     """Returns colour jitter as one affine map of RGB: `colours @ matrix.T + offset`.
 
     Saturation blends each pixel with its luma, contrast scales around mid grey, brightness scales, and hue turns the
@@ -82,12 +81,15 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
         hue: Turn of the chroma plane, as a fraction of a full turn; a small positive one takes red towards yellow.
 
     Returns:
-        The matrix (3, 3) and the offset (3,) for colours in [0, 255].
+        The rows of the matrix (3, 3), and the offset, the same for all channels, for colours in [0, 255].
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
-    weights = torch.tensor([gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn)])
-    offset = torch.full((3,), brightness * (1 - contrast) * _MID_GREY)
-    return (weights @ _COLOUR_BASIS.flatten(1)).view(3, 3), offset
+    kept, turned = gain * saturation * math.cos(turn), gain * saturation * math.sin(turn)
+    matrix = [
+        [gain * grey + kept * colour + turned * other for grey, colour, other in zip(*rows)]
+        for rows in zip(*_COLOUR_BASIS)
+    ]
+    return matrix, brightness * (1 - contrast) * _MID_GREY
 
 
 def blur_matrix(size: int, sigma: float) -> Tensor:
@@ -217,12 +219,13 @@ class ClipAugmentation:
         if len(self.jitter) != 4 or min(self.jitter) < 0 or max(self.jitter) > 1:
             raise ValueError(f"jitter must be four changes in [0, 1], got {self.jitter}")
 
-    def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, clip: Tensor, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
         """Augments a clip.
 
         Args:
             clip: uint8 (frames, 3, height, width).
             generator: The source of randomness; the result is a pure function of the clip and its state.
+            out: Where to write the result; a new tensor by default.
 
         Returns:
             uint8 (frames, 3, image_size, image_size).
@@ -230,53 +233,49 @@ class ClipAugmentation:
         top, left, height, width = random_resized_crop_box(
             clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
         )
+        if out is None:
+            out = torch.empty(len(clip), 3, self.image_size, self.image_size, dtype=torch.uint8)
         # Crop and shrink first: everything after works on the few pixels that remain.
         clip = resize(clip[..., top : top + height, left : left + width], self.image_size)
-        if self._happens(self.flip_probability, generator):
+        # All else is drawn at once, whether it is used or not: a draw by itself costs as much as ten.
+        maps = len(clip) if self.per_frame_colour else 1
+        flip, jitter, blur, sigma, *colours = torch.rand(4 + 5 * maps, generator=generator).tolist()
+        if flip < self.flip_probability:
             clip = clip.flip(-1)
-        colours = self._draw_colours(len(clip), generator)
-        sigma = self._draw_sigma(generator)
-        if colours is None and sigma is None:
-            return clip.contiguous()
+        is_blurred = blur < self.blur_probability
+        colour_maps = self._colour_maps(jitter < self.jitter_probability, colours)
+        if not is_blurred and not colour_maps:
+            return out.copy_(clip)
         # (channels, height, frames, width): blur and colours are then products of large matrices.
         planes = clip.permute(1, 2, 0, 3).to(torch.float32, memory_format=torch.contiguous_format)
-        if sigma is not None:
-            planes = gaussian_blur(planes, sigma)
-        if colours is not None:
-            planes = _change_colours(planes, *colours)
+        if is_blurred:
+            low, high = self.blur_sigma
+            planes = gaussian_blur(planes, (low + (high - low) * sigma) * self.image_size / 112)
+        # And half a level up, since the conversion to integers cuts off.
+        planes = _change_colours(planes, colour_maps, lift=0.5) if colour_maps else planes.add_(0.5)
         # By way of int16: torch converts floats to uint8 one by one, and to int16 many at once.
-        levels = planes.add_(0.5).clamp_(0, 255).to(torch.int16)
-        return torch.empty(clip.shape, dtype=torch.uint8).copy_(levels.permute(2, 0, 1, 3))
+        levels = planes.to(torch.int16).clamp_(0, 255)
+        return out.copy_(levels.permute(2, 0, 1, 3))
 
-    @staticmethod
-    def _happens(probability: float, generator: torch.Generator) -> bool:
-        return float(torch.rand((), generator=generator)) < probability
-
-    def _draw_sigma(self, generator: torch.Generator) -> float | None:
-        if not self._happens(self.blur_probability, generator):
-            return None
-        low, high = self.blur_sigma
-        return (low + (high - low) * float(torch.rand((), generator=generator))) * self.image_size / 112
-
-    def _draw_colours(self, num_frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """Draws colour maps: (maps, 3, 3) and (maps, 3), one for the clip or one a frame; None where nothing changes."""
-        draws = num_frames if self.per_frame_colour else 1
-        jittered = self._happens(self.jitter_probability, generator)
-        changes = torch.rand(draws, 4, generator=generator).tolist()
-        grey = (torch.rand(draws, generator=generator) < self.grey_probability).tolist()
-        if not jittered and not any(grey):
-            return None
+    def _colour_maps(self, is_jittered: bool, draws: list[float]) -> list[tuple[list[list[float]], float]]:
+        """Makes one colour map of every five draws in [0, 1); none at all where nothing changes."""
         maps = []
-        for draw, dull in zip(changes, grey):
-            factors = ((2 * value - 1) * most * jittered for value, most in zip(draw, self.jitter))
+        is_changed = is_jittered
+        for start in range(0, len(draws), 5):
+            *changes, grey = draws[start : start + 5]
+            is_grey = grey < self.grey_probability
+            is_changed = is_changed or is_grey
+            factors = ((2 * change - 1) * most * is_jittered for change, most in zip(changes, self.jitter))
             brightness, contrast, saturation, hue = factors
-            maps.append(colour_matrix(1 + brightness, 1 + contrast, (1 + saturation) * (not dull), hue))
-        matrices, offsets = (torch.stack(parts) for parts in zip(*maps))
-        return matrices, offsets
+            maps.append(colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue))
+        return maps if is_changed else []
 
 
-def _change_colours(planes: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
-    """Applies colour maps (1 or frames, 3, 3) and (1 or frames, 3) to planes (3, height, frames, width)."""
-    if len(matrices) == 1:
-        return torch.addmm(offsets.T, matrices[0], planes.flatten(1)).view_as(planes)
-    return torch.einsum("tij,jytx->iytx", matrices, planes) + offsets.T[:, None, :, None]
+def _change_colours(planes: Tensor, maps: list[tuple[list[list[float]], float]], lift: float) -> Tensor:
+    """Applies one colour map, or one a frame, to planes (3, height, frames, width), and adds `lift`."""
+    matrices, offsets = zip(*maps)
+    if len(maps) == 1:
+        offset = torch.full((3, 1), offsets[0] + lift)
+        return torch.addmm(offset, torch.tensor(matrices[0]), planes.flatten(1)).view_as(planes)
+    changed = torch.einsum("tij,jytx->iytx", torch.tensor(matrices), planes)
+    return changed.add_(torch.tensor(offsets)[:, None] + lift)

@@ -71,7 +71,11 @@ class ClipMaker:
         """
         clips = decode_clips(video, partial(self._choose_frames, key))
         generator = seeded_generator("augmentation", self.seed, *key)
-        return torch.stack([self.augmentation(clip, generator) for clip in clips])
+        size = self.augmentation.image_size
+        augmented = torch.empty(*clips.shape[:-2], size, size, dtype=torch.uint8)
+        for clip, out in zip(clips, augmented):
+            self.augmentation(clip, generator, out)
+        return augmented
 
     def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
         # A generator of its own each time: a video that proves shorter than promised is asked for again.
@@ -158,7 +162,7 @@ class TrainingClips(Dataset):
 
     def _decode(self, row: int, key: SampleKey) -> Tensor:
         video = self.rows[row]["video"]
-        if video is None:
+        if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
         return self._make_clips(video, key)
 
