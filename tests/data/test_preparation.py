@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from torchcodec.decoders import VideoDecoder
 
 from vididi_hf.data import preparation
+from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.preparation import PreparationOptions, prepare_dataset, push_to_hub, summarize
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.shards import shard_path
@@ -118,6 +119,17 @@ def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp
         stored = rows.cast_column("video", datasets.Video(decode=False))
         assert {(row["video"]["bytes"], row["label"], row["take"]) for row in stored} == before
         assert all(row["video"]["path"].startswith(f"{split}/") for row in stored)
+
+
+def test_load_video_dataset_takes_it_as_it_is(prepared, mixed, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    for split, count in (("train", 8), ("test", 4), ("all", 12)):
+        rows = load_video_dataset(prepared[0], split=split)
+        assert len(rows) == count
+        assert rows.features["label"] == load_video_dataset(mixed).features["label"]
+        assert rows[0]["video"].get_frames_at([0, 23]).data.shape == (2, 3, 64, 64)
+    with pytest.raises(MissingSplitError, match="validation"):
+        load_video_dataset(prepared[0], split="validation")
 
 
 def test_the_parquet_builder_loads_the_files(prepared, tmp_path):

@@ -19,6 +19,7 @@ from torchcodec.encoders import VideoEncoder
 from transformers import AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel
+from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.loop import pretrain
@@ -221,6 +222,28 @@ def test_workers_and_a_second_stop_change_nothing(
     pretrain(recipe)
     assert_same(final_state(tmp_path), final_state(whole_runs("byol")))
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_been(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tmp_path / "shards"
+    prepare_dataset(
+        PreparationOptions(
+            dataset=str(videos), output_dir=str(shards), videos_per_group=2, num_workers=0, progress=False
+        )
+    )
+    options: dict[str, Any] = {"streaming": True, "shuffle_window": 6}
+    expected = pretrain(make_recipe(shards, tmp_path / "whole", **options))
+    assert [row["total_steps"] for row in read_metrics(expected)] == [STEPS, TOTAL]
+    recipe = make_recipe(shards, tmp_path / "stopped", save_steps=1, num_workers=1, **options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    assert list_checkpoints(tmp_path / "stopped")[-1].name == "step-00000004"
+    pretrain(replace(recipe, resume=True))
+    assert_same(final_state(tmp_path / "stopped"), final_state(expected))
 
 
 def test_same_seed_same_weights_and_another_seed_others(

@@ -168,6 +168,8 @@ def test_help_names_every_flag_and_explains_it(capsys: pytest.CaptureFixture[str
         ("--conf x.json", "unrecognized arguments: --conf x.json"),
         ("--epochs ten", "argument --epochs: invalid int value: 'ten'"),
         ("--epochs", "argument --epochs: expected one argument"),
+        ("--shuffle_window 0", "shuffle_window must be at least 1, got 0"),
+        ("--streaming --dataset_root x", "dataset_root is for built-in sets, which are not streamed"),
         ("--epochs 0", "epochs must be at least 1, got 0"),
         ("--batch_size -4", "batch_size must be at least 1, got -4"),
         ("--learning_rate nan", "learning_rate must be at least 0, got nan"),

@@ -47,8 +47,10 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
     if "://" in name:
         files = DataFilesDict.from_patterns(get_data_patterns(name), base_path=name)
     else:
+        if Path(name).expanduser().is_dir():
+            name = str(Path(name).expanduser().resolve())  # or a folder "csv" would be taken for a format
         try:
-            files = datasets.load_dataset_builder(str(Path(name).expanduser())).config.data_files
+            files = datasets.load_dataset_builder(name).config.data_files
         except (DatasetNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(
                 f"no data set {name!r}: it is no folder, and from the Hub it cannot be loaded: {error}"

@@ -83,7 +83,7 @@ def load_video_dataset(
               in the layouts that `docs/datasets.md` shows (a folder of that name is `"./motion"`);
             - a folder of videos (`[split/][label/]name.mp4`);
             - a `.csv` or `.parquet` list with the columns `video,label,split`, paths relative to the list;
-            - a folder written by `save_to_disk`;
+            - a folder written by `save_to_disk`, or one of Parquet shards as the Hub and `prepare_dataset` have them;
             - the id of a data set on the Hub, `"owner/name"`.
         root: Where a built-in set lies, or shall lie; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
         split: `"train"`, `"validation"`, `"test"`, or None (on command lines: `"all"`) for all rows.
@@ -122,6 +122,8 @@ def load_video_dataset(
         )
     path = Path(name).expanduser()
     if path.is_dir():
+        if any(path.glob("data/*.parquet")) or any(path.glob("*-of-*.parquet")):
+            return read_hub_dataset(str(path.resolve()), split)  # 🤗 Datasets reads such a folder as it reads the Hub
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         return (read_saved_dataset if saved else read_video_folder)(path, split)
     if path.suffix.lower() in (".csv", ".parquet"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +13,10 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from vididi_hf.batch_norm_vididi import synchronise
-from vididi_hf.data.loading import ClipLoader, TrainingClips
+from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
+from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.streaming import StreamingClipLoader
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
 from vididi_hf.objectives import cosine_decay
@@ -69,7 +72,8 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     output_dir.mkdir(parents=True, exist_ok=True)
     schedule = recipe.build_schedule()
     processor = build_processor(recipe)
-    loader, evaluator = build_data(recipe, accelerator, processor)
+    loader = build_loader(recipe, accelerator)
+    evaluator = build_evaluator(recipe, accelerator, processor)
     raw_model = build_model(recipe, accelerator)
     model, optimizer = accelerator.prepare(
         raw_model, build_optimizer(raw_model, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
@@ -196,45 +200,52 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
     return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 
-def build_data(
-    recipe: PretrainingRecipe, accelerator: Accelerator, processor: ViDiDiVideoProcessor
-) -> tuple[ClipLoader, RetrievalEvaluator | None]:
-    """Opens the data set; the first process goes first, in case it has to be made or downloaded."""
+def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:
+    """Opens the videos to train on; the first process goes first, in case they have to be made or downloaded."""
+    clips: dict[str, Any] = {
+        "num_frames": recipe.num_frames,
+        "frame_stride": recipe.frame_stride,
+        "lookahead": recipe.build_schedule().max_order,
+        "augmentation": recipe.augmentation(),
+        "seed": recipe.seed,
+    }
+    running: dict[str, Any] = {
+        "num_workers": recipe.num_workers,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    if recipe.streaming:
+        videos = ParquetVideos(find_shards(recipe.dataset, recipe.split))
+        make_clips = ClipMaker(num_clips=2, **clips)
+        window = recipe.shuffle_window
+        return StreamingClipLoader(videos, make_clips, recipe.batch_size, shuffle_window=window, **running)
     with accelerator.main_process_first():
         rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
-        evaluator = None
-        if recipe.evaluate_epochs:
-            splits = splits_of(recipe)
-            if "label" not in splits.gallery.column_names:
-                accelerator.print(f"{recipe.dataset} has no labels: nothing is evaluated")
-            else:
-                evaluator = RetrievalEvaluator(
-                    splits.gallery,
-                    splits.queries,
-                    processor,
-                    inputs=("frames",),
-                    num_clips=1,
-                    batch_size=recipe.batch_size,
-                    num_workers=recipe.num_workers,
-                    leave_out=splits.leave_out,
-                )
-    clips = TrainingClips(
-        rows,
-        num_frames=recipe.num_frames,
-        frame_stride=recipe.frame_stride,
-        lookahead=recipe.build_schedule().max_order,
-        augmentation=recipe.augmentation(),
-        seed=recipe.seed,
-    )
-    loader = ClipLoader(
-        clips,
-        recipe.batch_size,
+    return ClipLoader(TrainingClips(rows, **clips), recipe.batch_size, **running)
+
+
+def build_evaluator(
+    recipe: PretrainingRecipe, accelerator: Accelerator, processor: ViDiDiVideoProcessor
+) -> RetrievalEvaluator | None:
+    """Opens the videos to evaluate with, where the recipe asks for that and they have labels."""
+    if not recipe.evaluate_epochs:
+        return None
+    with accelerator.main_process_first():
+        splits = splits_of(recipe)
+    if "label" not in splits.gallery.column_names:
+        accelerator.print(f"{recipe.dataset} has no labels: nothing is evaluated")
+        return None
+    return RetrievalEvaluator(
+        splits.gallery,
+        splits.queries,
+        processor,
+        inputs=("frames",),
+        num_clips=1,
+        batch_size=recipe.batch_size,
         num_workers=recipe.num_workers,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
+        leave_out=splits.leave_out,
     )
-    return loader, evaluator
 
 
 def splits_of(recipe: PretrainingRecipe) -> RetrievalSplits:

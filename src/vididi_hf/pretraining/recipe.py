@@ -51,7 +51,7 @@ _CHOICES = {
     "tracker": ("none", "tensorboard", "trackio", "wandb"),
 }
 _SMALLEST = {
-    **dict.fromkeys(("epochs", "batch_size", "frame_stride", "save_epochs", "keep_checkpoints"), 1),
+    **dict.fromkeys(("epochs", "batch_size", "shuffle_window", "frame_stride", "save_epochs", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "warmup_epochs", "max_grad_norm", "seed"), 0),
     **dict.fromkeys(("num_workers", "save_steps", "evaluate_epochs", "final_learning_rate", "target_decay"), 0),
 }
@@ -114,6 +114,13 @@ class PretrainingRecipe:
     )
     dataset_root: str | None = _option(default=None, help="Where a built-in set lies, or shall be made.")
     split: str = _option(default="train", help="The split to train on; labels are not used.")
+    streaming: bool = _option(
+        default=False,
+        help="Fetch videos from sharded Parquet (a folder, URL or id on the Hub) as they are needed, not all at first.",
+    )
+    shuffle_window: int = _option(
+        default=1024, help="Streaming: videos that are shuffled with each other, and held in memory by each process."
+    )
     output_dir: str = _option(default="runs/pretrain", help="Folder of the encoder, the checkpoints and metrics.jsonl.")
 
     # What to learn
@@ -199,6 +206,8 @@ class PretrainingRecipe:
             raise ValueError(f"projector_sizes must be one or more positive integers, got {self.projector_sizes}")
         if self.vicreg_weights is not None and len(self.vicreg_weights) != 3:
             raise ValueError(f"vicreg_weights must be three numbers, got {self.vicreg_weights}")
+        if self.streaming and self.dataset_root is not None:
+            raise ValueError(f"dataset_root is for built-in sets, which are not streamed, got {self.dataset_root!r}")
         self.model_config()  # its own checks: a wrong backbone or size stops here, before any data is touched
 
     @classmethod
