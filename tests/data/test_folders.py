@@ -221,7 +221,7 @@ def test_a_list_decodes(motion_root):
     rows = read_video_list(motion_root / "clips.csv", "test")
     assert len(rows) == 8
     assert rows[3]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-    assert labels_of(rows)[3] == "orbit"
+    assert labels_of(rows)[3] == "bob"
     assert rows.features["background"].dtype == "int64"
 
 
@@ -263,7 +263,7 @@ def test_a_single_saved_set_is_every_split(tmp_path, motion_root):
 
 
 def test_paths_as_text_and_undecoded_videos_become_videos(tmp_path, motion_root):
-    text = datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "orbit" / "000003.mp4")]})
+    text = datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "bob" / "000003.mp4")]})
     undecoded = text.cast_column("video", datasets.Video(decode=False))
     for number, rows in enumerate([text, undecoded]):
         rows.save_to_disk(tmp_path / str(number))

@@ -67,7 +67,7 @@ def test_a_sample_is_two_adjacent_strided_clips_of_its_video(rows, motion_root):
         assert sample["broken"] == {}
         assert sample["clips"].shape == (2, 6, 3, 64, 64)
         assert sample["clips"].dtype == torch.uint8
-        video = VideoDecoder(str(motion_root / "train" / "orbit" / "000003.mp4")).get_frames_in_range(0, 24).data
+        video = VideoDecoder(str(motion_root / "train" / "bob" / "000003.mp4")).get_frames_in_range(0, 24).data
         start = next(i for i in range(24) if torch.equal(video[i], sample["clips"][0, 0]))
         # 4 frames a clip 2 apart and 2 further frames: the second clip begins 8 frames after the first.
         assert torch.equal(sample["clips"][0], video[start : start + 12 : 2])
@@ -255,13 +255,13 @@ def test_substitutes_vary_between_epochs(motion_root, broken_videos):
 
 
 def test_one_good_video_among_many_broken_ones_is_found(motion_root, broken_videos):
-    good = str(motion_root / "train" / "spin" / "000005.mp4")
+    good = str(motion_root / "train" / "pulse" / "000005.mp4")
     clips = clips_of(with_video_column([*[str(broken_videos["empty"])] * 19, good]))
     assert all(clips[0, index]["clips"].shape == (2, 6, 3, 16, 16) for index in range(20))
 
 
 def test_a_row_without_video_is_replaced_and_named(motion_root):
-    rows = with_video_column([None, str(motion_root / "train" / "spin" / "000005.mp4")])
+    rows = with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")])
     sample = clips_of(rows)[0, 0]
     assert sample["broken"] == {"<row 0>": "the row holds no video"}
 

@@ -27,13 +27,13 @@ def test_the_public_name_is_this_function():
 def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_path):
     root = tmp_path / "motion"
     shutil.copytree(motion_root, root)
-    (root / "train" / "spin" / "000005.mp4").unlink()
+    (root / "train" / "pulse" / "000005.mp4").unlink()
     rows = load_video_dataset("motion", root=root, num_train=16, num_test=8)
     assert len(rows) == 16
     assert rows.column_names == ["video", "label", "background"]
     assert rows.features["label"].names == sorted(motion.MOTIONS)
-    assert (root / "train" / "spin" / "000005.mp4").exists()
-    assert first_path(rows) == root / "train" / "translate" / "000000.mp4"
+    assert (root / "train" / "pulse" / "000005.mp4").exists()
+    assert first_path(rows) == root / "train" / "slide" / "000000.mp4"
     assert len(load_video_dataset("motion", root=root, split="test", num_train=16, num_test=8)) == 8
     assert len(load_video_dataset("motion", root=root, split=None, num_train=16, num_test=8)) == 24
 
@@ -99,7 +99,7 @@ def test_folders_and_lists(motion_root, as_given):
 
 
 def test_parquet_lists(motion_root, tmp_path):
-    datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "orbit" / "000003.mp4")]}).to_parquet(
+    datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "bob" / "000003.mp4")]}).to_parquet(
         tmp_path / "clips.parquet"
     )
     rows = load_video_dataset(tmp_path / "clips.parquet")
@@ -169,11 +169,11 @@ def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
 def test_a_single_video_is_no_data_set(motion_root, monkeypatch):
     monkeypatch.chdir(motion_root)
     monkeypatch.setattr(datasets, "load_dataset", None)
-    with pytest.raises(FileNotFoundError, match=r"no data set 'train/spin/000005\.mp4'"):
-        load_video_dataset("train/spin/000005.mp4")
+    with pytest.raises(FileNotFoundError, match=r"no data set 'train/pulse/000005\.mp4'"):
+        load_video_dataset("train/pulse/000005.mp4")
     monkeypatch.chdir(motion_root / "train")
-    with pytest.raises(FileNotFoundError, match=r"no data set 'spin/000005\.mp4'"):
-        load_video_dataset("spin/000005.mp4")
+    with pytest.raises(FileNotFoundError, match=r"no data set 'pulse/000005\.mp4'"):
+        load_video_dataset("pulse/000005.mp4")
 
 
 def test_missing_lists_are_called_lists(tmp_path):

@@ -16,6 +16,7 @@ from vididi_hf.pretraining.recipe import PRESETS, PretrainingRecipe, parse_recip
 CLEAN = PretrainingRecipe()
 # What RECIPE and the paper's code say of the authors' runs.
 PAPER = {
+    "batch_norm": "shared",
     "preset": "paper",
     "vicreg_weights": [1.0, 1.0, 0.04],
     "per_frame_colour": True,
@@ -127,6 +128,7 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
         resume=True,
         progress=False,
         view_forward="joint",
+        batch_norm="shared",
     )
     original.save(tmp_path)
     path = tmp_path / "recipe.json"
@@ -244,7 +246,13 @@ def test_mistakes_in_code_are_value_errors() -> None:
 def test_network_follows_the_recipe(backbone: str) -> None:
     stages = {} if backbone == "s3d" else {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 2)}
     recipe = PretrainingRecipe(
-        backbone=backbone, num_frames=6, image_size=48, view_forward="joint", schedule="first-order", **stages
+        backbone=backbone,
+        num_frames=6,
+        image_size=48,
+        view_forward="joint",
+        batch_norm="shared",
+        schedule="first-order",
+        **stages,
     )
     config = recipe.model_config()
     assert (config.backbone, config.num_frames, config.image_size) == (backbone, 6, 48)

@@ -45,8 +45,8 @@ def _sign(generator: torch.Generator) -> int:
 
 
 def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
-    """A sine of unit amplitude, random phase and a period of 8 to 10 frames."""
-    period, phase = _uniform(8, 10, generator), _uniform(0, 2 * math.pi, generator)
+    """A sine of unit amplitude, random phase and a period of 8 to 9 frames."""
+    period, phase = _uniform(8, 9, generator), _uniform(0, 2 * math.pi, generator)
     return torch.sin(2 * math.pi * time / period + phase)
 
 
@@ -66,9 +66,12 @@ def _trajectory(
     )
 
 
-def _translate(time: Tensor, generator: torch.Generator) -> Trajectory:
-    speed, direction = _uniform(3.0, 4.5, generator), _uniform(0, 2 * math.pi, generator)
-    return _trajectory(time, x=speed * math.cos(direction) * time, y=speed * math.sin(direction) * time)
+def _slide(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, x=_sign(generator) * _uniform(3.0, 4.5, generator) * time)
+
+
+def _scroll(time: Tensor, generator: torch.Generator) -> Trajectory:
+    return _trajectory(time, y=_sign(generator) * _uniform(3.0, 4.5, generator) * time)
 
 
 def _sway(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -80,7 +83,7 @@ def _bob(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 
 def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
-    radius, period = _uniform(7, 10, generator), _uniform(8, 10, generator)
+    radius, period = _uniform(7, 10, generator), _uniform(8, 9, generator)
     angle = _sign(generator) * 2 * math.pi * time / period + _uniform(0, 2 * math.pi, generator)
     return _trajectory(time, x=radius * torch.cos(angle), y=radius * torch.sin(angle))
 
@@ -95,11 +98,7 @@ def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 
 def _spin(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(9, 13, generator))
-
-
-def _rock(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, angle=_uniform(0.8, 1.1, generator) * _wave(time, generator))
+    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(9, 11, generator))
 
 
 def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -109,13 +108,13 @@ def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 
 MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
-    "translate": _translate,
+    "slide": _slide,
+    "scroll": _scroll,
     "sway": _sway,
     "bob": _bob,
     "orbit": _orbit,
     "pulse": _pulse,
     "spin": _spin,
-    "rock": _rock,
     "jitter": _jitter,
 }
 
@@ -191,7 +190,7 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
         ```python
         >>> from vididi_hf.data.motion import describe_motion, render_motion
         >>> tuple(render_motion("train", 3).shape), describe_motion("train", 3)["label"]
-        ((24, 3, 64, 64), 'orbit')
+        ((24, 3, 64, 64), 'bob')
 
         ```
     """

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # LARS for 400 epochs in fp16.
     "paper": {
         "vicreg_weights": [1.0, 1.0, 0.04],
+        "batch_norm": "shared",
         "per_frame_colour": True,
         "optimizer": "lars",
         "learning_rate": 4.8,
@@ -138,7 +139,7 @@ class PretrainingRecipe:
         help="One forward pass per view (BatchNorm sees one derivative order at a time), or one 'joint' pass.",
     )
     batch_norm: str = _option(
-        default="shared", help="BatchNorm's running statistics: 'shared' by all derivative orders, or 'per_order'."
+        default="per_order", help="BatchNorm's running statistics: kept 'per_order' of derivative, or 'shared' by all."
     )
 
     # The encoder and its input
