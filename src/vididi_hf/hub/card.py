@@ -210,8 +210,8 @@ def network_table(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> str:
     if config.hidden_sizes:
         cells += [["widths of the stages", _shown(config.hidden_sizes)], ["blocks", _shown(config.depths)]]
     cells += [
-        ["parameters of the encoder", f"{parameters / 1e6:.2f} million"],
-        ["multiplications and additions for a clip", f"{operations / 1e9:.2f} billion"],
+        ["parameters of the encoder", f"{parameters:,}"],
+        ["floating-point operations for a clip", f"{operations:,}"],
     ]
     return _table(["", ""], cells)
 
@@ -220,7 +220,8 @@ def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple
     """Counts parameters and floating-point operations of the encoder, without computing anything.
 
     Returns:
-        The number of parameters, and of multiplications and additions in a forward pass of one clip of the processor.
+        The number of parameters, and of the multiplications and additions of all convolutions in a forward pass of one
+        clip of the processor.
     """
     size = processor.crop_size
     with torch.device("meta"):
@@ -233,7 +234,9 @@ def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple
 
 def training_table(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Describes a run by its recipe and what its `metrics.jsonl` says was done."""
-    cells = [[name, _shown(recipe[name])] for name in _SHOWN_OPTIONS if recipe.get(name) is not None]
+    # The moving average is BYOL's alone.
+    names = [name for name in _SHOWN_OPTIONS if name != "target_decay" or recipe.get("objective") == "byol"]
+    cells = [[name, _shown(recipe[name])] for name in names if recipe.get(name) is not None]
     if rows:
         last = rows[-1]
         cells += [["steps done", str(last["total_steps"])]] if "total_steps" in last else []
