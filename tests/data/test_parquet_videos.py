@@ -134,10 +134,11 @@ def test_rows_are_counted_through_all_files(folder):
 
 def test_a_video_without_a_name_is_called_by_its_place(tmp_path):
     rows = [{"video": {"bytes": b"1", "path": None}, "label": 0}, {"video": None, "label": 0}]
+    rows.append({"video": {"bytes": None, "path": "elsewhere.mp4"}, "label": 0})
     table = datasets.Dataset.from_list(rows, features=FEATURES)
     table.to_parquet(tmp_path / "a.parquet")
     videos = ParquetVideos([str(tmp_path / "a.parquet")]).read_group(0)
-    assert videos == [{"bytes": b"1", "path": "a.parquet, row 0 of group 0"}, None]
+    assert videos == [{"bytes": b"1", "path": "a.parquet, row 0 of group 0"}, None, None]
 
 
 def test_no_more_is_read_than_footers_and_the_row_groups_asked_for(remote):

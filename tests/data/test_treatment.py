@@ -40,7 +40,8 @@ def test_broken_videos_are_dropped_with_the_reason(broken_videos):
     assert reasons["missing"] == "there is no such file"
     assert reasons["audio-only"] == "it has no video stream"
     assert all(reasons.values())
-    assert treat_video(None, Treatment()).reason == "the row holds no video"
+    for nothing in (None, {"path": None, "bytes": None}):
+        assert treat_video(nothing, Treatment()).reason == "the row holds no video"
 
 
 def test_a_folder_in_place_of_a_file_is_dropped(tmp_path):

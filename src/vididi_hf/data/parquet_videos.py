@@ -124,8 +124,8 @@ class ParquetVideos:
         Safe to be called in several threads.
 
         Returns:
-            For each row the dictionary of `path` and `bytes` that `datasets.Video` stores, or None. A video without a
-            name is called by its shard and row.
+            For each row the dictionary of `path` and `bytes` that `datasets.Video` stores, or None where there are no
+            bytes. A video without a name is called by its shard and row.
         """
         file, group_in_file = self._groups[group]
         url = self.shards[file]
@@ -135,7 +135,8 @@ class ParquetVideos:
         videos = []
         for row, video in enumerate(rows):
             unnamed = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
-            videos.append(video and {"bytes": video["bytes"], "path": video["path"] or unnamed})
+            stored = video is not None and video["bytes"] is not None
+            videos.append({"bytes": video["bytes"], "path": video["path"] or unnamed} if stored else None)
         return videos
 
 

@@ -77,7 +77,7 @@ def treat_video(video: dict[str, Any] | None, treatment: Treatment) -> TreatedVi
 
 
 def _with_bytes(video: dict[str, Any] | None) -> dict[str, Any]:
-    if video is None:
+    if video is None or (video["path"] is None and video["bytes"] is None):
         raise BrokenVideoError("<no video>", "the row holds no video")
     if video["bytes"] is not None:
         return video
