@@ -69,7 +69,7 @@ class ClipMaker:
         Raises:
             BrokenVideoError: If the video cannot be decoded.
         """
-        clips = decode_clips(video, partial(self._choose_frames, key))
+        clips = decode_clips(video, partial(self.choose_frames, key))
         generator = seeded_generator("augmentation", self.seed, *key)
         size = self.augmentation.image_size
         augmented = torch.empty(*clips.shape[:-2], size, size, dtype=torch.uint8)
@@ -77,7 +77,8 @@ class ClipMaker:
             self.augmentation(clip, generator, out)
         return augmented
 
-    def _choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+    def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+        """Chooses the frames of the clips of a video of so many frames: int64 (clips, frames)."""
         # A generator of its own each time: a video that proves shorter than promised is asked for again.
         return sample_training_clips(
             num_video_frames,
