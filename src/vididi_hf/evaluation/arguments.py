@@ -53,8 +53,11 @@ class EncoderArguments:
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
-    def load(self) -> tuple[ViDiDiModel, ViDiDiVideoProcessor]:
-        """Loads the encoder, on its device and in evaluation mode, and its processor.
+    def load(self, kind: type[Any] = ViDiDiModel) -> tuple[Any, ViDiDiVideoProcessor]:
+        """Loads the model, on its device and in evaluation mode, and its processor.
+
+        Args:
+            kind: The class of the model; the encoder alone by default.
 
         Raises:
             OSError: If there is no such model, or a file of it is missing.
@@ -71,20 +74,18 @@ class EncoderArguments:
             raise FileNotFoundError(f"{self.model} is no checkpoint: it holds no config.json")
         if (found := values.get("model_type")) != ViDiDiConfig.model_type:
             raise ValueError(f"{self.model} is no ViDiDi model: its config.json says model_type {found!r}")
-        model: ViDiDiModel
         if self.random_init:
             torch.manual_seed(self.seed)
-            model = ViDiDiModel(ViDiDiConfig.from_dict(values))
+            model = kind(ViDiDiConfig.from_dict(values))
         else:
-            loaded: Any = ViDiDiModel.from_pretrained(self.model, output_loading_info=True)
-            model, report = loaded
+            model, report = kind.from_pretrained(self.model, output_loading_info=True)
             if missing := sorted(report["missing_keys"]):
-                raise ValueError(f"{self.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
+                part = "encoder" if kind is ViDiDiModel else "model"
+                raise ValueError(f"{self.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}")
         own = {"num_frames": self.num_frames, "frame_stride": self.frame_stride}
         overrides: Any = {name: value for name, value in own.items() if value is not None}
         processor = ViDiDiVideoProcessor.from_pretrained(self.model, **overrides)
-        model.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
-        return model.eval(), processor
+        return model.to(device).eval(), processor
 
 
 def check_location(model: str) -> None:

@@ -1,0 +1,180 @@
+"""Action recognition by a trained classifier: several clips a video, their probabilities averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import datasets
+import torch
+from torch import Tensor
+
+from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, score_inputs, single_inputs
+from vididi_hf.evaluation.labels import label_names
+from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+
+@dataclass
+class ClassificationEvaluator:
+    """Classifies the videos of a data set by the mean of the probabilities of their clips.
+
+    Clips are spread evenly over each video and cropped at the centre; short videos are looped. Labels are matched with
+    the model's classes by name.
+
+    Args:
+        videos: The labelled videos (the test split).
+        processor: Chooses and prepares the clips; says their frames and stride.
+        inputs: What the model is shown, some of "frames", "derivative", "both" and "ensemble"; None means what it was
+            trained with. A model of one input can be shown another one; "both" needs a model of both.
+        num_clips: Clips per video.
+        batch_size: Videos per forward pass.
+        num_workers: Processes that decode.
+        progress: Whether to show a progress bar.
+        dataset: The name of the data set, for the result.
+        split: The split that `videos` are, for the result.
+
+    Raises:
+        ValueError: If the data set has no labels, or an input is unknown.
+
+    Source: the protocol of the field for fine-tuned networks: 10 clips, centre crop, mean of softmax.
+
+    Example:
+        ```python
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiVideoProcessor, load_video_dataset
+        >>> from vididi_hf.evaluation.classification import ClassificationEvaluator
+        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> names = dict(enumerate(rows.features["label"].names))
+        >>> config = ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), id2label=names)
+        >>> model = ViDiDiForVideoClassification(config)
+        >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
+        >>> result = ClassificationEvaluator(rows, processor, inputs=("frames", "ensemble"), num_clips=2)(model)
+        >>> sorted(result["metrics"]["ensemble"]), result["protocol"]["videos"]
+        (['mean-class', 'top-1', 'top-5'], 8)
+
+        ```
+    """
+
+    videos: datasets.Dataset
+    processor: ViDiDiVideoProcessor
+    inputs: Sequence[str] | None = None
+    num_clips: int = 10
+    batch_size: int = 4
+    num_workers: int = 0
+    progress: bool = False
+    dataset: str = "unknown"
+    split: str = "test"
+
+    task: ClassVar[str] = "classification"
+    primary_metric: ClassVar[str] = "top-1"
+    greater_is_better: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if "label" not in self.videos.column_names:
+            raise ValueError("classification needs labels, and the data set has no column 'label'")
+        if self.inputs is not None:
+            check_inputs(self.inputs, CLASSIFIER_INPUTS)
+
+    def __call__(self, model: ViDiDiForVideoClassification) -> EvaluationResult:
+        """Classifies every video.
+
+        Raises:
+            ValueError: If no video can be decoded, a label is none of the model's classes, or the model cannot be shown
+                an input.
+        """
+        inputs = [own_input(model)] if self.inputs is None else self.inputs
+        labels = class_numbers(self.videos, model)
+        probabilities, rows, broken = self.classify(model, inputs)
+        return EvaluationResult(
+            self.task,
+            score_inputs(inputs, probabilities, labels[rows]),
+            {
+                "videos": len(rows),
+                "classes": model.config.num_labels,
+                "trained_input": own_input(model),
+                "clips_per_video": self.num_clips,
+                "frames_per_clip": self.processor.num_frames,
+                "frame_stride": self.processor.frame_stride,
+                "crop": "centre",
+                "clips_combined": "mean of softmax",
+                "failed_videos": sorted(broken),
+            },
+            primary=self.primary_metric,
+            greater_is_better=self.greater_is_better,
+            dataset=self.dataset,
+            split=self.split,
+        )
+
+    @torch.no_grad()
+    def classify(
+        self, model: ViDiDiForVideoClassification, inputs: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
+        """Computes the probabilities of every video that can be decoded.
+
+        Args:
+            model: The classifier; it is in evaluation mode meanwhile.
+            inputs: What it is shown.
+
+        Returns:
+            For each of `single_inputs(inputs)` float32 (videos, classes); the rows of the videos; and the reasons why
+            others could not be decoded, by their names.
+        """
+        names = single_inputs(inputs)
+        for name in names:
+            if len(INPUTS[name]) != len(model.config.classifier_orders):
+                raise ValueError(f"a model that was trained with {own_input(model)!r} cannot be shown {name!r}")
+        lookahead = max(orders_of(names))
+        num_frames = self.processor.num_frames
+        clips = EvaluationClips(self.videos, self.processor, self.num_clips, lookahead)
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        rows: list[int] = []
+        with evaluation_mode(model):
+            for batch_rows, batch in clips.batches(self.batch_size, self.num_workers, self.progress, "classification"):
+                rows += batch_rows
+                frames = batch.flatten(0, 1).to(model.device, non_blocking=True)
+                frames = self.processor.views(frames, orders=(0,))[0].to(model.dtype)
+                for name in names:
+                    orders = INPUTS[name]
+                    # Every input gets as many frames as it needs for clips of one length.
+                    logits = model(frames[:, : num_frames + max(orders)], derivative_orders=orders).logits
+                    found[name].append(logits.float().softmax(-1).unflatten(0, (len(batch_rows), -1)).mean(1).cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(rows), clips.broken
+
+
+def own_input(model: ViDiDiForVideoClassification) -> str:
+    """Returns the name of the input that a model is made for.
+
+    Raises:
+        ValueError: If it is made for derivatives that no input names.
+    """
+    for name, orders in INPUTS.items():
+        if orders == tuple(model.config.classifier_orders):
+            return name
+    raise ValueError(f"the model's classifier_orders {model.config.classifier_orders} are none of {INPUTS}")
+
+
+def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:
+    """Returns the number that the model gives to the class of each video, int64 (videos,).
+
+    Args:
+        rows: A data set with a column `label`, whose classes have names; integers are numbers of the model's classes.
+        model: Knows its classes by name.
+
+    Raises:
+        ValueError: If labels are none of the model's classes.
+    """
+    number_of = {str(name): number for number, name in (model.config.id2label or {}).items()}
+    kind = rows.features["label"]
+    if isinstance(kind, datasets.Value) and "int" in kind.dtype:
+        number_of = {str(number): number for number in number_of.values()}
+    names = label_names(rows)
+    unknown = sorted(set(names) - set(number_of))
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} labels of the data set are none of the model's {len(number_of)} classes: "
+            f"{', '.join(unknown[:5])}; the model has {', '.join(list(number_of)[:5])}, …"
+        )
+    return torch.tensor([number_of[name] for name in names])

@@ -1,0 +1,135 @@
+"""Testing a classifier: clips and their mean, inputs, labels by name, modes."""
+
+import doctest
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
+from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.data.folders import with_video_column
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.evaluation import classification as module
+from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers, own_input
+
+
+@pytest.fixture(scope="module")
+def rows(motion_root):
+    return load_video_dataset(motion_root / "clips.csv", split="test")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return ViDiDiVideoProcessor(num_frames=4, frame_stride=2, size=32, crop_size=32)
+
+
+def build(rows, **changes):
+    torch.manual_seed(0)
+    names = dict(enumerate(rows.features["label"].names))
+    sizes = {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}
+    return ViDiDiForVideoClassification(ViDiDiConfig(**sizes, id2label=names, classifier_dropout=0.5, **changes))
+
+
+def by_hand(model, processor, rows, orders, num_clips):
+    """Every clip alone through encoder and classifier; then the mean of the probabilities."""
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            clips = processor.sample_clips(row["video"], num_clips=num_clips, lookahead=1)
+            per_clip = []
+            for clip in clips:
+                frames = processor.views(clip[None], orders=(0,))[0]
+                views = {0: frames[:, :4], 1: frames[:, 1:5] - frames[:, :4]}
+                pooled = [model.vididi(views[order], derivative_order=order).pooler_output for order in orders]
+                per_clip.append(model.classifier(torch.cat(pooled, dim=1)).softmax(-1)[0])
+            found.append(torch.stack(per_clip).mean(0))
+    return torch.stack(found)
+
+
+def test_probabilities_are_means_over_clips(rows, processor):
+    model = build(rows).eval()
+    evaluator = ClassificationEvaluator(rows, processor, num_clips=3, batch_size=3)
+    probabilities, found_rows, broken = evaluator.classify(model, ["ensemble"])
+    assert found_rows.tolist() == list(range(8))
+    assert broken == {}
+    expected = {
+        name: by_hand(model, processor, rows, orders, 3) for name, orders in (("frames", [0]), ("derivative", [1]))
+    }
+    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
+    result = ClassificationEvaluator(rows, processor, ["ensemble", "frames"], num_clips=3, dataset="motion")(model)
+    labels = np.array(rows["label"])
+    mean = (expected["frames"] + expected["derivative"]) / 2
+    assert result["metrics"]["ensemble"]["top-1"] == pytest.approx((mean.argmax(1).numpy() == labels).mean())
+    assert result["metrics"]["frames"]["top-1"] == pytest.approx(
+        (expected["frames"].argmax(1).numpy() == labels).mean()
+    )
+    assert result["protocol"] == {
+        "videos": 8,
+        "classes": 8,
+        "trained_input": "frames",
+        "clips_per_video": 3,
+        "frames_per_clip": 4,
+        "frame_stride": 2,
+        "crop": "centre",
+        "clips_combined": "mean of softmax",
+        "failed_videos": [],
+    }
+
+
+def test_a_model_of_both_is_shown_both(rows, processor):
+    model = build(rows, classifier_orders=(0, 1)).eval()
+    evaluator = ClassificationEvaluator(rows, processor, num_clips=2)
+    probabilities, _, _ = evaluator.classify(model, ["both"])
+    torch.testing.assert_close(probabilities["both"], by_hand(model, processor, rows, [0, 1], 2), rtol=1e-4, atol=1e-5)
+    assert list(evaluator(model)["metrics"]) == ["both"]
+    with pytest.raises(ValueError, match="trained with 'both' cannot be shown 'frames'"):
+        ClassificationEvaluator(rows, processor, inputs=("frames",))(model)
+
+
+def test_modes_come_back_and_nothing_moves(rows, processor):
+    model = build(rows)
+    model.train_only("last_stage")
+    model.train()
+    modes = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ClassificationEvaluator(rows, processor, num_clips=1)(model)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_broken_videos_are_named_and_left_out(rows, processor, broken_videos):
+    good = [row["path"] for row in rows.cast_column("video", datasets.Video(decode=False))["video"]]
+    names = rows.features["label"].names
+    mixed = with_video_column(
+        [str(broken_videos["text"]), *good], [names[0], *rows.features["label"].int2str(rows["label"])]
+    )
+    model = build(rows)
+    result = ClassificationEvaluator(mixed, processor, num_clips=1)(model)
+    assert result["protocol"]["failed_videos"] == [str(broken_videos["text"])]
+    assert result["protocol"]["videos"] == 8
+    assert result["metrics"] == ClassificationEvaluator(rows, processor, num_clips=1)(model)["metrics"]
+
+
+def test_labels_are_matched_by_name(rows):
+    model = build(rows)
+    names = rows.features["label"].names
+    text = datasets.Dataset.from_dict({"label": names[::-1]})
+    assert class_numbers(text, model).tolist() == list(range(8))[::-1]
+    assert class_numbers(datasets.Dataset.from_dict({"label": [3, 0]}), model).tolist() == [3, 0]
+    with pytest.raises(ValueError, match="1 labels of the data set are none of the model's 8 classes: dancing"):
+        class_numbers(datasets.Dataset.from_dict({"label": ["dancing", names[0]]}), model)
+
+
+def test_impossible_settings_are_named(rows, processor):
+    with pytest.raises(ValueError, match="no column 'label'"):
+        ClassificationEvaluator(rows.remove_columns("label"), processor)
+    with pytest.raises(ValueError, match="unknown input 'flow'"):
+        ClassificationEvaluator(rows, processor, inputs=("flow",))
+    with pytest.raises(ValueError, match="none of"):
+        own_input(build(rows, classifier_orders=(2,)))
+
+
+def test_examples():
+    assert doctest.testmod(module).failed == 0
