@@ -11,6 +11,7 @@ import vididi_hf
 
 PUBLIC = [
     "AlternatingSchedule",
+    "PreparationOptions",
     "PretrainingRecipe",
     "RetrievalEvaluator",
     "ViDiDiConfig",
@@ -18,6 +19,7 @@ PUBLIC = [
     "ViDiDiModel",
     "ViDiDiVideoProcessor",
     "load_video_dataset",
+    "prepare_dataset",
     "pretrain",
     "taylor_expand",
     "temporal_derivative",

@@ -26,6 +26,8 @@ _MODULE_OF = {
     "PretrainingRecipe": "pretraining.recipe",
     "pretrain": "pretraining.loop",
     "load_video_dataset": "data.registry",
+    "PreparationOptions": "data.preparation",
+    "prepare_dataset": "data.preparation",
     "RetrievalEvaluator": "evaluation.retrieval",
     "KNNEvaluator": "evaluation.knn",
     "LinearEvaluator": "evaluation.linear",
@@ -36,6 +38,7 @@ __all__ = sorted(_MODULE_OF)
 if TYPE_CHECKING:
     from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
+    from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
     from vididi_hf.data.registry import load_video_dataset
     from vididi_hf.derivatives_vididi import taylor_expand, temporal_derivative
     from vididi_hf.evaluation.knn import KNNEvaluator
