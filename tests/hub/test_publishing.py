@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vididi_hf import ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
 from vididi_hf.hub.publishing import format_plan, planned_files, prepare, publish, without_local_paths
 from vididi_hf.hub.remote_code import code_files
 
@@ -124,6 +125,27 @@ class TestPrepare:
             "figures/derivatives.png",
         }
         assert "A clip and its temporal derivatives" in (tmp_path / "out" / "README.md").read_text()
+
+    def test_a_fine_tuned_classifier(self, classifier_folder, tmp_path):
+        """Trained from random weights, which does not make its results those of random weights."""
+        run = tmp_path / "finetuned"
+        shutil.copytree(classifier_folder, run)
+        recipe = {"model": str(tmp_path), "random_init": True, "dataset": "motion", "train_split": "half", "epochs": 7}
+        (run / "finetuning.json").write_text(json.dumps(recipe))
+        (run / "metrics.jsonl").write_text('{"epoch": 1, "total_steps": 3, "loss": 1.5, "train_accuracy": 0.5}\n')
+        protocol = {"videos": 9, "failed_training_videos": [str(tmp_path / "a.mp4")]}
+        result = EvaluationResult("classification", {"frames": {"top-1": 0.75}}, protocol, "top-1", dataset="motion")
+        report = report_of(result, str(run), pretrained=str(tmp_path), random_init=True)
+        write_report(run / "metrics.json", report)
+        files = prepare(run, tmp_path / "out", REPO, with_code=False)
+        assert {"finetuning.json", "results/classification-motion-test.json", "figures/curves.png"} <= paths(files)
+        card = (tmp_path / "out" / "README.md").read_text()
+        for line in ("| frames | 75.0 |", "| epochs | 7 |", f"| model | {tmp_path.name} |", "| steps done | 3 |"):
+            assert line in card
+        assert "Protocol: videos 9, failed training videos 1." in card
+        assert "[finetuning.json](finetuning.json)" in card
+        assert "Trained on the split `half` of motion" in card
+        assert str(tmp_path) not in "".join(file.source.read_text() for file in files if file.path.endswith(".json"))
 
     def test_results_of_a_model_below_are_not_this_models(self, checkpoint, run_folder, tmp_path):
         shutil.copytree(run_folder / "retrieval", checkpoint / "finetuned")

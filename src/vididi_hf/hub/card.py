@@ -20,7 +20,6 @@ from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_repor
 from vididi_hf.hub.validation import check_card
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.monitors import read_metrics
-from vididi_hf.pretraining.recipe import RECIPE_FILE
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CARD_FILE = "README.md"
@@ -34,12 +33,19 @@ _CAPTIONS = {
     "retrieval": "Test videos, and the training videos found for them",
     "taylor": "Predicting frames by Taylor expansion",
 }
-# What the card shows of a recipe, in this order, where the recipe has it; all of it is in the file.
-_SHOWN_OPTIONS = (
-    *("preset", "objective", "schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
-    *("per_frame_colour", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
-    *("target_decay", "max_grad_norm", "mixed_precision", "seed"),
-)
+# By file of a recipe, what the card shows of it, in this order, where it has it; the whole of it is in the file.
+RECIPES = {
+    "finetuning.json": (
+        *("model", "random_init", "preset", "train", "inputs", "crop_area", "flip_probability", "colour_probability"),
+        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "drops", "warmup_epochs", "dropout"),
+        *("label_smoothing", "mixed_precision", "seed"),
+    ),
+    "recipe.json": (
+        *("preset", "objective", "schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
+        *("per_frame_colour", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
+        *("target_decay", "max_grad_norm", "mixed_precision", "seed"),
+    ),
+}
 
 
 @dataclass
@@ -67,8 +73,8 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
     """Writes the model card of a repository that is ready but for its card.
 
     Everything that the card says is read from the repository's own files: network and labels from `config.json`,
-    training from `recipe.json` and `metrics.jsonl`, results from the reports in `results/`, pictures from `figures/`,
-    emissions from codecarbon's `emissions.csv`. What is not there is not mentioned.
+    training from `recipe.json` or `finetuning.json` and from `metrics.jsonl`, results from the reports in `results/`,
+    pictures from `figures/`, emissions from codecarbon's `emissions.csv`. What is not there is not mentioned.
 
     Args:
         folder: The repository.
@@ -84,8 +90,8 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
     folder, options = Path(folder), options or CardOptions()
     config = ViDiDiConfig.from_pretrained(folder)
     processor = ViDiDiVideoProcessor.from_pretrained(folder)
-    recipe_path = folder / RECIPE_FILE
-    recipe = json.loads(recipe_path.read_text()) if recipe_path.exists() else {}
+    recipe_file = next((name for name in RECIPES if (folder / name).exists()), None)
+    recipe = json.loads((folder / recipe_file).read_text()) if recipe_file else {}
     rows = read_metrics(folder)
     reports = [read_report(path) for path in sorted((folder / RESULTS).glob("*.json"))]
     model_class = (config.architectures or [ViDiDiModel.__name__])[0]
@@ -115,10 +121,11 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
         ],
         network=network_table(config, processor),
         recipe=recipe,
-        training=training_table(recipe, rows),
+        recipe_file=recipe_file,
+        training=training_table(recipe, RECIPES[recipe_file], rows) if recipe_file else None,
         measured=bool(rows),
         dataset=recipe.get("dataset"),
-        split=recipe.get("split", "train"),
+        split=recipe.get("split") or recipe.get("train_split"),
         notes=options.notes.strip(),
         license=options.license_name or options.license,
         ordinal=_ordinal,
@@ -199,7 +206,7 @@ def result_protocol(report: Mapping[str, Any]) -> str:
     entries = []
     for key, value in report["protocol"].items():
         if value is not None:
-            entries.append(f"{key.replace('_', ' ')} {len(value) if key == 'failed_videos' else _shown(value)}")
+            entries.append(f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}")
     return f"Protocol: {', '.join(entries)}."
 
 
@@ -232,10 +239,10 @@ def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops()
 
 
-def training_table(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describes a run by its recipe and what its `metrics.jsonl` says was done."""
+def training_table(recipe: Mapping[str, Any], options: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Describes a run by some options of its recipe and what its `metrics.jsonl` says was done."""
     # The moving average is BYOL's alone.
-    names = [name for name in _SHOWN_OPTIONS if name != "target_decay" or recipe.get("objective") == "byol"]
+    names = [name for name in options if name != "target_decay" or recipe.get("objective") == "byol"]
     cells = [[name, _shown(recipe[name])] for name in names if recipe.get(name) is not None]
     if rows:
         last = rows[-1]

@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name, read_report, report_of, write_report
-from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RESULTS, CardOptions, write_card
+from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, CardOptions, write_card
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.checkpoints import CHECKPOINTS
@@ -34,7 +34,7 @@ PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiForPreTraining": ViDiDiModel,
     "ViDiDiForVideoClassification": ViDiDiForVideoClassification,
 }
-CURVES = ("loss", "R@1", "top-1")
+CURVES = ("loss", "R@1", "train_accuracy")
 # Files that an earlier version of a repository may have and this one has not, and that would then mislead.
 _REPLACED = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({FIGURES}|{RESULTS})/.*")
 
@@ -70,7 +70,7 @@ def prepare(
 ) -> list[PlannedFile]:
     """Makes the repository of a checkpoint in a local folder, ready to be looked at and sent.
 
-    It holds the weights (safetensors), `config.json` and the processor; `recipe.json` and `metrics.jsonl` of the run;
+    It holds the weights (safetensors), `config.json` and the processor; recipe and `metrics.jsonl` of the run;
     the reports of evaluations in `results/`; pictures in `figures/`, with the curves of the run among them; the model
     card; and the code, for those who have transformers but not this package. Local paths in JSON files are replaced by
     names.
@@ -217,9 +217,10 @@ def copy_run(checkpoint: Path, folder: Path) -> None:
     A checkpoint within a run's folder has a recipe of its own and takes the metrics of the run.
     """
     run = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
-    if (checkpoint / RECIPE_FILE).exists():
-        recipe = without_local_paths(json.loads((checkpoint / RECIPE_FILE).read_text()))
-        (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
+    for name in RECIPES:
+        if (checkpoint / name).exists():
+            recipe = without_local_paths(json.loads((checkpoint / name).read_text()))
+            (folder / name).write_text(json.dumps(recipe, indent=2) + "\n")
     for name in (METRICS_FILE, EMISSIONS_FILE):
         if (run / name).exists():
             shutil.copyfile(run / name, folder / name)
@@ -237,7 +238,7 @@ def copy_results(places: Sequence[Path], checkpoint: Path, folder: Path) -> None
         if report is None:
             if path in places:
                 raise ValueError(f"{path} is no report of an evaluation")
-        elif not report.get("random_init"):
+        elif not report.get("random_init") or "pretrained" in report:  # the latter was trained, from random weights
             name = f"{report['task']}-{report['dataset']}-{report['split']}"
             write_report(_free(folder / RESULTS, _slug(name), ".json"), without_local_paths(report))
 
