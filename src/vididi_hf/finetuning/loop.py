@@ -229,6 +229,7 @@ def separate_statistics(model: ViDiDiForVideoClassification) -> None:
     keep_statistics_per_order(model.vididi.backbone, model.config.derivative_orders)
     for name, buffer in model.vididi.backbone.named_buffers():
         buffer.copy_(shared[name])  # (channels) into every row of (orders, channels)
+    model.train(model.training)  # the new modules too
 
 
 def build_loader(
