@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "ViDiDiConfig": "configuration_vididi",
     "ViDiDiModel": "modeling_vididi",
+    "ViDiDiForActionDetection": "detection_vididi",
     "ViDiDiForPreTraining": "pretraining.modeling",
     "ViDiDiForVideoClassification": "classification_vididi",
     "ViDiDiVideoProcessor": "video_processing_vididi",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
     from vididi_hf.data.registry import load_video_dataset
     from vididi_hf.derivatives_vididi import taylor_expand, temporal_derivative
+    from vididi_hf.detection_vididi import ViDiDiForActionDetection
     from vididi_hf.evaluation.knn import KNNEvaluator
     from vididi_hf.evaluation.linear import LinearEvaluator
     from vididi_hf.evaluation.retrieval import RetrievalEvaluator

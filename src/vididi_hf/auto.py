@@ -25,12 +25,14 @@ def _register_config(auto: ModuleType) -> None:
 def _register_models(auto: ModuleType) -> None:
     from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
+    from vididi_hf.detection_vididi import ViDiDiForActionDetection
     from vididi_hf.modeling_vididi import ViDiDiModel
     from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 
     auto.AutoModel.register(ViDiDiConfig, ViDiDiModel, exist_ok=True)
     auto.AutoModelForPreTraining.register(ViDiDiConfig, ViDiDiForPreTraining, exist_ok=True)
     auto.AutoModelForVideoClassification.register(ViDiDiConfig, ViDiDiForVideoClassification, exist_ok=True)
+    auto.AutoModelForObjectDetection.register(ViDiDiConfig, ViDiDiForActionDetection, exist_ok=True)
     # Names only: the pipeline looks here, and not at what is registered, before it says that a model is unsupported.
     names = auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
     names[ViDiDiConfig.model_type] = ViDiDiForVideoClassification.__name__
@@ -52,6 +54,7 @@ _REGISTRATIONS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType], None]]] 
             "vididi_hf.backbone_vididi",  # imports the Auto classes, through transformers' layers
             "vididi_hf.modeling_vididi",
             "vididi_hf.classification_vididi",
+            "vididi_hf.detection_vididi",
             "vididi_hf.pretraining.modeling",
         ),
         _register_models,

@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import FRAMES_DIM, derivative_view
-from .modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
+from .modeling_vididi import ViDiDiModel, ViDiDiModelOutput, ViDiDiPreTrainedModel
 
 TRAINED_PARTS = ("all", "last_stage", "head")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -39,16 +39,114 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Te
     return F.cross_entropy(logits, labels)
 
 
-class ViDiDiForVideoClassification(ViDiDiPreTrainedModel):
+class ViDiDiClassifier(ViDiDiPreTrainedModel):
+    """What all models with a linear classifier share: the encoder, dropout, which orders it sees, what is trained.
+
+    A checkpoint of a pretrained encoder loads into it, and leaves the classifier new. Parameters that do not require a
+    gradient are not trained, and neither are the BatchNorm statistics next to them: whatever calls `train()`, such
+    modules stay in evaluation mode.
+
+    Args:
+        config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
+    """
+
+    def __init__(self, config: ViDiDiConfig) -> None:
+        super().__init__(config)
+        self.vididi = ViDiDiModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        num_features, num_labels = config.hidden_size * len(config.classifier_orders), len(config.id2label or {})
+        self.classifier = nn.Linear(num_features, num_labels)
+        self.post_init()
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        derivative_orders: Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> list[ViDiDiModelOutput]:
+        """Differentiate frames and encode each of the derivatives.
+
+        Args:
+            pixel_values: Normalised *frames* (batch, frames, channels, height, width). Of every derivative the first
+                `frames − max(derivative_orders)` are used, so that all have one length.
+            derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
+            output_hidden_states: Whether to return the outputs of the encoder's stem and stages.
+
+        Returns:
+            The encoder's output for each of the orders.
+
+        Raises:
+            ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
+        """
+        orders = self.config.classifier_orders if derivative_orders is None else tuple(derivative_orders)
+        if len(orders) != len(self.config.classifier_orders):
+            raise ValueError(
+                f"the classifier takes {len(self.config.classifier_orders)} derivative orders "
+                f"(config.classifier_orders is {self.config.classifier_orders}), got {orders}"
+            )
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                f"pixel_values must be (batch, frames, channels, height, width), got shape {tuple(pixel_values.shape)}"
+            )
+        num_frames = pixel_values.shape[FRAMES_DIM] - max(orders)
+        if num_frames < MIN_NUM_FRAMES:
+            raise ValueError(
+                f"pixel_values must have at least {MIN_NUM_FRAMES + max(orders)} frames for the derivative orders "
+                f"{orders}, got shape {tuple(pixel_values.shape)}"
+            )
+        return [
+            self.vididi(
+                derivative_view(pixel_values, order, num_frames),
+                output_hidden_states=output_hidden_states,
+                derivative_order=order,
+                return_dict=True,
+            )
+            for order in orders
+        ]
+
+    def train_only(self, part: str) -> None:
+        """Choose what training changes; the rest keeps its weights and its BatchNorm statistics.
+
+        Args:
+            part: `"all"`, `"last_stage"` (of the encoder, and the classifier) or `"head"` (the classifier only).
+
+        Raises:
+            ValueError: If the part is none of these.
+        """
+        if part not in TRAINED_PARTS:
+            raise ValueError(f"the part to train must be one of {', '.join(TRAINED_PARTS)}, got {part!r}")
+        self.requires_grad_(part == "all")
+        self.classifier.requires_grad_(True)
+        if part == "last_stage":
+            self.vididi.backbone.stages()[-1].requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ViDiDiClassifier":
+        """Switch to training mode all modules but the frozen ones; `False` switches all to evaluation mode."""
+        super().train(mode)
+        for module in self.vididi.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.training = False
+        return self
+
+    def _problem_type(self, labels: Tensor) -> str:
+        if self.config.problem_type is None:
+            if self.config.num_labels == 1:
+                self.config.problem_type = "regression"
+            elif labels.is_floating_point():
+                self.config.problem_type = "multi_label_classification"
+            else:
+                self.config.problem_type = "single_label_classification"
+        return self.config.problem_type
+
+
+class ViDiDiForVideoClassification(ViDiDiClassifier):
     """The encoder, dropout, and a linear classifier of the pooled features.
 
     The model takes frames and differentiates them itself, as `config.classifier_orders` says: `(0,)` classifies the
     frames, `(1,)` their first derivative, `(0, 1)` both, with their features side by side. So it can be used wherever
     a model of frames can, such as `pipeline("video-classification")`.
-
-    A checkpoint of a pretrained encoder loads into it, and leaves the classifier new. Parameters that do not require a
-    gradient are not trained, and neither are the BatchNorm statistics next to them: whatever calls `train()`, such
-    modules stay in evaluation mode.
 
     Args:
         config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
@@ -63,14 +161,6 @@ class ViDiDiForVideoClassification(ViDiDiPreTrainedModel):
         >>> output.logits.shape, output.loss.shape
         (torch.Size([2, 5]), torch.Size([]))
     """
-
-    def __init__(self, config: ViDiDiConfig) -> None:
-        super().__init__(config)
-        self.vididi = ViDiDiModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        num_features, num_labels = config.hidden_size * len(config.classifier_orders), len(config.id2label or {})
-        self.classifier = nn.Linear(num_features, num_labels)
-        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -98,71 +188,11 @@ class ViDiDiForVideoClassification(ViDiDiPreTrainedModel):
         Raises:
             ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
         """
-        orders = self.config.classifier_orders if derivative_orders is None else tuple(derivative_orders)
-        if len(orders) != len(self.config.classifier_orders):
-            raise ValueError(
-                f"the classifier takes {len(self.config.classifier_orders)} derivative orders "
-                f"(config.classifier_orders is {self.config.classifier_orders}), got {orders}"
-            )
-        if pixel_values.ndim != 5:
-            raise ValueError(
-                f"pixel_values must be (batch, frames, channels, height, width), got shape {tuple(pixel_values.shape)}"
-            )
-        num_frames = pixel_values.shape[FRAMES_DIM] - max(orders)
-        if num_frames < MIN_NUM_FRAMES:
-            raise ValueError(
-                f"pixel_values must have at least {MIN_NUM_FRAMES + max(orders)} frames for the derivative orders "
-                f"{orders}, got shape {tuple(pixel_values.shape)}"
-            )
-        outputs = [
-            self.vididi(
-                derivative_view(pixel_values, order, num_frames),
-                output_hidden_states=output_hidden_states,
-                derivative_order=order,
-                return_dict=True,
-            )
-            for order in orders
-        ]
+        outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
         features = torch.cat([output.pooler_output for output in outputs], dim=-1)
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
 
-    def train_only(self, part: str) -> None:
-        """Choose what training changes; the rest keeps its weights and its BatchNorm statistics.
 
-        Args:
-            part: `"all"`, `"last_stage"` (of the encoder, and the classifier) or `"head"` (the classifier only).
-
-        Raises:
-            ValueError: If the part is none of these.
-        """
-        if part not in TRAINED_PARTS:
-            raise ValueError(f"the part to train must be one of {', '.join(TRAINED_PARTS)}, got {part!r}")
-        self.requires_grad_(part == "all")
-        self.classifier.requires_grad_(True)
-        if part == "last_stage":
-            self.vididi.backbone.stages()[-1].requires_grad_(True)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "ViDiDiForVideoClassification":
-        """Switch to training mode all modules but the frozen ones; `False` switches all to evaluation mode."""
-        super().train(mode)
-        for module in self.vididi.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.training = False
-        return self
-
-    def _problem_type(self, labels: Tensor) -> str:
-        if self.config.problem_type is None:
-            if self.config.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
-        return self.config.problem_type
-
-
-__all__ = ["ViDiDiForVideoClassification"]
+__all__ = ["ViDiDiClassifier", "ViDiDiForVideoClassification"]

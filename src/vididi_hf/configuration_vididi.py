@@ -87,6 +87,8 @@ class ViDiDiConfig(PreTrainedConfig):
         classifier_orders: Distinct orders of temporal derivative that a classifier on top is shown, their features side
             by side; 0 is the frames themselves.
         classifier_dropout: Share of the features that a classifier on top drops in training.
+        detection_stride: Pixels from one feature of the last stage to the next in action detection. It is halved by
+            taking the spatial stride out of that stage: 16 (as it is) or 8 in the R family, 32 (as it is) or 16 in S3D.
         **kwargs: The standard keywords of `PreTrainedConfig` (`num_labels`, `id2label`, `dtype`, ...).
 
     Raises:
@@ -121,6 +123,7 @@ class ViDiDiConfig(PreTrainedConfig):
     batch_norm: str = "shared"
     classifier_orders: list[int] | tuple[int, ...] = (0,)
     classifier_dropout: float = 0.0
+    detection_stride: int = 16
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._reject_unknown_keywords(kwargs)

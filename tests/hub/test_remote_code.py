@@ -49,6 +49,7 @@ def test_settings_stay_and_the_map_is_added(tmp_path):
     assert config["auto_map"] == {
         "AutoConfig": "configuration_vididi.ViDiDiConfig",
         "AutoModel": "modeling_vididi.ViDiDiModel",
+        "AutoModelForObjectDetection": "detection_vididi.ViDiDiForActionDetection",
         "AutoModelForVideoClassification": "classification_vididi.ViDiDiForVideoClassification",
     }
     processor = json.loads((tmp_path / "video_preprocessor_config.json").read_text())

@@ -15,6 +15,7 @@ AUTO_MAPS: dict[str, dict[str, tuple[str, str]]] = {
     CONFIG_NAME: {
         "AutoConfig": ("configuration_vididi", "ViDiDiConfig"),
         "AutoModel": ("modeling_vididi", "ViDiDiModel"),
+        "AutoModelForObjectDetection": ("detection_vididi", "ViDiDiForActionDetection"),
         "AutoModelForVideoClassification": ("classification_vididi", "ViDiDiForVideoClassification"),
     },
     VIDEO_PROCESSOR_NAME: {
