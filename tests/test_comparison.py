@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vididi_hf.comparison import ARMS, RESULT_FILE, format_table, plan, run_arm, run_arms, summarise
+from vididi_hf.comparison import ARMS, NEIGHBOURS_JSON, format_table, plan, run_arm, run_arms, summarise
 from vididi_hf.comparison_plots import plot_comparison
+from vididi_hf.evaluation.results import METRICS_JSON, read_report
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.loop import build_model, save_untrained
 from vididi_hf.pretraining.recipe import PretrainingRecipe
@@ -62,11 +63,14 @@ def test_comparison_from_files_to_table_and_pictures(motion_root: Path, tmp_path
     assert [result["arm"] for result in results] == list(ARMS)
     for arm, result in zip(arms, results):
         assert ViDiDiModel.from_pretrained(arm.folder).config.hidden_sizes == (4, 4, 8, 8)
-        assert result["protocol"]["query_videos"] == 8
+        report = read_report(arm.folder)
+        assert (report["dataset"], report["split"], report["seed"]) == (motion_root.name, "test", 0)
+        assert report["random_init"] == (arm.name == "untrained")
+        assert report["protocol"]["query_videos"] == 8
+        assert report["metrics"] == result["metrics"]
         assert set(result["metrics"]) == {"frames", "derivative", "both"}
         assert sorted(map(int, result["neighbours"])) == list(range(8))
         assert all(0 <= row < 16 for rows in result["neighbours"].values() for row in rows)
-        assert json.loads((arm.folder / RESULT_FILE).read_text()) == result
     table = format_table(summarise(results))
     assert all(table.count(f"| {name} |") == 3 for name in ARMS)
     for picture in plot_comparison(arms, results, tmp_path):
@@ -94,9 +98,11 @@ def test_demo_on_unlabelled_videos_shows_neighbours_instead_of_a_table(motion_ro
     )
     assert run.returncode == 0, run.stderr
     assert "no labels" in run.stdout
-    result = json.loads((tmp_path / "demo" / "vididi-seed0" / RESULT_FILE).read_text())
-    assert "metrics" not in result
-    assert all(int(query) not in rows for query, rows in result["neighbours"].items())
+    arm = tmp_path / "demo" / "vididi-seed0"
+    assert not (arm / METRICS_JSON).exists()
+    neighbours = json.loads((arm / NEIGHBOURS_JSON).read_text())
+    assert len(neighbours) == 16
+    assert all(int(query) not in rows for query, rows in neighbours.items())
     assert (tmp_path / "demo" / "retrieval.png").exists()
 
 

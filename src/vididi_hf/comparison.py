@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from vididi_hf.evaluation.features import extract_features
+from vididi_hf.evaluation.results import METRICS_JSON, dataset_name, read_report, report_of, write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, nearest_neighbours
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.loop import pretrain, save_untrained, splits_of
@@ -25,7 +26,7 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 ARMS = {"untrained": "baseline", "baseline": "baseline", "ViDiDi": "paper"}
 """The arms of the comparison and the schedules that they train with; the first is not trained at all."""
 
-RESULT_FILE = "retrieval.json"
+NEIGHBOURS_JSON = "neighbours.json"
 NEIGHBOURS = 5
 
 
@@ -81,35 +82,52 @@ def run_arm(arm: Arm, num_clips: int, threads: int) -> dict[str, Any]:
         threads: Threads of this process.
 
     Returns:
-        What is also written to `retrieval.json` in the arm's folder: `metrics` by input and `protocol` (where the
-        videos have labels), and by row of the queries the rows of their `neighbours` in the gallery.
+        `arm`, `seed`, `metrics` by input (where the videos have labels; `metrics.json` in the arm's folder holds them
+        with their protocol), and by row of the queries the rows of their `neighbours` in the gallery.
     """
     torch.set_num_threads(threads)
-    result_file = arm.folder / RESULT_FILE
-    if result_file.exists():
-        return json.loads(result_file.read_text())
-    (save_untrained if arm.name == "untrained" else pretrain)(arm.recipe)
+    neighbours_file = arm.folder / NEIGHBOURS_JSON  # written last: an arm that has one is done
+    if not neighbours_file.exists():
+        (save_untrained if arm.name == "untrained" else pretrain)(arm.recipe)
+        neighbours_file.write_text(json.dumps(evaluate_arm(arm, num_clips)))
+    result = {"arm": arm.name, "seed": arm.recipe.seed, "neighbours": json.loads(neighbours_file.read_text())}
+    if (arm.folder / METRICS_JSON).exists():
+        result["metrics"] = read_report(arm.folder)["metrics"]
+    return result
+
+
+def evaluate_arm(arm: Arm, num_clips: int) -> dict[int, list[int]]:
+    """Evaluates a finished encoder, and writes `metrics.json` where the videos have labels.
+
+    Returns:
+        By row of the queries the rows of their nearest neighbours in the gallery, both frames.
+    """
     model = ViDiDiModel.from_pretrained(arm.folder)
     model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-arg]
     processor = ViDiDiVideoProcessor.from_pretrained(arm.folder)
     splits = splits_of(arm.recipe)
-    result: dict[str, Any] = {"arm": arm.name, "seed": arm.recipe.seed}
     if "label" in splits.gallery.column_names:
         evaluator = RetrievalEvaluator(
-            splits.gallery, splits.queries, processor, num_clips=num_clips, num_workers=1, leave_out=splits.leave_out
+            splits.gallery,
+            splits.queries,
+            processor,
+            num_clips=num_clips,
+            num_workers=1,
+            leave_out=splits.leave_out,
+            dataset=dataset_name(arm.recipe.dataset),
+            split=arm.recipe.split if splits.leave_out else "test",
         )
         found = evaluator(model)
+        facts = {"random_init": arm.name == "untrained", "seed": arm.recipe.seed, "source": arm.recipe.dataset}
+        write_report(arm.folder / METRICS_JSON, report_of(found, str(arm.folder), **facts))
         rows, neighbours = found.queries.rows, found.neighbours["frames"]
-        result |= {"metrics": found.metrics, "protocol": found.protocol}
     else:
         features = extract_features(model, processor, splits.gallery, num_clips=num_clips, num_workers=1)
         rows, own = features.rows, torch.arange(len(features.rows))
         vectors = features.by_order[0]
         nearest = nearest_neighbours(vectors, vectors, NEIGHBOURS, query_groups=own, gallery_groups=own)
         neighbours = rows[nearest]
-    result["neighbours"] = dict(zip(rows.tolist(), neighbours[:, :NEIGHBOURS].tolist()))
-    result_file.write_text(json.dumps(result))
-    return json.loads(result_file.read_text())
+    return dict(zip(rows.tolist(), neighbours[:, :NEIGHBOURS].tolist()))
 
 
 def run_arms(arms: Sequence[Arm], num_clips: int, processes: int) -> list[dict[str, Any]]:
