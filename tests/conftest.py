@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
+from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.motion import generate_motion
 
 
@@ -53,3 +54,17 @@ def broken_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths["truncated"].write_bytes(whole[: len(whole) // 2])
     AudioEncoder(torch.zeros(1, 8000), sample_rate=8000).to_file(paths["audio-only"])
     return paths
+
+
+@pytest.fixture(scope="session")
+def no_augmentation() -> ClipAugmentation:
+    """Resizes square frames to 48 pixels and changes nothing else; `dataclasses.replace` switches single changes on."""
+    return ClipAugmentation(
+        image_size=48,
+        area=(1.0, 1.0),
+        ratio=(1.0, 1.0),
+        flip_probability=0.0,
+        jitter_probability=0.0,
+        grey_probability=0.0,
+        blur_probability=0.0,
+    )

@@ -10,18 +10,16 @@ import torch
 import torchvision.transforms.v2.functional as tvf
 
 from vididi_hf.data import augment
-from vididi_hf.data.augment import ClipAugmentation, blur_matrix, colour_map, random_resized_crop_box
+from vididi_hf.data.augment import (
+    ClipAugmentation,
+    blur_matrix,
+    colour_map,
+    gaussian_blur,
+    random_resized_crop_box,
+    resize,
+)
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-NOTHING = ClipAugmentation(
-    image_size=48,
-    area=(1.0, 1.0),
-    ratio=(1.0, 1.0),
-    flip_probability=0.0,
-    jitter_probability=0.0,
-    grey_probability=0.0,
-    blur_probability=0.0,
-)
 EVERYTHING = ClipAugmentation(image_size=48, jitter_probability=1.0, blur_probability=1.0)
 
 
@@ -82,9 +80,9 @@ def test_where_nothing_fits_the_box_is_the_largest_in_the_middle(height, width, 
         assert random_resized_crop_box(height, width, (1.0, 1.0), RATIO, generator(seed)) == expected
 
 
-def test_the_crop_is_torchvisions_resize_of_the_box():
+def test_the_crop_is_torchvisions_resize_of_the_box(no_augmentation):
     clip = smooth()
-    augmentation = replace(NOTHING, area=AREA, ratio=RATIO)
+    augmentation = replace(no_augmentation, area=AREA, ratio=RATIO)
     for seed in range(5):
         top, left, height, width = random_resized_crop_box(64, 80, AREA, RATIO, generator(seed))
         expected = torch.stack([tvf.resized_crop(frame, top, left, height, width, [48, 48]) for frame in clip])
@@ -92,14 +90,25 @@ def test_the_crop_is_torchvisions_resize_of_the_box():
         assert difference.abs().max() <= 1  # both round after each axis, in another order
 
 
+@pytest.mark.parametrize("shape", [(200, 301), (40, 200), (200, 40), (31, 47), (48, 48), (1, 1)])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_resizing_is_torchvisions_to_a_level(shape, memory_format):
+    clip = noise(3, *shape).contiguous(memory_format=memory_format)
+    resized = resize(clip, 48)
+    assert resized.dtype == torch.uint8
+    assert (resized.int() - tvf.resize(clip, [48, 48], antialias=True).int()).abs().max() <= 1
+    exact = tvf.resize(clip.float(), [48, 48], antialias=True)
+    assert (resized.float() - exact).abs().max() < 1.6
+
+
 # Flip
 
 
-def test_flips_are_horizontal_and_happen_as_often_as_asked():
+def test_flips_are_horizontal_and_happen_as_often_as_asked(no_augmentation):
     clip = noise()
-    assert torch.equal(NOTHING(clip, generator()), clip)
-    assert torch.equal(replace(NOTHING, flip_probability=1.0)(clip, generator()), tvf.horizontal_flip(clip))
-    often, source = replace(NOTHING, image_size=4, flip_probability=0.25), generator()
+    assert torch.equal(no_augmentation(clip, generator()), clip)
+    assert torch.equal(replace(no_augmentation, flip_probability=1.0)(clip, generator()), tvf.horizontal_flip(clip))
+    often, source = replace(no_augmentation, image_size=4, flip_probability=0.25), generator()
     small = noise(1, 4, 4)
     flipped = sum(torch.equal(often(small, source), small.flip(-1)) for _ in range(800))
     assert abs(flipped - 200) < 62  # five standard deviations
@@ -181,9 +190,9 @@ def solve_colours(before, after):
     return torch.linalg.lstsq(inputs, after.flatten(1).T.double()).solution
 
 
-def test_a_clip_gets_one_jitter_within_its_bounds():
+def test_a_clip_gets_one_jitter_within_its_bounds(no_augmentation):
     clip = smooth(4, 48, 48)
-    augmentation = replace(NOTHING, jitter=(0.2, 0.0, 0.0, 0.0), jitter_probability=1.0)
+    augmentation = replace(no_augmentation, jitter=(0.2, 0.0, 0.0, 0.0), jitter_probability=1.0)
     source = generator()
     factors = []
     for _ in range(100):
@@ -199,15 +208,18 @@ def test_a_clip_gets_one_jitter_within_its_bounds():
 @pytest.mark.parametrize(
     ("field", "probability"), [("jitter_probability", 0.8), ("grey_probability", 0.2), ("blur_probability", 0.5)]
 )
-def test_each_change_happens_as_often_as_asked(field, probability):
+def test_each_change_happens_as_often_as_asked(field, probability, no_augmentation):
     clip = noise(1, 8, 8)
-    augmentation, source = replace(NOTHING, image_size=8, blur_sigma=(20.0, 20.0), **{field: probability}), generator()
+    augmentation, source = (
+        replace(no_augmentation, image_size=8, blur_sigma=(20.0, 20.0), **{field: probability}),
+        generator(),
+    )
     changed = sum(not torch.equal(augmentation(clip, source), clip) for _ in range(600))
     assert abs(changed - 600 * probability) < 5 * math.sqrt(600 * probability * (1 - probability))
 
 
-def test_grey_wins_over_jittered_saturation():
-    grey = replace(NOTHING, jitter_probability=1.0, grey_probability=1.0)(noise(), generator())
+def test_grey_wins_over_jittered_saturation(no_augmentation):
+    grey = replace(no_augmentation, jitter_probability=1.0, grey_probability=1.0)(noise(), generator())
     assert (grey.max(dim=1).values.int() - grey.min(dim=1).values).max() <= 1
 
 
@@ -240,34 +252,54 @@ def test_the_blur_is_a_convolution_of_the_mirrored_line():
     assert np.allclose(blur_matrix(5, sigma).numpy() @ line, expected, atol=1e-5)
 
 
-def test_the_blur_is_measured_at_112_pixels():
+def test_the_blur_is_measured_at_112_pixels(no_augmentation):
     clip = noise(2)
-    augmentation = replace(NOTHING, blur_probability=1.0, blur_sigma=(1.4, 1.4))
+    augmentation = replace(no_augmentation, blur_probability=1.0, blur_sigma=(1.4, 1.4))
     sigma = 1.4 * 48 / 112
     width = 2 * math.ceil(3 * sigma) + 1
     expected = tvf.gaussian_blur(clip.float(), [width, width], [sigma, sigma]).round()
     assert (augmentation(clip, generator()).float() - expected).abs().max() <= 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 40, 112])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0, 30.0])
+def test_blurring_by_bands_is_blurring_by_convolution(size, sigma):
+    planes = torch.rand(3, size, 2, size, generator=generator()) * 255
+    radius = min(math.ceil(3 * sigma), size - 1)
+    frames = planes.permute(2, 0, 1, 3).clone()
+    expected = tvf.gaussian_blur(frames, [2 * radius + 1] * 2, [sigma, sigma])
+    assert torch.allclose(gaussian_blur(planes, sigma).permute(2, 0, 1, 3), expected, atol=1e-2)
+
+
 # All together
+
+
+def test_the_result_is_written_where_it_shall_be():
+    clip, places = noise(), torch.zeros(2, 6, 3, 48, 48, dtype=torch.uint8)
+    augmentation = ClipAugmentation(image_size=48, jitter_probability=0.5)
+    for seed in range(20):  # with and without blur and colours
+        returned = augmentation(clip, generator(seed), out=places[1])
+        assert returned.data_ptr() == places[1].data_ptr()
+        assert torch.equal(places[1], augmentation(clip, generator(seed)))
+    assert not places[0].any()
 
 
 @pytest.mark.parametrize("size", [32, 48, 112])
 @pytest.mark.parametrize("shape", [(10, 3, 60, 80), (1, 3, 120, 90), (2, 3, 20, 20)])
-def test_shape_and_type(size, shape):
+def test_shape_and_type(size, shape, no_augmentation):
     clip = torch.randint(256, shape, dtype=torch.uint8, generator=generator())
-    for augmentation in (NOTHING, EVERYTHING):
+    for augmentation in (no_augmentation, EVERYTHING):
         result = replace(augmentation, image_size=size)(clip, generator())
         assert result.shape == (shape[0], 3, size, size)
         assert result.dtype == torch.uint8
 
 
-def test_the_input_is_left_as_it_is():
+def test_the_input_is_left_as_it_is(no_augmentation):
     clip = noise()
     copy = clip.clone()
     for seed in range(5):
         EVERYTHING(clip, generator(seed))
-        NOTHING(clip, generator(seed))
+        no_augmentation(clip, generator(seed))
     assert torch.equal(clip, copy)
 
 
@@ -297,9 +329,9 @@ def test_colours_per_frame_flicker_and_only_they():
     assert all(without(static, generator(seed)).float().diff(dim=0).abs().max() == 0 for seed in range(10))
 
 
-def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none():
+def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none(no_augmentation):
     static = smooth(1, 8, 8).expand(6, -1, -1, -1)
-    augmentation = replace(NOTHING, image_size=8, jitter_probability=0.5, per_frame_colour=True)
+    augmentation = replace(no_augmentation, image_size=8, jitter_probability=0.5, per_frame_colour=True)
     different = []
     for seed in range(40):
         clip = augmentation(static, generator(seed))
@@ -307,9 +339,9 @@ def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none():
     assert set(different) == {0, 6}
 
 
-def test_per_frame_grey_is_drawn_for_each_frame():
+def test_per_frame_grey_is_drawn_for_each_frame(no_augmentation):
     clip = noise(8, 8, 8)
-    augmentation = replace(NOTHING, image_size=8, grey_probability=0.5, per_frame_colour=True)
+    augmentation = replace(no_augmentation, image_size=8, grey_probability=0.5, per_frame_colour=True)
     frames = torch.cat([augmentation(clip, generator(seed)) for seed in range(40)])
     is_grey = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
     assert abs(int(is_grey.sum()) - 160) < 45
@@ -330,9 +362,9 @@ def test_per_frame_grey_is_drawn_for_each_frame():
         ("jitter", (0.2, 0.2, -0.2, 0.0), "jitter must be four changes"),
     ],
 )
-def test_impossible_values_are_named(field, value, message):
+def test_impossible_values_are_named(field, value, message, no_augmentation):
     with pytest.raises(ValueError, match=message):
-        replace(NOTHING, **{field: value})
+        replace(no_augmentation, **{field: value})
 
 
 def test_docstring_examples():

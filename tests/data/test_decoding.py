@@ -111,6 +111,38 @@ def test_each_distinct_frame_is_decoded_once(video):
     assert asked == [[2, 4, 7]]
 
 
+def index_arrays():
+    clip = torch.arange(5) * 2
+    return {
+        "adjacent clips that share frames": torch.stack([clip, clip + 6]),
+        "adjacent clips": torch.stack([clip, clip + 10, clip + 20]),
+        "clips with a gap": torch.stack([clip, clip + 15]),
+        "clips the other way round": torch.stack([clip + 6, clip]),
+        "the same clip twice": torch.stack([clip, clip]),
+        "a loop": torch.tensor([[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]]),
+        "uneven clips": torch.stack([clip, clip + 6, clip + 8]),
+        "one clip": clip[None],
+        "one frame of each": torch.tensor([[3], [9], [4]]),
+        "backwards": clip.flip(0),
+        "frames": clip,
+    }
+
+
+@pytest.mark.parametrize("name", index_arrays())
+def test_any_array_of_indices_is_served(video, name):
+    whole = VideoDecoder(str(video)).get_frames_in_range(0, 30).data
+    indices = index_arrays()[name]
+    frames = decode_clips(video, lambda n: indices)
+    assert frames.shape == (*indices.shape, 3, 48, 64)
+    assert torch.equal(frames, whole[indices])
+
+
+def test_adjacent_clips_share_the_frames_that_they_have_in_common(video):
+    clips = decode_clips(video, lambda n: index_arrays()["adjacent clips that share frames"])
+    assert clips[0, 3].data_ptr() == clips[1, 0].data_ptr()
+    assert clips.untyped_storage().nbytes() == 8 * 3 * 48 * 64
+
+
 def test_choose_sees_the_number_of_frames_once(video):
     seen = []
     decode_clips(video, lambda n: seen.append(n) or torch.tensor([0]))
@@ -288,6 +320,19 @@ def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
         assert torch.equal(VideoReader(path).read(lambda n, wanted=indices: wanted), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_looked_at"), [("a.mp4", False), ("a.mov", False), ("a.mkv", False), ("a.avi", True)]
+)
+def test_the_first_picture_is_decoded_only_where_containers_lie(tmp_path, monkeypatch, name, is_looked_at):
+    path = encode(tmp_path / name, grey_levels(6), "mpeg4")
+    looked_at, get_frame_at = [], VideoDecoder.get_frame_at
+    monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: looked_at.append(i) or get_frame_at(self, i))
+    for source in (path, path.read_bytes(), {"path": str(path), "bytes": None}):
+        looked_at.clear()
+        VideoReader(source)
+        assert looked_at == [0] * is_looked_at
+
+
 # Unusual formats
 
 
@@ -351,6 +396,15 @@ def test_real_videos_yield_what_decoding_in_order_yields(folder):
             for index, frame in zip(indices, frames):
                 difference = frame.permute(1, 2, 0).float() - torch.from_numpy(expected[index]).float()
                 assert difference.abs().mean() < 3, (path.name, index)
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real sample videos (../shared/data/samples) are not here")
+def test_a_file_whose_time_stamps_are_only_late_is_sought(monkeypatch):
+    """Two of the UCF101 samples have B-frames and one key frame: no need to decode them singly from the start."""
+    singly, get_frame_at = [], VideoDecoder.get_frame_at
+    monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: singly.append(i) or get_frame_at(self, i))
+    decode_clips(SAMPLES / "ucf101" / "v_ApplyEyeMakeup_g01_c01.avi", lambda n: range(n - 60, n - 6, 3))
+    assert singly == [0]
 
 
 def test_docstring_examples():

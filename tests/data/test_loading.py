@@ -3,27 +3,24 @@
 import doctest
 import random
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torchcodec.decoders import VideoDecoder
 
 from vididi_hf.data import loading
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.folders import read_video_list, with_video_column
 from vididi_hf.data.loading import ClipLoader, EpochBatches, TrainingClips
-
-NO_CHANGE = ClipAugmentation(
-    image_size=64,
-    area=(1.0, 1.0),
-    ratio=(1.0, 1.0),
-    flip_probability=0.0,
-    jitter_probability=0.0,
-    grey_probability=0.0,
-    blur_probability=0.0,
-)
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +55,8 @@ def same(first, second):
 # What a sample is
 
 
-def test_a_sample_is_two_adjacent_strided_clips_of_its_video(rows, motion_root):
-    clips = clips_of(rows, augmentation=NO_CHANGE)
+def test_a_sample_is_two_adjacent_strided_clips_of_its_video(rows, motion_root, no_augmentation):
+    clips = clips_of(rows, augmentation=replace(no_augmentation, image_size=64))
     starts = set()
     for epoch in range(6):
         sample = clips[epoch, 3]
@@ -88,9 +85,9 @@ def test_the_clips_of_a_video_are_augmented_independently_and_each_consistently(
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3])
-def test_a_tiny_video_is_played_in_a_loop(tmp_path, write_video, num_frames):
+def test_a_tiny_video_is_played_in_a_loop(tmp_path, write_video, num_frames, no_augmentation):
     path = write_video(tmp_path / "tiny.mp4", num_frames)
-    sample = clips_of(with_video_column([str(path)]), augmentation=NO_CHANGE)[0, 0]
+    sample = clips_of(with_video_column([str(path)]), augmentation=replace(no_augmentation, image_size=64))[0, 0]
     assert sample["broken"] == {}
     assert sample["clips"].shape == (2, 6, 3, 64, 64)
     clip = sample["clips"][0]
@@ -247,9 +244,11 @@ def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(motion_
                 assert torch.equal(clip, alone[0, index]["clips"])
 
 
-def test_substitutes_vary_between_epochs(motion_root, broken_videos):
+def test_substitutes_vary_between_epochs(motion_root, broken_videos, no_augmentation):
     good = sorted(str(path) for path in (motion_root / "train").rglob("*.mp4"))
-    clips = clips_of(with_video_column([str(broken_videos["empty"]), *good]), augmentation=NO_CHANGE)
+    clips = clips_of(
+        with_video_column([str(broken_videos["empty"]), *good]), augmentation=replace(no_augmentation, image_size=64)
+    )
     first_frames = {tuple(clips[epoch, 0]["clips"][0, 0].flatten().tolist()) for epoch in range(8)}
     assert len(first_frames) > 3
 
@@ -285,6 +284,97 @@ def test_data_sets_without_videos_are_refused(rows):
         clips_of(rows.remove_columns("video"))
     with pytest.raises(ValueError, match="holds no videos"):
         clips_of(rows.select([]))
+
+
+def write_unusual(folder):
+    """Good videos of every uncommon kind: codecs, depths and sizes, times, and a single frame."""
+    kinds = {
+        "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
+        "grey": ("ffv1", "gray", (48, 64), 30),
+        "odd": ("libx264", "yuv444p", (47, 63), 30),
+        "one-frame": ("libx264", "yuv420p", (48, 64), 1),
+        "variable": ("libx264", "yuv420p", (48, 64), 30),
+    }
+    paths = []
+    for kind, (codec, pixel_format, (height, width), length) in kinds.items():
+        paths.append(folder / f"{kind}.mkv")
+        with av.open(str(paths[-1]), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+            for index in range(length):
+                picture = np.full((height, width, 3), 20 + 5 * index, dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = index + (index**2 if kind == "variable" else 0)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return paths
+
+
+def test_unusual_videos_are_good_ones(tmp_path):
+    paths = write_unusual(tmp_path)
+    clips = clips_of(with_video_column([str(path) for path in paths]), num_clips=3, lookahead=1)
+    for index, path in enumerate(paths):
+        sample = clips[0, index]
+        assert sample["broken"] == {}, path.name
+        assert sample["clips"].shape == (3, 5, 3, 16, 16)
+
+
+def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, broken_videos, monkeypatch, capsys):
+    """Five files of a hundred are bad; one more is short, and one promises more frames than it has."""
+    folder = tmp_path / "videos"
+    for index in range(91):
+        write_video(folder / f"good-{index:02}.mp4", 6, seed=index)
+    bad = {kind: path for kind, path in broken_videos.items() if path.exists()}
+    for kind, path in bad.items():
+        (folder / f"bad-{kind}.mp4").write_bytes(path.read_bytes())
+    (folder / "bad-cut.mp4").write_bytes(write_video(tmp_path / "whole.mp4", 6).read_bytes()[:200])
+    write_video(folder / "good-one-frame.mp4", 1)
+    with av.open(str(folder / "good-index-lies.mp4"), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "1"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(30):
+            picture = np.random.default_rng(0).integers(256, size=(48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    lying = (folder / "good-index-lies.mp4").read_bytes()
+    (folder / "good-index-lies.mp4").write_bytes(lying[: len(lying) * 6 // 10])
+
+    seen, epoch_of = [], ClipLoader.epoch
+
+    def recorded(self, *args):
+        for batch in epoch_of(self, *args):
+            seen.extend(zip(batch["indices"].tolist(), batch["rows"].tolist()))
+            yield batch
+
+    monkeypatch.setattr(ClipLoader, "epoch", recorded)
+    recipe = PretrainingRecipe(
+        dataset=str(folder),
+        output_dir=str(tmp_path / "run"),
+        schedule="first-order",
+        hidden_sizes=[4, 4, 8, 8],
+        depths=[1, 1, 1, 1],
+        projector_sizes=[8, 8],
+        num_frames=2,
+        frame_stride=1,
+        image_size=32,
+        epochs=1,
+        batch_size=14,
+        num_workers=0,
+        optimizer="sgd",
+        learning_rate=0.01,
+        progress=False,
+    )
+    pretrain(recipe)
+    AcceleratorState._reset_state(reset_partial_state=True)  # or other tests would inherit it
+    rows = load_video_dataset(folder).cast_column("video", datasets.Video(decode=False))
+    names = [Path(video["path"]).name for video in rows["video"]]
+    shown = [names[row] for asked, row in seen if asked == row]
+    assert sorted(asked for asked, _ in seen) == list(range(98))  # 7 batches of 14: each once
+    assert sorted(shown) == sorted(name for name in names if name.startswith("good"))
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("videos that could not be decoded, replaced by others: 5")
+    named = {Path(line.strip().split(": ")[0]).name for line in lines[start + 1 : start + 6]}
+    assert named == {name for name in names if name.startswith("bad")}
 
 
 def test_docstring_examples():
