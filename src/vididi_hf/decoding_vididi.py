@@ -138,6 +138,7 @@ class VideoReader:
 
     Attributes:
         num_frames: Number of frames, as far as known: it shrinks when a frame turns out to be missing.
+        frame_rate: Frames per second, on average; 0 if the file does not say.
 
     Raises:
         BrokenVideoError: If the video cannot be opened or has no readable first frame.
@@ -146,6 +147,7 @@ class VideoReader:
     def __init__(self, source: Any, num_threads: int = 1) -> None:
         self._decoder = open_video(source, num_threads)
         self._name = source_name(source)
+        self.frame_rate = float(self._decoder.metadata.average_fps or 0)
         self._delay = 0 if _stores_display_times(source) else self._measure_delay()
         self.num_frames = max(1, len(self._decoder) - self._delay)
 
@@ -186,8 +188,7 @@ class VideoReader:
 
     def _number_of(self, seconds: float) -> int:
         """The place of a time stamp among those of a constant frame rate."""
-        metadata = self._decoder.metadata
-        return round((seconds - (metadata.begin_stream_seconds or 0)) * (metadata.average_fps or 0))
+        return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
     def _decode(self, indices: list[int]) -> Tensor:
         """Decode frames in ascending order."""
