@@ -157,7 +157,9 @@ def test_a_batch(rows):
     loader = ClipLoader(clips_of(rows, num_clips=3), 4)
     assert loader.steps_per_epoch == 4
     batch = next(loader.epoch(0))
-    assert set(batch) == {"clips", "indices", "rows", "broken"}
+    assert set(batch) == {"clips", "indices", "rows", "sources", "broken"}
+    assert batch["sources"] == [clips_of(rows).rows[row]["video"]["path"] for row in batch["rows"].tolist()]
+    assert len(set(batch["sources"])) == 4
     assert batch["clips"].shape == (4, 3, 6, 3, 16, 16)
     assert batch["clips"].dtype == torch.uint8
     assert batch["indices"].shape == (4,)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vididi_hf.data import workers
-from vididi_hf.data.workers import ordered_map
+from vididi_hf.data.workers import leave_process_group, ordered_map
 
 
 def slow_square(number: int) -> int:
@@ -31,6 +31,14 @@ def die_on_seven(number: int) -> int:
 
 def threads_and_process(_: int) -> tuple[int, int]:
     return torch.get_num_threads(), os.getpid()
+
+
+class ProcessGroups(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpgrp()
 
 
 def sleep_for_ever(_: int) -> int:
@@ -99,6 +107,15 @@ def test_docstring_examples() -> None:
     result = doctest.testmod(workers)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:
+    loader = torch.utils.data.DataLoader(
+        ProcessGroups(), batch_size=None, num_workers=2, worker_init_fn=leave_process_group
+    )
+    groups = set(loader)
+    assert len(groups) == 2
+    assert os.getpgrp() not in groups
 
 
 if __name__ == "__main__":

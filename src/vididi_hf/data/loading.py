@@ -20,6 +20,8 @@ from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.workers import leave_process_group
+from vididi_hf.decoding_vididi import source_name
 
 # So many other videos are tried in place of a broken one; when all are broken, the data set is at fault.
 _SUBSTITUTES = 20
@@ -32,13 +34,14 @@ class ClipBatch(TypedDict):
     """One batch as the loader yields it.
 
     `clips`: uint8 (batch, clips, frames, 3, height, width). `indices`: int64 (batch,), the rows that were *asked for*.
-    `rows`: int64 (batch,), the rows that the clips come from, and whose labels are theirs.
+    `rows`: int64 (batch,), the rows that the clips come from, and whose labels are theirs. `sources`: their files.
     `broken`: reasons by name of the videos that could not be decoded and were replaced.
     """
 
     clips: Tensor
     indices: Tensor
     rows: Tensor
+    sources: list[str]
     broken: dict[str, str]
 
 
@@ -148,7 +151,9 @@ class TrainingClips(Dataset):
         broken: dict[str, str] = {}
         for row in self._candidates(key):
             try:
-                return {"clips": self._decode(row, key), "index": index, "row": row, "broken": broken}
+                video = self._video(row)
+                clips = self._make_clips(video, key)
+                return {"clips": clips, "index": index, "row": row, "source": source_name(video), "broken": broken}
             except BrokenVideoError as error:
                 broken[error.source] = error.reason
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
@@ -161,11 +166,11 @@ class TrainingClips(Dataset):
         others = torch.randperm(len(self), generator=seeded_generator("substitutes", self.seed, epoch, index))
         yield from others[others != index][:_SUBSTITUTES].tolist()
 
-    def _decode(self, row: int, key: SampleKey) -> Tensor:
+    def _video(self, row: int) -> dict[str, Any]:
         video = self.rows[row]["video"]
         if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-        return self._make_clips(video, key)
+        return video
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
@@ -177,6 +182,7 @@ def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
         "clips": torch.stack([sample["clips"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
         "rows": torch.tensor([sample["row"] for sample in samples]),
+        "sources": [sample["source"] for sample in samples],
         "broken": broken,
     }
 
@@ -263,6 +269,7 @@ class ClipLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=leave_process_group,
             # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
             generator=torch.Generator(),
         )

@@ -27,6 +27,8 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.loading import ClipBatch, ClipMaker, collate_clips
 from vididi_hf.data.parquet_videos import ParquetVideos
 from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.workers import leave_process_group
+from vididi_hf.decoding_vididi import source_name
 
 # A batch knows at least so many videos, so that a broken one can be replaced without another fetch.
 _CANDIDATES = 21
@@ -77,7 +79,8 @@ class StreamedClips(Dataset):
                 video = batch.videos[row]
                 if video is None:
                     raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-                return {"clips": self.make_clips(video, key), "index": index, "row": row, "broken": broken}
+                clips = self.make_clips(video, key)
+                return {"clips": clips, "index": index, "row": row, "source": source_name(video), "broken": broken}
             except BrokenVideoError as error:
                 broken[error.source] = error.reason
         listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
@@ -266,6 +269,7 @@ class StreamingClipLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=leave_process_group,
             # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
             generator=torch.Generator(),
         )
