@@ -1,8 +1,12 @@
 """Checkpoints: whole or absent, few, loadable by everybody, and clear about what is wrong with them."""
 
 import errno
+import hashlib
+import json
 import os
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -105,7 +109,7 @@ def test_what_only_training_needs_lies_apart_from_what_is_published(whole: Path)
     published = {path.name for path in checkpoint.iterdir() if path.is_file()}
     assert published == {"config.json", "model.safetensors", "video_preprocessor_config.json", "recipe.json"}
     state = {path.name for path in (checkpoint / "training_state").iterdir()}
-    assert state == {"objective.safetensors", "optimizer.pt", "progress.json"}
+    assert state == {"objective.safetensors", "optimizer.pt", "progress.json", "files.json"}
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -116,6 +120,21 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {path.name for path in kept}
     assert_holds(kept[0], seed=1, total_steps=10)
     assert_holds(kept[1], seed=2, total_steps=15)
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    progress = Progress(**vars(PROGRESS))
+    for step, score in ((5, 0.25), (10, 0.75), (15, 0.5), (20, 0.75), (25, 0.25)):
+        progress.total_steps = step
+        assert progress.note_score(score) == (step in (5, 10))  # the first of equal ones
+        save_checkpoint(tmp_path, build(0), PROCESSOR, RECIPE, progress, training_state(0))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000020", "step-00000025"]
+    loaded, _ = load_checkpoint(list_checkpoints(tmp_path)[-1], build(1), RECIPE)
+    assert (loaded.best_score, loaded.best_step) == (0.75, 10)
+    progress.total_steps = 30
+    assert progress.note_score(1.0)
+    save_checkpoint(tmp_path, build(0), PROCESSOR, RECIPE, progress, training_state(0))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000025", "step-00000030"]
 
 
 def test_list_is_in_the_order_of_steps_and_holds_nothing_else(tmp_path: Path) -> None:
@@ -161,6 +180,27 @@ def test_a_file_cut_off_while_it_is_written_leaves_no_checkpoint(
         save(tmp_path)
     assert list_checkpoints(tmp_path) == []
     assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("limit", [1000, 3000, 20_000])
+def test_a_disk_that_takes_no_more_bytes_leaves_the_last_good_checkpoint_and_says_so(
+    limit: int, whole: Path, tmp_path: Path
+) -> None:
+    """The kernel refuses to let files grow beyond the limit, whichever library writes them."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = content(run)
+    assert max(map(len, before.values())) > 20_000
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, previous[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint .*step-00000018 cannot be written .* make room, and continue"):
+            save(run, seed=1, total_steps=18)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert content(run) == before
+    assert_holds(list_checkpoints(run)[-1], seed=0, total_steps=17)
 
 
 def die(*args: Any, **kwargs: Any) -> None:
@@ -234,11 +274,13 @@ FILES = [
     "training_state/objective.safetensors",
     "training_state/optimizer.pt",
     "training_state/progress.json",
+    "video_preprocessor_config.json",
+    "config.json",
 ]
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage", "one bit"])
 def test_damage_is_named_and_leaves_the_model_alone(name: str, damage: str, whole: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(list_checkpoints(whole)[0], tmp_path / "step-00000017")
     file = checkpoint / name
@@ -246,12 +288,33 @@ def test_damage_is_named_and_leaves_the_model_alone(name: str, damage: str, whol
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "garbage": bytes(range(256)) * 8}[damage])
+        flipped = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
+        half = data[: len(data) // 2]
+        damaged = {"truncated": half, "empty": b"", "garbage": bytes(range(256)) * 8, "one bit": flipped}
+        file.write_bytes(damaged[damage])
     model, untouched = build(7), build(7)
-    problem = "is missing" if damage == "missing" else "cannot be read"
+    problem = "is missing" if damage == "missing" else "is not what was written"
     with pytest.raises(DamagedCheckpointError, match=f"step-00000017 is no whole checkpoint: {name} {problem}"):
         load_checkpoint(checkpoint, model, RECIPE)
     torch.testing.assert_close(dict(model.state_dict()), dict(untouched.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_checkpoint_that_cannot_be_verified_is_damaged(content: str | None, whole: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(list_checkpoints(whole)[0], tmp_path / "step-00000017")
+    fingerprints = checkpoint / "training_state" / "files.json"
+    fingerprints.unlink()
+    if content is not None:
+        fingerprints.write_text(content)
+    with pytest.raises(DamagedCheckpointError, match=r"files\.json (is missing|cannot be read)"):
+        load_checkpoint(checkpoint, build(7), RECIPE)
+
+
+def test_hashes_are_sha256_of_every_file(whole: Path) -> None:
+    (checkpoint,) = list_checkpoints(whole)
+    noted = json.loads((checkpoint / "training_state" / "files.json").read_text())
+    files = {name: data for name, data in content(checkpoint).items() if name != "training_state/files.json"}
+    assert noted == {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()}
 
 
 def test_nothing_is_unpickled_that_could_run_code(whole: Path, tmp_path: Path) -> None:
@@ -261,7 +324,11 @@ def test_nothing_is_unpickled_that_could_run_code(whole: Path, tmp_path: Path) -
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "was here"),)
 
-    torch.save({"optimizer": Malicious()}, checkpoint / "training_state" / "optimizer.pt")
+    pickled = checkpoint / "training_state" / "optimizer.pt"
+    torch.save({"optimizer": Malicious()}, pickled)
+    noted = checkpoint / "training_state" / "files.json"  # which whoever plants the file adapts
+    digest = [pickled.stat().st_size, hashlib.sha256(pickled.read_bytes()).hexdigest()]
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"training_state/optimizer.pt": digest}))
     with pytest.raises(DamagedCheckpointError, match=r"optimizer\.pt cannot be read"):
         load_checkpoint(checkpoint, build(0), RECIPE)
     assert not (tmp_path / "was here").exists()

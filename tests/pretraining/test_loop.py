@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -168,7 +169,11 @@ def test_each_epoch_writes_one_row(whole_runs: Callable[[str], Path]) -> None:
         rows = read_metrics(whole_runs(objective))
         assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, STEPS), (2, TOTAL)]
         for row in rows:
-            assert set(row) == {"epoch", "total_steps", "loss", "learning_rate", "videos_per_second"} | names
+            measured = {f"{name}/" for name in ("rank_me", "deviation", "alignment", "uniformity")}
+            assert {name[:-2] for name in row if "/" in name} == measured
+            assert {name for name in row if "/" not in name} == names | {
+                *("epoch", "total_steps", "loss", "learning_rate", "videos_per_second")
+            }
             assert math.isfinite(row["loss"])
             assert row["videos_per_second"] > 0
 
@@ -201,12 +206,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
     assert [path.name for path in list_checkpoints(tmp_path)][-1:] == ([found] if found else [])
     pretrain(replace(recipe, resume=True))
     assert_same(final_state(tmp_path), final_state(expected))
-    rows, expected_rows = read_metrics(tmp_path), read_metrics(expected)
-    assert [row["total_steps"] for row in rows] == [STEPS, TOTAL]
-    assert without_speed(rows)[0] == without_speed(expected_rows)[0]
-    assert rows[1]["learning_rate"] == expected_rows[1]["learning_rate"]
-    if found != "step-00000004":  # otherwise the row averages the steps since the resume
-        assert without_speed(rows) == without_speed(expected_rows)
+    assert without_speed(read_metrics(tmp_path)) == without_speed(read_metrics(expected))
 
 
 def test_workers_and_a_second_stop_change_nothing(
@@ -310,7 +310,7 @@ def test_damaged_checkpoints_are_skipped_for_older_ones(
     capsys.readouterr()
     pretrain(recipe)
     said = capsys.readouterr().out
-    assert f"skipped a checkpoint: {newest} is no whole checkpoint: model.safetensors cannot be read" in said
+    assert f"skipped a checkpoint: {newest} is no whole checkpoint: model.safetensors is not what was written" in said
     assert f"skipped a checkpoint: {old} is no whole checkpoint: training_state/optimizer.pt is missing" in said
     assert f"resumed from {older}: 0 epochs and 2 steps are done" in said
     assert_same(final_state(tmp_path), final_state(whole_runs("vicreg")))
@@ -322,8 +322,12 @@ def test_damaged_checkpoints_are_skipped_for_older_ones(
 
 def test_a_loss_that_explodes_ends_the_run_before_anything_is_saved(videos: Path, tmp_path: Path) -> None:
     recipe = make_recipe(videos, tmp_path, optimizer="sgd", learning_rate=1e30, save_epochs=1, evaluate_epochs=1)
-    with pytest.raises(FloatingPointError, match=r"loss of this epoch is (nan|inf) at step 3 \(with orders .* lower"):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 2, with derivative orders") as error:
         pretrain(recipe)
+    files = sorted(str(path) for path in (videos / "train").rglob("*.mp4"))
+    named = str(error.value).split("the videos of this step were ")[1].split(", ")
+    assert len(named) == BATCH
+    assert set(named) < set(files)
     assert list_checkpoints(tmp_path) == []
     assert read_metrics(tmp_path) == []
     assert not (tmp_path / "model.safetensors").exists()
@@ -331,7 +335,7 @@ def test_a_loss_that_explodes_ends_the_run_before_anything_is_saved(videos: Path
 
 def test_a_loss_that_explodes_is_not_saved_within_an_epoch_either(videos: Path, tmp_path: Path) -> None:
     recipe = make_recipe(videos, tmp_path, optimizer="sgd", learning_rate=1e30, save_steps=1)
-    with pytest.raises(FloatingPointError, match="at step 2 "):
+    with pytest.raises(FloatingPointError, match="at step 2, "):
         pretrain(recipe)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001"]
 
@@ -369,13 +373,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     derivative_views, forward = loop.derivative_views, ViDiDiForPreTraining.forward
     loaded: list[Tensor] = []
 
-    def remember(clips: Tensor, *args: Any) -> Tensor:
+    def remember(clips: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         loaded.append(clips)
-        return derivative_views(clips, *args)
+        return derivative_views(clips, *args, **kwargs)
 
-    def spy(self: ViDiDiForPreTraining, pixel_values: Tensor) -> Any:
+    def spy(self: ViDiDiForPreTraining, pixel_values: Tensor, *args: Any) -> Any:
         pairs.append((loaded[-1], pixel_values))
-        return forward(self, pixel_values)
+        return forward(self, pixel_values, *args)
 
     monkeypatch.setattr(loop, "derivative_views", remember)
     monkeypatch.setattr(ViDiDiForPreTraining, "forward", spy)
@@ -495,19 +499,6 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert clipped[0] == pytest.approx(min(free[0], limit), rel=1e-4)
 
 
-@pytest.mark.slow  # bf16 convolutions on a CPU gave a NaN once in several runs of the same code: not understood yet
-def test_half_precision_trains_and_publishes_full_precision(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
-    folder = pretrain(make_recipe(videos, tmp_path, mixed_precision="bf16"))
-    state, full = final_state(folder), final_state(whole_runs("vicreg"))
-    assert {tensor.dtype for tensor in state["published"].values()} == {torch.float32, torch.int64}
-    weight = "backbone.stem.0.weight"
-    assert not torch.equal(state["encoder"][weight], full["encoder"][weight])
-    losses = [[row["loss"] for row in read_metrics(run)] for run in (folder, whole_runs("vicreg"))]
-    assert losses[0] == pytest.approx(losses[1], rel=0.1)
-
-
 def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,11 +523,18 @@ def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
     assert state["scaler"]["scale"] == 8.0 * 2 ** (TOTAL // 2)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_precision_that_a_cpu_lacks_is_said_to_be_full(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    precision: str,
+    videos: Path,
+    whole_runs: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = pretrain(make_recipe(videos, tmp_path, mixed_precision="fp16"))
-    assert "fp16 needs a GPU: training in full precision" in capsys.readouterr().out
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    folder = pretrain(make_recipe(videos, tmp_path, mixed_precision=precision))
+    assert f"{precision} needs a GPU: training in full precision" in capsys.readouterr().out
     assert_same(final_state(folder), final_state(whole_runs("vicreg")))
 
 
@@ -557,6 +555,70 @@ def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(
     assert 0 <= second["R@1"] <= second["R@5"] <= second["R@10"] == 1
     longer = pretrain(make_recipe(videos, tmp_path / "longer", evaluate_epochs=2, epochs=3))
     assert ["R@1" in row for row in read_metrics(longer)] == [False, True, True]  # the last epoch always
+
+
+def test_the_checkpoint_of_the_best_evaluation_is_kept(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.75, 0.75, 0.25])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: {"R@1": next(scores)})
+    recipe = make_recipe(videos, tmp_path, epochs=4, save_epochs=9, keep_checkpoints=1, resume=True)
+    with monkeypatch.context() as patch:
+        stop_after(11, patch)  # of 12: the best one is remembered by a run that goes on
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006"]
+    scores = iter([0.75, 0.25])
+    pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006", "step-00000012"]
+
+
+@pytest.mark.parametrize("options", [{"gradient_accumulation": 2}, {"chunk_size": 2}])
+def test_a_batch_in_parts_is_another_run_for_vicreg_and_the_same_step_count(
+    options: dict[str, int], videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = pretrain(make_recipe(videos, tmp_path, **options))
+    state, whole = final_state(folder), final_state(whole_runs("vicreg"))
+    assert state["progress"] == whole["progress"]
+    weight = "backbone.stem.0.weight"  # BatchNorm sees other batches
+    assert not torch.equal(state["encoder"][weight], whole["encoder"][weight])
+    with pytest.raises(ValueError, match=f"{next(iter(options))} was {next(iter(options.values()))} and is"):
+        pretrain(make_recipe(videos, tmp_path, epochs=3, resume=True))
+
+
+def test_collapse_is_warned_of_once_with_step_and_files(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(videos, tmp_path, "byol", schedule="baseline", monitor_steps=1, optimizer="sgd")
+    recipe = replace(recipe, learning_rate=0.0)
+    build = loop.build_model
+
+    def build_collapsed(*args: Any) -> ViDiDiForPreTraining:
+        model = build(*args)
+        with torch.no_grad():  # BatchNorm that gives all videos the same, before a linear layer
+            model.objective.projector[1].weight.zero_()
+            model.objective.projector[1].bias.fill_(1)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_model", build_collapsed)
+        pretrain(recipe)
+    warning, *others = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert others == []
+    assert "all videos have nearly the same embedding (deviation 0" in warning
+    assert "at step 1, with derivative orders (0, 0); the videos of this step were " in warning
+    assert warning.count(".mp4") == BATCH
+    assert read_metrics(tmp_path)[0]["deviation/00"] == pytest.approx(0, abs=1e-5)
+
+
+def test_nothing_is_measured_or_warned_of_unless_asked_and_ill(
+    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pretrain(make_recipe(videos, tmp_path, monitor_steps=0))
+    assert not any("/" in name for row in read_metrics(folder) for name in row)
+    assert_same(final_state(folder), final_state(whole_runs("vicreg")))
+    pretrain(make_recipe(videos, tmp_path / "measured", monitor_steps=1))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_evaluation_does_without_a_test_split_but_not_without_labels(
@@ -604,9 +666,9 @@ def run_one_process(folder: Path) -> None:
     seen: dict[str, Any] = {"orders": [], "indices": []}
     views, collate = loop.derivative_views, loop.ClipLoader.epoch
 
-    def spy_views(clips: Tensor, orders: Any, *args: Any) -> Tensor:
+    def spy_views(clips: Tensor, orders: Any, **kwargs: Any) -> Tensor:
         seen["orders"].append(orders)
-        return views(clips, orders, *args)
+        return views(clips, orders, **kwargs)
 
     def spy_epoch(self: Any, epoch: int, first_step: int = 0) -> Iterator[Any]:
         for batch in collate(self, epoch, first_step):
@@ -629,6 +691,22 @@ def run_one_process(folder: Path) -> None:
         except Interrupted:
             print("interrupted")
     pretrain(stopped)
+
+    asked = replace(recipe, output_dir=str(folder / "asked"), resume=True)
+    report = Reporter.step
+
+    def report_and_ask(self: Reporter, *args: Any) -> None:
+        report(self, *args)
+        if self.progress.total_steps == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reporter, "step", report_and_ask)
+        try:
+            pretrain(asked)
+        except SystemExit as error:
+            print(f"left with {error.code} at {list_checkpoints(asked.output_dir)[-1].name}")
+    pretrain(asked)
 
 
 @pytest.fixture(scope="module")
@@ -672,15 +750,22 @@ def test_two_processes_end_with_the_same_weights_which_are_the_published_ones(tw
 def test_two_processes_resume_exactly_and_report_for_both(two_processes: tuple[Path, str]) -> None:
     folder, output = two_processes
     assert output.count("interrupted") == 2
-    assert output.count("resumed from") == 1  # only one of them talks
+    assert output.count("resumed from") == 2  # in each of two runs, only one of them talks
     assert_same(final_state(folder / "stopped"), final_state(folder / "whole"))
     for run in ("whole", "stopped"):
         rows = read_metrics(folder / run)
         assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, STEPS), (2, TOTAL)]
         assert "R@1" in rows[1]
-    # Once at the end of each of the two runs that ended.
-    assert output.count("videos that could not be decoded, replaced by others: 1") == 2
-    assert output.count("a/00.mp4: ") == 2
+    # Once at the end of each of the three runs that ended, unless the one that was asked to had met it, too.
+    assert output.count("videos that could not be decoded, replaced by others: 1") in (3, 4)
+    assert output.count("a/00.mp4: ") in (3, 4)
+
+
+def test_when_one_process_is_asked_to_stop_both_save_the_same_step_and_leave(two_processes: tuple[Path, str]) -> None:
+    folder, output = two_processes
+    assert output.count("left with 143 at step-00000002") == 2
+    assert output.count("asked to stop: saved after 2 steps") == 1
+    assert_same(final_state(folder / "asked"), final_state(folder / "whole"))
 
 
 def test_a_run_of_two_processes_is_not_resumed_by_one(two_processes: tuple[Path, str]) -> None:

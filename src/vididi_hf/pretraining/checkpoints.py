@@ -1,12 +1,13 @@
-"""Checkpoints: written whole or not at all, loaded without unpickling anything.
+"""Checkpoints: written whole or not at all, verified when loaded, without unpickling anything.
 
 A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load, with
 `recipe.json` beside the weights and, in `training_state/`, what only a resumed run needs: the objective's heads (and
-BYOL's target), the optimiser and the place in the run.
+BYOL's target), the optimiser, the place in the run, and the sizes and hashes of all these files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
 _STATE = "training_state"
+_FILES = f"{_STATE}/files.json"
 _ENCODER = "model.safetensors"
 _OBJECTIVE = f"{_STATE}/objective.safetensors"
 _TRAINING = f"{_STATE}/optimizer.pt"
@@ -38,7 +40,7 @@ _UNFINISHED = ".part"
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint lacks a file, or one of its files cannot be read."""
+    """A checkpoint lacks a file, or one of its files is not what was written."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Progress:
         total_steps: Optimiser steps since the beginning of the run.
         steps_per_epoch: Steps of a whole epoch; `step` means nothing in a run that has another number of them.
         broken: Videos that could not be decoded so far, with the reasons.
+        best_score: The best of the evaluations so far.
+        best_step: The optimiser steps that it was reached after; the checkpoint of that step is kept.
     """
 
     epoch: int = 0
@@ -58,6 +62,15 @@ class Progress:
     total_steps: int = 0
     steps_per_epoch: int = 0
     broken: dict[str, str] = field(default_factory=dict)
+    best_score: float | None = None
+    best_step: int | None = None
+
+    def note_score(self, score: float) -> bool:
+        """Takes note of an evaluation at this place, and returns whether it is the best one so far."""
+        if self.best_score is not None and score <= self.best_score:
+            return False
+        self.best_score, self.best_step = score, self.total_steps
+        return True
 
 
 def save_encoder(
@@ -84,7 +97,7 @@ def save_checkpoint(
     progress: Progress,
     training: dict[str, Any],
 ) -> Path:
-    """Writes a checkpoint and removes all but the newest `recipe.keep_checkpoints`.
+    """Writes a checkpoint and removes all but the newest `recipe.keep_checkpoints` and the best.
 
     Everything goes to a hidden folder first, is flushed to the disk and then renamed: whoever sees the folder sees all
     of it, and a full disk or a kill leaves the earlier checkpoints as they were. What a kill left half-written is
@@ -102,7 +115,7 @@ def save_checkpoint(
         The checkpoint's folder, `output_dir/checkpoints/step-<total steps>`.
 
     Raises:
-        OSError: If it cannot be written (safetensors may raise its own `SafetensorError`); nothing half-written stays.
+        OSError: If it cannot be written, such as to a full disk. Nothing half-written stays; earlier checkpoints do.
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
@@ -120,16 +133,25 @@ def save_checkpoint(
         save_file(rest, unfinished / _OBJECTIVE)
         torch.save(training, unfinished / _TRAINING)
         (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
+        (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2))
         _flush(unfinished)
-        if final.exists():  # damaged, or the run would not have come here again
+        if final.exists():  # damaged, or of a run that was asked to stop between an epoch's last step and its end
             _remove(final)
         os.replace(unfinished, final)
         _flush_folder(parent)
+    # safetensors and torch have errors of their own for a full disk.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(
+            f"checkpoint {final} cannot be written ({error}). Earlier ones are as they were: make room, and continue "
+            "with --resume"
+        ) from error
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
-        _remove(old)
+        if _step_of(old) != progress.best_step:
+            _remove(old)
     return final
 
 
@@ -142,21 +164,26 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 def load_checkpoint(
     folder: str | Path, model: ViDiDiForPreTraining, recipe: PretrainingRecipe
 ) -> tuple[Progress, dict[str, Any]]:
-    """Loads the weights of a checkpoint into a model and returns the rest.
+    """Verifies a checkpoint, loads its weights into a model and returns the rest.
 
     Args:
         folder: A folder that `save_checkpoint` wrote.
-        model: The unwrapped model of the recipe. It is not touched unless every file can be read.
+        model: The unwrapped model of the recipe. It is not touched unless every file is what was written.
         recipe: The run that shall go on.
 
     Returns:
         The place in the run, and the `training` state that was saved.
 
     Raises:
-        DamagedCheckpointError: If a file is missing or cannot be read; the message names it.
+        DamagedCheckpointError: If a file is missing, differs from what was written, or cannot be read; the message
+            names it.
         ValueError: If the checkpoint belongs to another run or network.
     """
     folder = Path(folder)
+    written = _read(folder, _FILES, _read_fingerprints)
+    for name, fingerprint in written.items():
+        if _read(folder, name, _fingerprint) != fingerprint:
+            raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} is not what was written")
     saved_recipe = _read(folder, RECIPE_FILE, read_recipe_file)
     encoder = _read(folder, _ENCODER, load_file)
     rest = _read(folder, _OBJECTIVE, load_file)
@@ -177,6 +204,28 @@ def _read(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
         raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} is missing") from None
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} cannot be read: {error}") from error
+
+
+def _fingerprint(path: Path) -> list[int | str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return [size, digest.hexdigest()]
+
+
+def _fingerprints(folder: Path) -> dict[str, list[int | str]]:
+    """Size and hash of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+
+
+def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
+    written = json.loads(path.read_text())
+    if not isinstance(written, dict) or not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
+        raise ValueError("it does not list the files")
+    return written
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
 
 from vididi_hf.batch_norm_vididi import synchronise
@@ -28,13 +29,19 @@ from vididi_hf.pretraining.checkpoints import (
     save_checkpoint,
     save_encoder,
 )
+from vididi_hf.pretraining.gradients import accumulate_gradients, cache_gradients
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.monitors import merge_broken
 from vididi_hf.pretraining.optimizers import build_optimizer, learning_rate_at
+from vididi_hf.pretraining.precision import usable_precision
+from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.reporter import Reporter
 from vididi_hf.pretraining.schedule import OrderPair
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+BEST_BY = "R@1"
+"""The score by which one evaluated checkpoint is the best."""
 
 
 def pretrain(recipe: PretrainingRecipe) -> Path:
@@ -53,6 +60,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
         FileNotFoundError: If there is no such data set.
         ImportError: If the tracker is not installed.
         FloatingPointError: If the loss is no longer finite. No checkpoint is written after that.
+        SystemExit: With status 143, if the process got SIGTERM, once a checkpoint has been written after the step.
 
     Source: the algorithm of "Unfolding Videos Dynamics via Taylor Expansion" (arXiv 2409.02371).
 
@@ -81,47 +89,63 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     total_steps = recipe.epochs * loader.steps_per_epoch
     warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * loader.steps_per_epoch)
     peak_rate = recipe.learning_rate * recipe.batch_size * accelerator.num_processes / 256
-    progress = resume(recipe, accelerator, raw_model, optimizer, loader.steps_per_epoch)
-    reporter = Reporter(recipe, accelerator, total_steps, progress)
+    views_of = partial(derivative_views, processor=processor, num_frames=recipe.num_frames, device=accelerator.device)
+    reporter = Reporter(recipe, accelerator, total_steps)
+    progress = resume(recipe, accelerator, raw_model, optimizer, reporter, loader.steps_per_epoch)
+    reporter.open(progress)
 
-    for epoch in range(progress.epoch, recipe.epochs):
-        model.train()
-        reporter.start_epoch()
-        for step, batch in enumerate(loader.epoch(epoch, progress.step), progress.step):
-            # 1. Two clips of each video, uint8 (batch, 2, frames + highest order, channels, height, width).
-            clips = batch["clips"].to(accelerator.device, non_blocking=True)
-            # 2. The scheduled derivative of each, float (batch, 2, frames, channels, height, width).
-            orders = schedule(epoch, step)
-            views = derivative_views(clips, orders, processor, recipe.num_frames)
-            # 3. One encoder embeds both views; the objective compares them over the global batch.
-            output = model(views, orders)
-            # 4. One step of the optimiser, and of the moving average that BYOL aims at.
-            rate = learning_rate_at(
-                progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            accelerator.backward(output.loss)
-            if recipe.max_grad_norm > 0:
-                accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            if raw_model.target is not None:
-                raw_model.update_target(cosine_decay(progress.total_steps, total_steps, recipe.target_decay))
+    with StopRequest(accelerator) as stop:
+        for epoch in range(progress.epoch, recipe.epochs):
+            model.train()
+            reporter.start_epoch()
+            for step, batch in enumerate(loader.epoch(epoch, progress.step), progress.step):
+                # 1. Two clips of each video, uint8 (batch, 2, frames + highest order, channels, height, width).
+                clips = batch["clips"]
+                # 2. The derivative order of each. `views_of` differentiates them, float (batch, 2, frames, channels,
+                # height, width), when the encoder is to see them.
+                orders = schedule(epoch, step)
+                # 3. One encoder embeds both views; the objective compares them over the global batch; its gradient. A
+                # batch that is too large passes in parts.
+                if recipe.chunk_size:
+                    output = cache_gradients(accelerator, model, clips, orders, views_of, recipe.chunk_size)
+                else:
+                    parts = recipe.gradient_accumulation
+                    output = accumulate_gradients(accelerator, model, clips, orders, views_of, parts)
+                # 4. One step of the optimiser, and of the moving average that BYOL aims at.
+                rate = learning_rate_at(
+                    progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                if recipe.max_grad_norm > 0:
+                    accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                if raw_model.target is not None:
+                    raw_model.update_target(cosine_decay(progress.total_steps, total_steps, recipe.target_decay))
 
-            progress.step += 1
-            progress.total_steps += 1
-            progress.broken |= batch["broken"]
-            reporter.step(orders, rate, output.loss, output.loss_terms, len(clips))
-            if progress.step < loader.steps_per_epoch and is_save_due(recipe, progress):
-                reporter.require_finite_loss()
-                save(recipe, accelerator, raw_model, optimizer, processor, progress)
+                progress.step += 1
+                progress.total_steps += 1
+                progress.broken |= batch["broken"]
+                reporter.step(orders, rate, output, batch["sources"])
+                stopping = stop.agreed()
+                if stopping or (progress.step < loader.steps_per_epoch and is_save_due(recipe, progress)):
+                    reporter.require_finite_loss()
+                    save(recipe, accelerator, raw_model, optimizer, reporter, processor, progress)
+                if stopping:
+                    reporter.close()
+                    accelerator.print(
+                        f"asked to stop: saved after {progress.total_steps} steps; continue with --resume"
+                    )
+                    raise SystemExit(PREEMPTED)
 
-        reporter.require_finite_loss()
-        progress.epoch, progress.step = epoch + 1, 0
-        reporter.epoch(evaluate(recipe, accelerator, raw_model, evaluator, epoch))
-        if is_save_due(recipe, progress):
-            save(recipe, accelerator, raw_model, optimizer, processor, progress)
+            reporter.require_finite_loss()
+            progress.epoch, progress.step = epoch + 1, 0
+            scores = evaluate(recipe, accelerator, raw_model, evaluator, epoch)
+            is_best = bool(scores) and progress.note_score(scores[BEST_BY])
+            reporter.epoch(scores)
+            if is_best or is_save_due(recipe, progress):
+                save(recipe, accelerator, raw_model, optimizer, reporter, processor, progress)
 
     if accelerator.is_main_process:
         save_encoder(output_dir, raw_model, processor, recipe)
@@ -142,7 +166,9 @@ def save_untrained(recipe: PretrainingRecipe) -> Path:
     return folder
 
 
-def derivative_views(clips: Tensor, orders: OrderPair, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
+def derivative_views(
+    clips: Tensor, orders: OrderPair, processor: ViDiDiVideoProcessor, num_frames: int, device: torch.device
+) -> Tensor:
     """Normalises the two clips of every video and differentiates each to its own order.
 
     Args:
@@ -150,10 +176,12 @@ def derivative_views(clips: Tensor, orders: OrderPair, processor: ViDiDiVideoPro
         orders: The derivative orders of the two views, each at most the lookahead.
         processor: Knows the normalisation.
         num_frames: Frames of the result.
+        device: Where this is done.
 
     Returns:
         Float (batch, 2, num_frames, channels, height, width).
     """
+    clips = clips.to(device, non_blocking=True)
     views = [
         processor.views(clips[:, view, : num_frames + order], orders=(order,))[0] for view, order in enumerate(orders)
     ]
@@ -166,8 +194,9 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     Raises:
         ImportError: If the tracker is not installed.
     """
+    precision = usable_precision(recipe.mixed_precision)
     accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
+        mixed_precision=precision,
         # Where there is nothing but a CPU, accelerate has to be told, or it takes each process for a run of its own.
         cpu=not torch.accelerator.is_available(),
         log_with=None if recipe.tracker == "none" else recipe.tracker,
@@ -175,8 +204,8 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     )
     if recipe.tracker != "none" and not accelerator.log_with:
         raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
-    if recipe.mixed_precision == "fp16" and accelerator.scaler is None:
-        accelerator.print("fp16 needs a GPU: training in full precision")
+    if precision != recipe.mixed_precision:
+        accelerator.print(f"{recipe.mixed_precision} needs a GPU: training in full precision")
     return accelerator
 
 
@@ -267,13 +296,14 @@ def save(
     accelerator: Accelerator,
     model: ViDiDiForPreTraining,
     optimizer: AcceleratedOptimizer,
+    reporter: Reporter,
     processor: ViDiDiVideoProcessor,
     progress: Progress,
 ) -> None:
     """Writes a checkpoint from the main process while the others wait."""
     progress = replace(progress, broken=merge_broken(progress.broken))
     if accelerator.is_main_process:
-        training = {"optimizer": optimizer.state_dict()}
+        training = {"optimizer": optimizer.state_dict(), "reporter": reporter.state_dict()}
         if accelerator.scaler is not None:
             training["scaler"] = accelerator.scaler.state_dict()
         save_checkpoint(recipe.output_dir, model, processor, recipe, progress, training)
@@ -285,9 +315,10 @@ def resume(
     accelerator: Accelerator,
     model: ViDiDiForPreTraining,
     optimizer: AcceleratedOptimizer,
+    reporter: Reporter,
     steps_per_epoch: int,
 ) -> Progress:
-    """Restores model, optimiser and loss scaler from the newest checkpoint, if there is one.
+    """Restores model, optimiser, loss scaler and the epoch's means from the newest checkpoint, if there is one.
 
     A checkpoint that a disk or a copy has damaged is skipped for the one before it.
 
@@ -312,6 +343,7 @@ def resume(
                 f"{steps_per_epoch}: the videos and the number of processes must stay"
             )
         optimizer.load_state_dict(training["optimizer"])
+        reporter.load_state_dict(training["reporter"])
         if accelerator.scaler is not None and "scaler" in training:
             accelerator.scaler.load_state_dict(training["scaler"])
         accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
@@ -328,10 +360,13 @@ def evaluate(
     evaluator: RetrievalEvaluator | None,
     epoch: int,
 ) -> dict[str, float]:
-    """Runs retrieval after an epoch, where the recipe asks for it; otherwise returns nothing."""
+    """Runs retrieval after an epoch, where the recipe asks for it; otherwise returns nothing.
+
+    The main process does it, and all get the result.
+    """
     due = evaluator is not None and ((epoch + 1) % recipe.evaluate_epochs == 0 or epoch + 1 == recipe.epochs)
-    metrics: dict[str, float] = {}
+    shared: list[dict[str, float]] = [{}]
     if due and evaluator is not None and accelerator.is_main_process:
-        metrics = evaluator(model.vididi).metrics["frames"]
-    accelerator.wait_for_everyone()
-    return metrics
+        shared = [evaluator(model.vididi).metrics["frames"]]
+    broadcast_object_list(shared)
+    return shared[0]

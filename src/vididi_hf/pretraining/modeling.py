@@ -26,12 +26,15 @@ class ViDiDiForPreTrainingOutput(ModelOutput):
         loss_terms: Named scalars for the log, unweighted and without gradient; which ones depends on the objective.
         pooler_output: The encoder's features of both views, (batch, 2, hidden_size).
         embeddings: The projector's outputs for both views, (batch, 2, dimensions). A predictor is not applied.
+        predictions: What the objective sees of both views, (batch, 2, dimensions): the predictor's outputs, where the
+            objective has a predictor.
     """
 
     loss: Tensor | None = None
     loss_terms: dict[str, Tensor] | None = None
     pooler_output: Tensor | None = None
     embeddings: Tensor | None = None
+    predictions: Tensor | None = None
 
 
 class TargetNetwork(nn.Module):
@@ -124,12 +127,16 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
             target.requires_grad_(False)
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0)) -> ViDiDiForPreTrainingOutput:
+    def forward(
+        self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0), compare: bool = True
+    ) -> ViDiDiForPreTrainingOutput:
         """Encode two views of every video and compare them.
 
         Args:
             pixel_values: Normalised clips or their derivatives (batch, 2, frames, channels, height, width).
             derivative_orders: Which derivatives the two views are; see [`ViDiDiModel.forward`].
+            compare: Whether to compute the loss. Without it the output has neither loss nor terms, and a target network
+                is left alone: for those who compare the predictions of several calls.
 
         Returns:
             A [`ViDiDiForPreTrainingOutput`], or a tuple of its fields if the keyword `return_dict=False` was given (or
@@ -146,11 +153,28 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         features = self._encode(partial(_pooled_features, self.vididi), pixel_values, derivative_orders)
         embeddings = self._for_each_view(self.objective.projector, features)
         predictions = self._for_each_view(self.objective.predictor, embeddings)
-        targets: tuple[Tensor, ...] = ()
-        if self.target is not None:
-            targets = self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
-        loss, terms = self.objective(*predictions.unbind(dim=1), *targets)
-        return ViDiDiForPreTrainingOutput(loss=loss, loss_terms=terms, pooler_output=features, embeddings=embeddings)
+        loss, terms = None, None
+        if compare:
+            targets = self.embed_targets(pixel_values, derivative_orders)
+            loss, terms = self.objective(*predictions.unbind(dim=1), *targets)
+        return ViDiDiForPreTrainingOutput(
+            loss=loss, loss_terms=terms, pooler_output=features, embeddings=embeddings, predictions=predictions
+        )
+
+    def embed_targets(self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0)) -> tuple[Tensor, ...]:
+        """Embed both views by the target network.
+
+        Args:
+            pixel_values: As `forward` takes them.
+            derivative_orders: Likewise.
+
+        Returns:
+            The target embeddings of the first and of the second view, each (batch, dimensions) and without gradient;
+            an empty tuple if the objective uses no target.
+        """
+        if self.target is None:
+            return ()
+        return self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
 
     def update_target(self, decay: float) -> None:
         """Move the target's parameters towards the online ones; call it after every step of the optimizer.

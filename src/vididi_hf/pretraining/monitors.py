@@ -19,25 +19,34 @@ class RunningMeans:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        """Adds one step's scalars, the same names each time."""
+        """Adds one step's scalars; what a name means is the mean over the steps that had it."""
         for name, value in scalars.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
         """Returns the means as numbers; empty if nothing was added."""
-        if not self._count:
+        if not self._sums:
             return {}
-        values = (torch.stack(list(self._sums.values())) / self._count).tolist()
-        return dict(zip(self._sums, values))
+        sums = torch.stack(list(self._sums.values())).tolist()
+        return {name: total / self._counts[name] for name, total in zip(self._sums, sums)}
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what `load_state_dict` goes on from."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Goes on from what `state_dict` returned, on a device."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = dict(state["counts"])
 
 
 class MetricsFile:

@@ -53,8 +53,10 @@ _CHOICES = {
 }
 _SMALLEST = {
     **dict.fromkeys(("epochs", "batch_size", "shuffle_window", "frame_stride", "save_epochs", "keep_checkpoints"), 1),
+    "gradient_accumulation": 1,
     **dict.fromkeys(("learning_rate", "weight_decay", "warmup_epochs", "max_grad_norm", "seed"), 0),
     **dict.fromkeys(("num_workers", "save_steps", "evaluate_epochs", "final_learning_rate", "target_decay"), 0),
+    **dict.fromkeys(("chunk_size", "monitor_steps"), 0),
 }
 _LARGEST = {"final_learning_rate": 1, "target_decay": 1}
 
@@ -77,6 +79,7 @@ _MAY_CHANGE = frozenset(
         "keep_checkpoints",
         "resume",
         "evaluate_epochs",
+        "monitor_steps",
         "leave_out",
         "tracker",
         "progress",
@@ -169,6 +172,12 @@ class PretrainingRecipe:
     target_decay: float = _option(default=0.99, help="BYOL: first decay of the moving average; rises to 1 on a cosine.")
     max_grad_norm: float = _option(default=0.0, help="Clip the gradient's norm to this; 0 does not clip.")
     mixed_precision: str = _option(default="no", help="no, bf16 or fp16.")
+    gradient_accumulation: int = _option(
+        default=1, help="Pass a batch in so many parts: the objective of each alone, and the mean of their gradients."
+    )
+    chunk_size: int = _option(
+        default=0, help="Pass a batch in chunks of so many videos: the objective of all at once (0: no chunks)."
+    )
     activation_checkpointing: bool = _option(
         default=False, help="Recompute activations in the backward pass: less memory."
     )
@@ -178,9 +187,14 @@ class PretrainingRecipe:
     num_workers: int = _option(default=2, help="Processes that decode and augment, per training process.")
     save_epochs: int = _option(default=10, help="Write a checkpoint every so many epochs, and at the end.")
     save_steps: int = _option(default=0, help="Also write one every so many steps; 0 does not.")
-    keep_checkpoints: int = _option(default=2, help="Keep the newest so many checkpoints.")
+    keep_checkpoints: int = _option(
+        default=2, help="Keep the newest so many checkpoints, and the one of the best evaluation."
+    )
     resume: bool = _option(default=False, help="Continue from the newest checkpoint in output_dir, if there is one.")
     evaluate_epochs: int = _option(default=0, help="Retrieval on train/test labels every so many epochs; 0 never.")
+    monitor_steps: int = _option(
+        default=10, help="Measure rank, spread and agreement of the embeddings every so many steps; 0 never."
+    )
     leave_out: str | None = _option(
         default=None, help="Retrieval without a test split: leave out one value of this column at a time."
     )
@@ -207,6 +221,14 @@ class PretrainingRecipe:
             raise ValueError(f"projector_sizes must be one or more positive integers, got {self.projector_sizes}")
         if self.vicreg_weights is not None and len(self.vicreg_weights) != 3:
             raise ValueError(f"vicreg_weights must be three numbers, got {self.vicreg_weights}")
+        if self.gradient_accumulation > 1 and self.chunk_size:
+            raise ValueError(
+                "gradient_accumulation and chunk_size are two ways to pass a batch in parts, choose one: "
+                f"got {self.gradient_accumulation} and {self.chunk_size}"
+            )
+        for name, divisor in (("gradient_accumulation", self.gradient_accumulation), ("chunk_size", self.chunk_size)):
+            if divisor and self.batch_size % divisor:
+                raise ValueError(f"{name} must divide batch_size ({self.batch_size}), got {divisor}")
         if self.streaming and self.dataset_root is not None:
             raise ValueError(f"dataset_root is for built-in sets, which are not streamed, got {self.dataset_root!r}")
         self.model_config()  # its own checks: a wrong backbone or size stops here, before any data is touched

@@ -1,0 +1,194 @@
+"""Runs that are killed, or asked to stop, and resumed: real processes, which this file is also the program of."""
+
+import doctest
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torchcodec.encoders import VideoEncoder
+
+from vididi_hf.pretraining import preemption
+from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.reporter import Reporter
+
+STEPS = 3  # an epoch, of two
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "vicreg": {"objective": "vicreg", "gradient_accumulation": 2, "optimizer": "lars", "learning_rate": 4.0},
+    "byol": {"objective": "byol", "num_workers": 2, "optimizer": "adamw", "learning_rate": 0.1},
+    "simclr": {"objective": "simclr", "num_workers": 2, "chunk_size": 2, "optimizer": "sgd", "learning_rate": 1.0},
+}
+# How a run ends: its recipe, how often it saves, the signal, the step it comes after, what it leaves behind.
+ENDS: dict[str, tuple[str, dict[str, int], int, int, str]] = {
+    "killed-within": ("vicreg", {"save_steps": 2}, signal.SIGKILL, 5, "step-00000004"),
+    "killed-after-edge": ("byol", {"save_epochs": 1}, signal.SIGKILL, 4, "step-00000003"),
+    "asked-within": ("simclr", {}, signal.SIGTERM, 2, "step-00000002"),
+    "asked-at-edge": ("vicreg", {}, signal.SIGTERM, 3, "step-00000003"),
+}
+
+
+def make_recipe(folder: Path, name: str, run: str) -> PretrainingRecipe:
+    return PretrainingRecipe(
+        dataset=str(folder / "videos"),
+        output_dir=str(folder / run),
+        hidden_sizes=[4, 4, 8, 8],
+        depths=[1, 1, 1, 1],
+        projector_sizes=[8, 8],
+        num_frames=4,
+        frame_stride=1,
+        image_size=32,
+        epochs=2,
+        batch_size=4,
+        warmup_epochs=0,
+        progress=False,
+        **{"num_workers": 0, **RECIPES[name]},
+    )
+
+
+# The program
+
+
+def train(recipe: PretrainingRecipe, number: int = 0, after: int = 0) -> None:
+    """Trains in a process group of its own, which gets a signal after a step."""
+    os.setpgid(0, 0)
+    report = Reporter.step
+
+    def report_and_signal(self: Reporter, *args: Any) -> None:
+        report(self, *args)
+        if self.progress.total_steps == after:
+            if number == signal.SIGKILL:
+                os.kill(os.getpid(), number)
+            os.killpg(0, number)  # the loader's workers get it too, if they are in the group
+
+    Reporter.step = report_and_signal  # type: ignore[method-assign]
+    pretrain(recipe)
+
+
+def in_a_process(*arguments: Any) -> int | None:
+    """Forked from the program, which has imported everything once and computed nothing yet."""
+    process = multiprocessing.get_context("fork").Process(target=train, args=arguments)
+    process.start()
+    process.join(timeout=200)
+    return process.exitcode
+
+
+def main(folder: Path) -> None:
+    for index in range(4 * STEPS):
+        generator = torch.Generator().manual_seed(index)
+        blocks = torch.randint(256, (12, 3, 6, 6), dtype=torch.uint8, generator=generator)
+        frames = blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        (folder / "videos").mkdir(exist_ok=True)
+        VideoEncoder(frames, frame_rate=12).to_file(folder / "videos" / f"{index:02}.mp4")
+    codes: dict[str, Any] = {name: in_a_process(make_recipe(folder, name, name)) for name in RECIPES}
+    for end, (name, options, number, after, _) in ENDS.items():
+        recipe = replace(make_recipe(folder, name, end), **options)
+        code = in_a_process(recipe, number, after)
+        left = [path.name for path in list_checkpoints(recipe.output_dir)]
+        codes[end] = [code, left, in_a_process(replace(recipe, resume=True))]
+    (folder / "codes.json").write_text(json.dumps(codes))
+
+
+# The tests
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of all runs, and how their processes ended."""
+    folder = tmp_path_factory.mktemp("runs")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    program = subprocess.run(
+        [sys.executable, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert program.returncode == 0, program.stderr[-4000:]
+    codes = json.loads((folder / "codes.json").read_text())
+    assert [codes[name] for name in RECIPES] == [0, 0, 0], program.stderr[-4000:]
+    return folder, codes
+
+
+def learnt(run: Path) -> dict[str, Any]:
+    newest = list_checkpoints(run)[-1]
+    return {
+        "published": load_file(run / "model.safetensors"),
+        "encoder": load_file(newest / "model.safetensors"),
+        "objective": load_file(newest / "training_state" / "objective.safetensors"),
+        "optimizer": torch.load(newest / "training_state" / "optimizer.pt", weights_only=True)["optimizer"],
+    }
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_was_ended_and_resumed_is_bit_by_bit_the_one_that_was_not(
+    end: str, runs: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, codes = runs
+    name, _, number, _, newest = ENDS[end]
+    code, left, resumed = codes[end]
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else PREEMPTED)
+    assert left[-1] == newest
+    assert resumed == 0
+    torch.testing.assert_close(learnt(folder / end), learnt(folder / name), rtol=0, atol=0)
+    rows, expected = (
+        [{key: value for key, value in row.items() if key != "videos_per_second"} for row in read_metrics(run)]
+        for run in (folder / end, folder / name)
+    )
+    assert rows == expected
+
+
+def test_the_exit_status_is_that_of_a_process_ended_by_the_signal() -> None:
+    assert PREEMPTED == 143
+
+
+def test_a_signal_is_noted_and_then_means_what_it_meant_before() -> None:
+    seen = []
+    previous = signal.signal(signal.SIGTERM, lambda *args: seen.append("before"))
+    try:
+        with StopRequest(Accelerator(cpu=True)) as stop:
+            assert not stop.agreed()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.agreed()
+            assert stop.agreed()  # it stays
+        assert seen == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == ["before"]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_thread_leaves_signals_alone() -> None:
+    handlers: list[Any] = []
+
+    def run() -> None:
+        with StopRequest(Accelerator(cpu=True)) as stop:
+            handlers.extend([signal.getsignal(signal.SIGTERM), stop.agreed()])
+
+    before: Callable[..., Any] | int | None = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert handlers == [before, False]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_example() -> None:
+    results = doctest.testmod(preemption)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
