@@ -189,7 +189,7 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
             ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
         """
         outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
-        features = torch.cat([output.pooler_output for output in outputs], dim=-1)
+        features = torch.cat([output["pooler_output"] for output in outputs], dim=-1)
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)

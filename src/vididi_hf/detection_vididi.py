@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .backbone_vididi import S3D, HalvingPool, VideoBackbone
+from .backbone_vididi import S3D, HalvingPool, InceptionBlock, VideoBackbone
 from .classification_vididi import ViDiDiClassifier, classification_loss
 from .configuration_vididi import ViDiDiConfig
 
@@ -66,6 +66,7 @@ def densify_last_stage(backbone: VideoBackbone) -> None:
         assert isinstance(backbone.features[first], HalvingPool)
         backbone.features[first] = DensePool()
         for block in backbone.features[first + 1 :]:
+            assert isinstance(block, InceptionBlock)
             block.branch3[0] = DilatedPool()
     for module in backbone.stages()[-1].modules():
         if isinstance(module, nn.Conv3d):

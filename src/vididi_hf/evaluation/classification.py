@@ -10,7 +10,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
 from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, score_inputs, single_inputs
 from vididi_hf.evaluation.labels import label_names
@@ -144,7 +144,7 @@ class ClassificationEvaluator:
         return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(rows), clips.broken
 
 
-def own_input(model: ViDiDiForVideoClassification) -> str:
+def own_input(model: ViDiDiClassifier) -> str:
     """Returns the name of the input that a model is made for.
 
     Raises:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -19,7 +20,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm.auto import tqdm
 
 from vididi_hf.batch_norm_vididi import keep_statistics_per_order, synchronise
-from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.data.loading import ClipLoader, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
@@ -34,6 +35,8 @@ from vididi_hf.pretraining.optimizers import build_optimizer
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 STATE_FILE = "training_state.pt"
+
+Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
 
 
 def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
@@ -189,6 +192,26 @@ def build_model(
     """
     kind = train.features["label"]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
+    return load_classifier(
+        ViDiDiForVideoClassification, recipe, names, accelerator, problem_type="single_label_classification"
+    )
+
+
+def load_classifier(
+    kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], accelerator: Accelerator, **settings: Any
+) -> Classifier:
+    """Loads the encoder under a new classifier of some kind, and freezes what shall not be trained.
+
+    Args:
+        kind: The class of the model.
+        recipe: What to load, and how it shall be trained.
+        names: The classes.
+        accelerator: Says on which device, and whether BatchNorm has to be synchronised.
+        **settings: Further values of the configuration.
+
+    Raises:
+        ValueError: If the checkpoint is no ViDiDi model, or weights of the encoder are missing.
+    """
     values, _ = ViDiDiConfig.get_config_dict(recipe.model)
     if (found := values.get("model_type")) != ViDiDiConfig.model_type:
         raise ValueError(f"{recipe.model} is no ViDiDi model: its config.json says model_type {found!r}")
@@ -197,14 +220,14 @@ def build_model(
         "label2id": {name: number for number, name in enumerate(names)},
         "classifier_orders": INPUTS[recipe.inputs[0]],
         "classifier_dropout": recipe.dropout,
-        "problem_type": "single_label_classification",
+        **settings,
     }
     choices |= {} if recipe.num_frames is None else {"num_frames": recipe.num_frames}
     choices |= {} if recipe.image_size is None else {"image_size": recipe.image_size}
     if recipe.random_init:
-        model = ViDiDiForVideoClassification(ViDiDiConfig.from_pretrained(recipe.model, **choices))
+        model = kind(ViDiDiConfig.from_pretrained(recipe.model, **choices))
     else:
-        loaded: Any = ViDiDiForVideoClassification.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             recipe.model, **choices, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
         model, report = loaded
@@ -218,7 +241,7 @@ def build_model(
     return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 
-def separate_statistics(model: ViDiDiForVideoClassification) -> None:
+def separate_statistics(model: ViDiDiClassifier) -> None:
     """Gives frames and derivatives BatchNorm statistics of their own, which all begin as those that they shared.
 
     One set of statistics would be a mixture of both, which at test time fits neither.
@@ -300,7 +323,7 @@ def save_state(
     folder: Path,
     recipe: FinetuningRecipe,
     accelerator: Accelerator,
-    model: ViDiDiForVideoClassification,
+    model: ViDiDiClassifier,
     optimizer: AcceleratedOptimizer,
     epoch: int,
 ) -> None:
@@ -323,7 +346,7 @@ def load_state(
     folder: Path,
     recipe: FinetuningRecipe,
     accelerator: Accelerator,
-    model: ViDiDiForVideoClassification,
+    model: ViDiDiClassifier,
     optimizer: AcceleratedOptimizer,
 ) -> int:
     """Restores what `save_state` wrote, if there is something.
