@@ -1,0 +1,69 @@
+"""Training batches: labels and boxes belong together, batches are a function of seed and epoch, broken files go."""
+
+import datasets
+import pytest
+import torch
+
+from vididi_hf.detection.augment import BoxAugmentation
+from vididi_hf.detection.key_frames import load_key_frames
+from vididi_hf.detection.loading import KeyFrameLoader, TrainingKeyFrames
+
+# The whole picture of 64 × 40 pixels.
+PLAIN = BoxAugmentation(36, area=(1.0, 1.0), ratio=(1.6, 1.6), flip_probability=0.0, colour_probability=0.0)
+
+
+def samples(rows, augmentation=PLAIN, seed=0):
+    return TrainingKeyFrames(rows, num_frames=4, stride=1, lookahead=1, augmentation=augmentation, seed=seed)
+
+
+def test_a_box_has_the_labels_of_who_is_in_it(ava_root):
+    rows = load_key_frames("ava", root=ava_root, split="train")
+    data = samples(rows)
+    assert len(data) == 5
+    sample = data[0, 1]  # second 903 of the first movie: two persons
+    assert sample["clip"].shape == (5, 3, 36, 36)
+    torch.testing.assert_close(sample["boxes"], torch.tensor(rows[1]["boxes"]))
+    assert [line.nonzero().flatten().tolist() for line in sample["labels"]] == [[11, 78], [79]]
+    # The square is bright, and the other person's place is noise.
+    brightness = []
+    for x1, y1, x2, y2 in (sample["boxes"] * 36).round().int().tolist():
+        brightness.append(float(sample["clip"][0, :, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].float().mean()))
+    assert brightness[0] > 220
+    assert brightness[1] < 150
+
+
+def test_batches_are_a_function_of_seed_and_epoch(dataset):
+    rows = load_key_frames(dataset, every=5)
+    batches = [
+        next(iter(KeyFrameLoader(samples(rows, BoxAugmentation(32), seed), 6).epoch(epoch)))
+        for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]
+    ]
+    same, *others = [torch.equal(batches[0]["clips"], batch["clips"]) for batch in batches[1:]]
+    assert same
+    assert not any(others)
+    first = batches[0]
+    assert first["clips"].shape == (6, 5, 3, 32, 32)
+    assert len(first["boxes"]) == 6
+    assert first["labels"].shape == (sum(map(len, first["boxes"])), 3)
+
+
+def test_every_key_frame_comes_once_an_epoch_over_all_ranks(dataset):
+    rows = load_key_frames(dataset, every=3)
+    loaders = [KeyFrameLoader(samples(rows), 6, rank=rank, world_size=2) for rank in range(2)]
+    assert [loader.steps_per_epoch for loader in loaders] == [3, 3]
+    keys = [key for loader in loaders for batch in loader.batches for key in batch]
+    assert sorted({index for _, index in keys}) == list(range(36))
+
+
+def test_a_broken_video_is_replaced_with_the_labels_of_the_other(dataset, broken_videos):
+    rows = load_key_frames(dataset, every=10).cast_column("video", datasets.Video(decode=False))
+    table = rows.to_list()
+    table[4]["video"] = {"path": str(broken_videos["empty"]), "bytes": None}
+    broken = datasets.Dataset.from_list(table, features=rows.features).cast_column("video", datasets.Video())
+    batch = next(iter(KeyFrameLoader(samples(broken), 9).epoch(0)))
+    assert list(batch["broken"]) == [str(broken_videos["empty"])]
+    counts = batch["labels"].sum(0).tolist()
+    assert sum(counts) == 9
+    assert counts != [3, 3, 3] or torch.unique(batch["clips"], dim=0).shape[0] == 8
+    with pytest.raises(ValueError, match="no key frame has a box"):
+        samples(broken.map(lambda _: {"boxes": []}))

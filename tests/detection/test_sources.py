@@ -1,0 +1,136 @@
+"""Where boxes come from at test time. The detector is an object that is called like transformers' pipeline."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vididi_hf.detection import sources as module
+from vididi_hf.detection.key_frames import load_key_frames, names_of
+from vididi_hf.detection.sources import detect_persons, ground_truth_boxes, jittered_boxes, read_detections
+
+
+@pytest.fixture
+def rows(dataset):
+    return load_key_frames(dataset, split="test", every=5)
+
+
+def test_ground_truth(rows):
+    boxes = ground_truth_boxes(rows)
+    assert [one.tolist() for one in boxes] == rows["boxes"][:]
+    assert ground_truth_boxes(rows.map(lambda _: {"boxes": []}))[0].shape == (0, 4)
+
+
+def test_jitter_is_a_function_of_seed_and_row(rows):
+    truth, first, again, other = (
+        ground_truth_boxes(rows),
+        jittered_boxes(rows, 0.1),
+        jittered_boxes(rows, 0.1),
+        jittered_boxes(rows, 0.1, seed=1),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other))
+    shifts = torch.cat(first) - torch.cat(truth)
+    assert len({tuple(shift) for shift in shifts.tolist()}) == len(rows)
+    assert 0 < float(shifts.abs().max()) < 0.1
+
+
+def test_a_file_of_detections(ava_root, tmp_path):
+    rows = load_key_frames("ava", root=ava_root, split="validation")
+    path = tmp_path / "persons.csv"
+    path.write_text(
+        "three,0902,0.1,0.2,0.5,0.9,12,0.95\n"
+        "three,0902,0.1,0.2,0.5,0.9,79,0.95\n"  # the same box for another action
+        "three,0902,0.5,0.2,0.9,1.1,,0.9\n"  # beyond the edge
+        "three,0902,0.3,0.2,0.4,0.9,,0.89\n"  # not sure enough
+        "three,0903,,,,,,\n"  # nobody
+        "three,1700,0.3,0.2,0.4,0.9,,0.99\n"  # no key frame of ours
+    )
+    boxes = read_detections(path, rows)
+    assert boxes[0].tolist() == [pytest.approx([0.1, 0.2, 0.5, 0.9]), pytest.approx([0.5, 0.2, 0.9, 1.0])]
+    assert boxes[1].shape == (0, 4)
+    assert len(read_detections(path, rows, min_score=0.5)[0]) == 3
+    path.write_text("three,0902,0.1,0.2,0.5\n")
+    with pytest.raises(ValueError, match=r"persons\.csv, line 1 is no row of video,second"):
+        read_detections(path, rows)
+    path.write_text("four,0902,0.1,0.2,0.5,0.9,,0.95\n")
+    with pytest.raises(ValueError, match=r"has none of the 2 key frames: it begins with \('four', 902\)"):
+        read_detections(path, rows)
+    with pytest.raises(FileNotFoundError):
+        read_detections(tmp_path / "nothing.csv", rows)
+
+
+class Detector:
+    """Called as `pipeline("object-detection")` is: finds what is far from grey, and two things that do not count."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, image, threshold=0.5):
+        self.calls += 1
+        assert isinstance(image, Image.Image)
+        pixels = np.asarray(image).astype(int).mean(-1)
+        ys, xs = np.nonzero(abs(pixels - 120) > 60)
+        box = {"xmin": int(xs.min()), "ymin": int(ys.min()), "xmax": int(xs.max()) + 1, "ymax": int(ys.max()) + 1}
+        found = [("person", 0.97, box), ("dog", 0.99, box), ("person", 0.6, {**box, "xmin": 0})]
+        return [{"label": name, "score": score, "box": box} for name, score, box in found if score > threshold]
+
+
+def test_persons_are_found_once_and_written_down(rows, tmp_path):
+    detector, path = Detector(), tmp_path / "made" / "persons.csv"
+    boxes = detect_persons(rows, detector, path)
+    assert detector.calls == len(rows) == 12
+    for found, truth in zip(boxes, ground_truth_boxes(rows)):
+        assert found.shape == (1, 4)
+        assert (found - truth).abs().max() < 0.06  # encoding blurs the edges: 2 pixels
+    again = detect_persons(rows, detector, path)
+    assert detector.calls == 12
+    assert all(torch.equal(a, b) for a, b in zip(boxes, again))
+    assert all(len(found) == 2 for found in detect_persons(rows, detector, path, min_score=0.55))
+    assert path.read_text().splitlines()[0].startswith("0,0000,0.")
+    # An interrupted run: the last line was cut off. It and what follows is detected, the rest is not.
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:4]) + lines[4][:10])
+    assert all(torch.equal(a, b) for a, b in zip(boxes, detect_persons(rows, detector, path)))
+    assert detector.calls == 12 + 10
+    with pytest.raises(ValueError, match=r"min_score must lie between 0\.5 and 1, got 0\.2"):
+        detect_persons(rows, detector, path, min_score=0.2)
+
+
+def test_where_nobody_is_found_nobody_is_looked_for_again(rows, tmp_path):
+    class Nobody(Detector):
+        def __call__(self, image, threshold=0.5):
+            self.calls += 1
+            return []
+
+    detector = Nobody()
+    assert all(len(found) == 0 for found in detect_persons(rows, detector, tmp_path / "persons.csv"))
+    detect_persons(rows, detector, tmp_path / "persons.csv")
+    assert detector.calls == 12
+    assert set(module._read_file(tmp_path / "persons.csv")) == set(names_of(rows))
+
+
+@pytest.mark.slow
+def test_a_real_pipeline_with_random_weights(rows, tmp_path):
+    """YOLOS as small as it gets, untrained: the call and the form of the answer are transformers' own."""
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor, pipeline
+
+    torch.manual_seed(0)
+    config = YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[32, 32],
+        patch_size=16,
+        num_detection_tokens=4,
+        id2label={0: "person"},
+    )
+    model = YolosForObjectDetection(config)
+    with torch.no_grad():
+        model.class_labels_classifier.layers[-1].bias[0] += 20  # everything is a person
+    size = {"height": 32, "width": 32}
+    detector = pipeline("object-detection", model=model, image_processor=YolosImageProcessor(size=size, pad_size=size))
+    boxes = detect_persons(rows, detector, tmp_path / "persons.csv")
+    assert all(len(one) for one in boxes)
+    assert all(((one >= 0) & (one <= 1)).all() for one in boxes)
