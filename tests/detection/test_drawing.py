@@ -1,0 +1,87 @@
+"""Pictures: boxes where they belong, in the colour of right and wrong."""
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
+from vididi_hf.detection import drawing as module
+from vididi_hf.detection.drawing import RIGHT, TRUTH, WRONG, draw_boxes, save_picture
+from vididi_hf.detection.key_frames import load_key_frames
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
+from vididi_hf.evaluation.detection import DetectionEvaluator
+
+
+def rgb(colour):
+    return torch.tensor([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+
+
+def extent(picture, colour):
+    """The box, in pixels, around what has a colour."""
+    same = (picture.int() == rgb(colour)[:, None, None]).all(0)
+    rows, columns = same.any(1).nonzero().flatten().tolist(), same.any(0).nonzero().flatten().tolist()
+    return [columns[0], rows[0], columns[-1], rows[-1]] if rows else None
+
+
+def test_boxes_are_where_they_belong():
+    frame = torch.full((3, 40, 60), 90, dtype=torch.uint8)
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9], [0.6, 0.0, 1.0, 1.0]])
+    picture = draw_boxes(frame, boxes, None, [RIGHT, WRONG], side=200)
+    assert picture.shape == (3, 200, 300)
+    for box, colour in zip(boxes, (RIGHT, WRONG)):
+        expected = (box * torch.tensor([299, 199, 299, 199])).tolist()
+        assert extent(picture, colour) == pytest.approx(expected, abs=2)
+    text = draw_boxes(frame, boxes, ["run 0.9\nsit 0.1", "walk"], [RIGHT, WRONG], side=200)
+    assert not torch.equal(text, picture)
+    assert torch.equal(draw_boxes(frame, torch.zeros(0, 4), [], []), draw_boxes(frame, torch.zeros(0, 4), None, []))
+
+
+@pytest.fixture(scope="module")
+def rows(dataset):
+    return load_key_frames(dataset, split="test", every=5)
+
+
+def evaluator_that_says(rows, number, boxes=None):
+    """After the call of a detector that gives one class the highest score, always."""
+    names = {"id2label": {0: "bright", 1: "dark", 2: "flicker"}, "problem_type": "single_label_classification"}
+    model = ViDiDiForActionDetection(ViDiDiConfig(hidden_sizes=(4, 4, 4, 4), depths=(1, 1, 1, 1), **names))
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data = 3.0 * torch.nn.functional.one_hot(torch.tensor(number), 3)
+    evaluator = DetectionEvaluator(rows, ViDiDiVideoProcessor(num_frames=2, size=32, crop_size=32), boxes)
+    evaluator(model)
+    return evaluator
+
+
+def test_right_is_green_and_wrong_is_red(rows, tmp_path):
+    bright = rows.select([0, 1])
+    for number, colour, other in [(0, RIGHT, WRONG), (1, WRONG, RIGHT)]:
+        path = save_picture(tmp_path / "new" / f"{number}.png", evaluator_that_says(bright, number))
+        picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
+        assert extent(picture, colour) is not None
+        assert extent(picture, other) is None
+    # A box of nobody is wrong whatever it says, and who should have been found is grey.
+    elsewhere = [torch.tensor([[0.8, 0.8, 1.0, 1.0]])] * 2
+    path = save_picture(tmp_path / "away.png", evaluator_that_says(bright, 0, elsewhere))
+    picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
+    assert extent(picture, RIGHT) is None
+    assert extent(picture, WRONG) is not None
+    assert extent(picture, TRUTH) is not None
+
+
+def test_so_many_pictures_and_the_same_each_time(rows, tmp_path):
+    evaluator = evaluator_that_says(rows, 2)
+    first, again = (save_picture(tmp_path / f"{name}.png", evaluator, count=4, columns=2).read_bytes() for name in "ab")
+    assert first == again
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (2 * 448 + 3 * 4, 2 * 320 + 3 * 4)
+    nobody = evaluator_that_says(rows, 0, [torch.zeros(0, 4)] * len(rows))
+    assert save_picture(tmp_path / "nobody.png", nobody).exists()
+    with pytest.raises(ValueError, match="call the evaluator first"):
+        save_picture(tmp_path / "c.png", DetectionEvaluator(rows, ViDiDiVideoProcessor()))
+
+
+def test_examples():
+    assert doctest.testmod(module).failed == 0
