@@ -14,16 +14,13 @@ A conversion accounts for every tensor, and compares what the network computes b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model
 
@@ -31,6 +28,7 @@ from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.hub.publishing import load_checkpoint_model
+from vididi_hf.hub.tensor_files import read_tensors, write_tensors
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.checkpoints import CHECKPOINTS
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
@@ -40,8 +38,6 @@ LAYOUTS = ("torchvision", "authors", "authors_training")
 TOLERANCE = 1e-4
 OBJECTIVE_FILE = "training_state/objective.safetensors"  # within a checkpoint of a run
 
-# Where files put the tensors, beside the optimiser and its like.
-_CONTAINERS = ("model", "state_dict", "model_state_dict")
 # First tensor of every network, by which it is found under any prefix.
 _FIRST = ("stem.0.weight", "features.0.0.0.weight")
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -81,45 +77,6 @@ class ConversionReport:
                 names = [name for name, why in entries.items() if why == reason]
                 lines.append(f"{len(names)} {verb}, such as {names[0]}: {reason}")
         return "\n".join(lines)
-
-
-class _Inert:
-    """Stands in for the function that the authors' optimiser state refers to, which is never called."""
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors of a checkpoint without running any code that it may hold.
-
-    Args:
-        path: A `.safetensors` file, or any file of `torch.save` that `weights_only` can read.
-
-    Returns:
-        The state dict, taken out of `model`, `state_dict` or `model_state_dict` if it lies there; and what else was
-        in the file, with the reason why it is left out.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read that way, or holds something else than a state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), {}
-        # Their optimiser keeps a function in its state; naming it keeps the file readable, and harmless.
-        with torch.serialization.safe_globals([(_Inert, "__main__.exclude_bias_and_norm")]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a file of tensors: {error}") from None
-    left_out: dict[str, str] = {}
-    container = next((name for name in _CONTAINERS if isinstance(content, dict) and name in content), None)
-    if container is not None:
-        left_out = {str(name): "state of the training" for name in content if name != container}
-        content = content[container]
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"{path} holds no state dict, nor one under {', '.join(_CONTAINERS)}")
-    return dict(content), left_out
 
 
 def from_tensors(
@@ -315,27 +272,6 @@ def to_authors_training(
     used = {name.partition("[")[0] for name in report.used}
     report.dropped = {name: why for name, why in report.dropped.items() if name not in used}
     return {"model": state}, report
-
-
-def write_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a state dict, whole or not at all: as safetensors if the file is named so, otherwise by `torch.save`.
-
-    Raises:
-        ValueError: If a nested dictionary shall go into a safetensors file, which is flat.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        if path.suffix == ".safetensors":
-            if not all(isinstance(tensor, Tensor) for tensor in content.values()):
-                raise ValueError(f"{path.name} cannot hold {', '.join(content)}: choose a name that ends in .pth.tar")
-            save_file({name: tensor.contiguous() for name, tensor in content.items()}, unfinished)
-        else:
-            torch.save(dict(content), unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def convert_file(
@@ -568,9 +504,7 @@ __all__ = [
     "convert_file",
     "convert_folder",
     "from_tensors",
-    "read_tensors",
     "to_authors",
     "to_authors_training",
     "to_torchvision",
-    "write_tensors",
 ]
