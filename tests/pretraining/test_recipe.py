@@ -293,3 +293,20 @@ def test_the_recipes_that_come_with_the_scripts_are_valid() -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
+        ({"chunk_size": -1}, "chunk_size must be at least 0, got -1"),
+        ({"batch_size": 8, "chunk_size": 3}, r"chunk_size must divide batch_size \(8\), got 3"),
+        ({"batch_size": 8, "gradient_accumulation": 3}, r"gradient_accumulation must divide batch_size \(8\), got 3"),
+        ({"gradient_accumulation": 2, "chunk_size": 8}, "two ways to pass a batch in parts, choose one: got 2 and 8"),
+    ],
+)
+def test_a_batch_in_parts_that_cannot_be_is_named(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainingRecipe(**options)
+    PretrainingRecipe(batch_size=8, chunk_size=4)
+    PretrainingRecipe(batch_size=8, gradient_accumulation=4)
