@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch.utils.flop_counter import FlopCounterMode
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_report
 from vididi_hf.hub.validation import check_card
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -29,9 +30,15 @@ EMISSIONS_FILE = "emissions.csv"
 
 _CAPTIONS = {
     "curves": "Training",
+    "detections": "Test frames and what the model says of the persons in them: green is right, red is wrong",
     "derivatives": "A clip and its temporal derivatives",
     "retrieval": "Test videos, and the training videos found for them",
     "taylor": "Predicting frames by Taylor expansion",
+}
+# By class of a model, the Auto class that loads it; all others are classifiers of videos.
+_AUTO_CLASSES = {
+    ViDiDiModel.__name__: "AutoModel",
+    ViDiDiForActionDetection.__name__: "AutoModelForObjectDetection",
 }
 # By file of a recipe, what the card shows of it, in this order, where it has it; the whole of it is in the file.
 RECIPES = {
@@ -104,7 +111,8 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
         repo_id=repo_id,
         model_name=repo_id.split("/")[-1],
         model_class=model_class,
-        auto_class="AutoModelForVideoClassification" if classifies else "AutoModel",
+        auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
+        takes_boxes=model_class == ViDiDiForActionDetection.__name__,
         output_name="logits" if classifies else "pooler_output",
         output_width=config.num_labels if classifies else config.hidden_size,
         labels=config.id2label if classifies else None,

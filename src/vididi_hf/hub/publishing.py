@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name, read_report, report_of, write_report
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, CardOptions, write_card
 from vididi_hf.hub.remote_code import carry_code
@@ -33,6 +34,7 @@ PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiModel": ViDiDiModel,
     "ViDiDiForPreTraining": ViDiDiModel,
     "ViDiDiForVideoClassification": ViDiDiForVideoClassification,
+    "ViDiDiForActionDetection": ViDiDiForActionDetection,
 }
 CURVES = ("loss", "R@1", "train_accuracy")
 # Files that an earlier version of a repository may have and this one has not, and that would then mislead.
