@@ -20,22 +20,25 @@ PAIRS = 8
 
 
 class Trained(nn.Module):
-    """A network without BatchNorm under an objective, so that its gradients depend on the batch through the loss only.
+    """A network under an objective. Without BatchNorm its gradients depend on the batch through the loss only.
 
     The heads are not run: they would add parameters and BatchNorm, and no communication.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, batch_norm: bool = False):
         super().__init__()
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+        norm = nn.BatchNorm1d(5) if batch_norm else nn.Identity()
+        self.network = nn.Sequential(nn.Linear(6, 5), norm, nn.Tanh(), nn.Linear(5, 4)).double()
         objective = build_objective(
             name, 4, {"projector_sizes": [4]} | ({"predictor_sizes": [4]} if name == "byol" else {})
         )
         self.objective = objective.requires_grad_(False)
 
-    def forward(self, views: torch.Tensor) -> torch.Tensor:
-        first, second = self.network(views.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+    def forward(self, views: torch.Tensor, parts: int = 1) -> torch.Tensor:
+        """The loss of all pairs, which pass through the network in so many parts."""
+        embeddings = [self.network(part.flatten(0, 1)).unflatten(0, (-1, 2)) for part in views.chunk(parts)]
+        first, second = torch.cat(embeddings).unbind(1)
         targets = views[..., :4].unbind(1) if self.objective.uses_target else ()
         return self.objective(first, second, *targets).loss
 
@@ -44,8 +47,8 @@ def batch() -> torch.Tensor:
     return torch.randn(PAIRS, 2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def measure(model: nn.Module, views: torch.Tensor) -> dict[str, Any]:
-    loss = model(views)
+def measure(model: nn.Module, views: torch.Tensor, parts: int = 1) -> dict[str, Any]:
+    loss = model(views, parts)
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     return {"loss": loss.item(), "gradients": gradients}
@@ -61,6 +64,7 @@ def run_one_process(rank: int, folder: Path) -> None:
         views = batch().chunk(world)[rank]
         for name in OBJECTIVES:
             results[world, name] = measure(DistributedDataParallel(Trained(name)), views)
+            results[world, name, "norm"] = measure(DistributedDataParallel(Trained(name, batch_norm=True)), views)
         results[world, "gathered"] = gather_with_gradient(torch.full((2, 3), float(rank)))
         try:
             gather_with_gradient(torch.zeros(1 + rank, 3))
@@ -94,6 +98,19 @@ def test_averaged_gradients_equal_those_of_one_process_with_the_whole_batch(
     assert sum(losses) / world == pytest.approx(expected["loss"])
     if name != "byol":
         assert losses == pytest.approx([expected["loss"]] * world)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_with_batch_norm_processes_compute_what_one_does_with_the_batch_in_as_many_parts(
+    results: list[dict[Any, Any]], name: str, world: int
+) -> None:
+    expected = measure(Trained(name, batch_norm=True), batch(), parts=world)
+    for rank in range(world):
+        found = results[rank][world, name, "norm"]["gradients"]
+        torch.testing.assert_close(found, expected["gradients"], rtol=0, atol=1e-10)
+    whole = measure(Trained(name, batch_norm=True), batch())  # is something else
+    assert max((a - b).abs().max() for a, b in zip(whole["gradients"], expected["gradients"])) > 1e-4
 
 
 @pytest.mark.parametrize("world", [2, 4])
