@@ -1,0 +1,184 @@
+#!/usr/bin/env python
+"""Kills runs at random moments, resumes them, and compares what they have learnt with runs that were left alone.
+
+python benchmarks/kill_test.py --kills 20 --output kill_test.json
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from vididi_hf.data.motion import generate_motion
+from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.reporter import Reporter
+
+# Every objective, with and without worker processes, and every way to pass a batch.
+RUNS: dict[str, dict[str, Any]] = {
+    "vicreg": {"objective": "vicreg", "optimizer": "lars", "learning_rate": 4.0, "num_workers": 0},
+    "vicreg, accumulated": {"objective": "vicreg", "gradient_accumulation": 2, "num_workers": 2},
+    "byol": {"objective": "byol", "optimizer": "adamw", "learning_rate": 0.1, "num_workers": 2},
+    "byol, cached": {"objective": "byol", "chunk_size": 2, "num_workers": 0},
+    "simclr": {"objective": "simclr", "optimizer": "sgd", "learning_rate": 1.0, "num_workers": 0},
+    "simclr, cached": {"objective": "simclr", "chunk_size": 2, "num_workers": 2},
+}
+EPOCHS, VIDEOS, BATCH = 2, 16, 4
+STEPS = EPOCHS * VIDEOS // BATCH
+FORK: Any = multiprocessing.get_context("fork")
+SAVING = [{"save_steps": 1}, {"save_steps": 2}, {"save_epochs": 1}]
+
+
+@dataclass
+class Arguments:
+    """What to do."""
+
+    kills: int = field(default=20, metadata={"help": "Kill so many times in all, each in a run of its own."})
+    seed: int = field(default=0, metadata={"help": "Seed of the moments."})
+    output: str = field(default="kill_test.json", metadata={"help": "JSON file of the results."})
+
+
+def recipe(folder: Path, name: str, run: str, **options: Any) -> PretrainingRecipe:
+    return PretrainingRecipe(
+        dataset=str(folder / "motion" / "clips.csv"),
+        output_dir=str(folder / run),
+        hidden_sizes=[4, 4, 8, 8],
+        depths=[1, 1, 1, 1],
+        projector_sizes=[8, 8],
+        num_frames=4,
+        frame_stride=1,
+        image_size=32,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        resume=True,
+        progress=False,
+        **RUNS[name],
+        **options,
+    )
+
+
+def start(recipe: PretrainingRecipe, steps: Any = None) -> Any:
+    """Trains in a process forked from this one, which has imported everything once and computes nothing itself.
+
+    `steps`, shared with the process, then counts the steps that it has taken.
+    """
+    process = FORK.Process(target=_train, args=(recipe, steps))
+    process.start()
+    return process
+
+
+def _train(recipe: PretrainingRecipe, steps: Any) -> None:
+    torch.set_num_threads(1)
+    report = Reporter.step
+
+    def report_and_count(self: Reporter, *args: Any) -> None:
+        report(self, *args)
+        if steps is not None:
+            steps.value = self.progress.total_steps
+
+    Reporter.step = report_and_count  # type: ignore[method-assign]
+    pretrain(recipe)
+
+
+def kill_at(process: Any, steps: Any, step: int, delay: float) -> bool:
+    """Kills a process so many seconds after a step, and returns whether it was still alive then."""
+    while process.is_alive() and steps.value < step:
+        time.sleep(0.001)
+    process.join(timeout=delay)
+    alive = process.is_alive()
+    if alive:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return alive
+
+
+def learnt(run: Path) -> dict[str, Any]:
+    """All that a finished run is: encoder, heads, target, optimiser, metrics."""
+    newest = list_checkpoints(run)[-1]
+    training = torch.load(newest / "training_state" / "optimizer.pt", weights_only=True)
+    rows = [{k: v for k, v in row.items() if k != "videos_per_second"} for row in read_metrics(run)]
+    return {
+        "published": load_file(run / "model.safetensors"),
+        "encoder": load_file(newest / "model.safetensors"),
+        "objective": load_file(newest / "training_state" / "objective.safetensors"),
+        "optimizer": training["optimizer"],
+        "rows": rows,
+    }
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """Whether two nested structures agree bit by bit."""
+    if isinstance(left, torch.Tensor):
+        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(is_same, left, right))
+    return left == right
+
+
+def main() -> None:
+    """Kills, resumes and compares."""
+    (arguments,) = HfArgumentParser([Arguments]).parse_args_into_dataclasses()
+    draw = random.Random(arguments.seed)
+    trials = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        generate_motion(folder / "motion", num_train=VIDEOS, num_test=8, progress=False)
+        seconds = {}
+        for name in tqdm(RUNS, desc="left alone", unit="run"):
+            steps = FORK.Value("i", 0)
+            process = start(recipe(folder, name, name), steps)
+            while process.is_alive() and steps.value < 1:
+                time.sleep(0.001)
+            before = time.perf_counter()
+            process.join()
+            if process.exitcode != 0:
+                raise SystemExit(f"the run {name!r} failed by itself, with exit code {process.exitcode}")
+            seconds[name] = (time.perf_counter() - before) / STEPS
+        names = list(RUNS)
+        bar = tqdm(total=arguments.kills, desc="killed", unit="run")
+        while len(trials) < arguments.kills:
+            number = len(trials)
+            name = names[number % len(names)]
+            killed = recipe(folder, name, f"killed-{number}", **SAVING[number // 2 % len(SAVING)])
+            steps, step, delay = FORK.Value("i", 0), draw.randrange(STEPS), draw.uniform(0, 1) * seconds[name]
+            if not kill_at(start(killed, steps), steps, step, delay):
+                shutil.rmtree(killed.output_dir)  # it was over before: that is no trial
+                continue
+            left = [path.name for path in list_checkpoints(killed.output_dir)]
+            resumed = start(killed)
+            resumed.join()
+            trial = {
+                "run": name,
+                "save_steps": killed.save_steps,
+                "killed_after_step": steps.value,
+                "newest_checkpoint": left[-1] if left else None,
+                "resumed_with": resumed.exitcode,
+                "identical": resumed.exitcode == 0 and is_same(learnt(folder / name), learnt(Path(killed.output_dir))),
+            }
+            trials.append(trial)
+            bar.update()
+            identical = sum(trial["identical"] for trial in trials)
+            Path(arguments.output).write_text(json.dumps({"identical": identical, "trials": trials}, indent=2) + "\n")
+    print(f"{identical} of {len(trials)} runs that were killed ended bit by bit like those left alone")
+    if identical < len(trials):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
