@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
     """What pretraining leaves: an encoder with its processor."""
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(7)
-    ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 16), depths=(1, 1, 1, 1), num_frames=4)).save_pretrained(folder)
+    ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 8, 16, 32), depths=(1, 1, 1, 1), num_frames=4)).save_pretrained(folder)
     ViDiDiVideoProcessor(num_frames=4, frame_stride=1, size=32, crop_size=32).save_pretrained(folder)
     return folder
 
@@ -70,11 +70,13 @@ def weights(folder):
 
 
 def test_it_learns_and_leaves_a_classifier_with_its_results(recipe, videos, tmp_path):
-    settings = {"epochs": 16, "learning_rate": 1.0, "dropout": 0.0, "label_smoothing": 0.0, "drops": []}
+    # Encoded files differ from machine to machine, so the numbers do; five seeds reached a tenth of the first loss.
+    settings = {"epochs": 40, "batch_size": 12, "learning_rate": 0.3, "drops": [0.4, 0.7]}
+    settings |= {"dropout": 0.0, "label_smoothing": 0.0}
     result = finetune(recipe(**settings, inputs=["frames", "derivative"]))
     log = read_metrics(tmp_path / "run")
-    assert [row["epoch"] for row in log] == list(range(1, 17))
-    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    assert [row["epoch"] for row in log] == list(range(1, 41))
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
     assert result["metrics"]["frames"]["top-1"] > 0.6
     assert list(result["metrics"]) == ["frames", "derivative", "ensemble"]
     report = read_report(tmp_path / "run")
@@ -208,7 +210,7 @@ def test_random_weights_and_a_finetuned_model_as_the_beginning(recipe, checkpoin
     )
     # A classifier of other classes gives its encoder, and gets a new head.
     finetune(recipe("next", model=str(tmp_path / "run"), inputs=["both"], train="head", epochs=1))
-    assert weights(tmp_path / "next")["classifier.weight"].shape == (3, 32)
+    assert weights(tmp_path / "next")["classifier.weight"].shape == (3, 64)
 
 
 def test_a_substitute_has_its_own_label(recipe, videos, broken_videos, tmp_path, monkeypatch):
