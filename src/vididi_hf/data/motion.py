@@ -283,7 +283,8 @@ def generate_motion(
 
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
     rows = []
-    for split, index in tqdm(jobs, desc="motion", unit="video", disable=not progress):
+    # Only shown once it takes a while: files that exist are passed over.
+    for split, index in tqdm(jobs, desc="motion", unit="video", delay=1, disable=not progress):
         drawn = describe_motion(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
         if not (root / video).exists():
