@@ -39,10 +39,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.decoding import VideoReader
 from vididi_hf.data.loading import ClipMaker
-from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.results import write_report
 
 SIZE = 112

@@ -31,8 +31,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
-from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.hub.export import ExportGraph, ExportOptions, export_onnx, onnx_function
 from vididi_hf.hub.quantization import quantize_onnx

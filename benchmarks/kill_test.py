@@ -12,15 +12,15 @@ import shutil
 import signal
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
+from vididi_hf.command_line import option, parse_arguments
 from vididi_hf.data.motion import generate_motion
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.loop import pretrain
@@ -47,9 +47,9 @@ SAVING = [{"save_steps": 1}, {"save_steps": 2}, {"save_epochs": 1}]
 class Arguments:
     """What to do."""
 
-    kills: int = field(default=20, metadata={"help": "Kill so many times in all, each in a run of its own."})
-    seed: int = field(default=0, metadata={"help": "Seed of the moments."})
-    output: str = field(default="kill_test.json", metadata={"help": "JSON file of the results."})
+    kills: int = option(default=20, help="Kill so many times in all, each in a run of its own.")
+    seed: int = option(default=0, help="Seed of the moments.")
+    output: str = option(default="kill_test.json", help="JSON file of the results.")
 
 
 def recipe(folder: Path, name: str, run: str, **options: Any) -> PretrainingRecipe:
@@ -133,7 +133,7 @@ def is_same(left: Any, right: Any) -> bool:
 
 def main() -> None:
     """Kills, resumes and compares."""
-    (arguments,) = HfArgumentParser([Arguments]).parse_args_into_dataclasses()
+    arguments = parse_arguments(Arguments, None, __doc__)
     draw = random.Random(arguments.seed)
     trials = []
     with tempfile.TemporaryDirectory() as temporary:

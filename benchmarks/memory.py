@@ -12,7 +12,7 @@ within an operator is not seen; `--real` runs the step as well, and reports how 
 import json
 import threading
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import HfArgumentParser
 
+from vididi_hf.command_line import option, parse_arguments
 from vididi_hf.pretraining.gradients import accumulate_gradients, cache_gradients
 from vididi_hf.pretraining.loop import build_processor
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
@@ -34,16 +34,16 @@ from vididi_hf.pretraining.recipe import PretrainingRecipe
 class Arguments:
     """What to count."""
 
-    batch_size: int = field(default=1024, metadata={"help": "Videos of the large batch."})
-    chunk_size: int = field(default=32, metadata={"help": "Videos of a chunk, and of the small batch."})
-    objective: str = field(default="simclr", metadata={"help": "vicreg, byol or simclr."})
-    backbone: str = field(default="r3d_18", metadata={"help": "See PretrainingRecipe."})
-    hidden_sizes: list[int] | None = field(default=None, metadata={"help": "See PretrainingRecipe."})
-    depths: list[int] | None = field(default=None, metadata={"help": "See PretrainingRecipe."})
-    image_size: int = field(default=112, metadata={"help": "See PretrainingRecipe."})
-    num_frames: int = field(default=8, metadata={"help": "See PretrainingRecipe."})
-    real: bool = field(default=False, metadata={"help": "Run one step of the small and of the cached batch as well."})
-    output: str = field(default="memory.json", metadata={"help": "JSON file of the results."})
+    batch_size: int = option(default=1024, help="Videos of the large batch.")
+    chunk_size: int = option(default=32, help="Videos of a chunk, and of the small batch.")
+    objective: str = option(default="simclr", help="vicreg, byol or simclr.")
+    backbone: str = option(default="r3d_18", help="See PretrainingRecipe.")
+    hidden_sizes: list[int] | None = option(default=None, help="See PretrainingRecipe.")
+    depths: list[int] | None = option(default=None, help="See PretrainingRecipe.")
+    image_size: int = option(default=112, help="See PretrainingRecipe.")
+    num_frames: int = option(default=8, help="See PretrainingRecipe.")
+    real: bool = option(default=False, help="Run one step of the small and of the cached batch as well.")
+    output: str = option(default="memory.json", help="JSON file of the results.")
 
 
 class LiveTensors(TorchDispatchMode):
@@ -152,7 +152,7 @@ def measure(arguments: Arguments, videos: int, chunk_size: int) -> float:
 
 def main() -> None:
     """Counts, and prints a line for each step."""
-    (arguments,) = HfArgumentParser([Arguments]).parse_args_into_dataclasses()
+    arguments = parse_arguments(Arguments, None, __doc__)
     steps = {
         "small": (arguments.chunk_size, 0),
         "cached": (arguments.batch_size, arguments.chunk_size),

@@ -12,15 +12,13 @@ Says what became of every tensor, and compares what the network computes before 
 from __future__ import annotations
 
 import json
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from vididi_hf.evaluation.arguments import errors_in_one_line, option
+from vididi_hf.command_line import build_parser, errors_in_one_line, option
 from vididi_hf.hub.conversion import LAYOUTS, convert_file, convert_folder
 
 
@@ -42,13 +40,7 @@ class ConvertArguments:
 
 def main(command_line: Sequence[str] | None = None) -> None:
     """Converts, and prints what became of the tensors."""
-    parser = HfArgumentParser(
-        [ConvertArguments],  # type: ignore[list-item]
-        description=__doc__,
-        usage="%(prog)s SOURCE OUTPUT [--to LAYOUT] [--option value …]",
-        allow_abbrev=False,  # or a misspelt flag might be taken for another one
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = build_parser(ConvertArguments, __doc__, usage="%(prog)s SOURCE OUTPUT [--to LAYOUT] [--option value …]")
     parser.add_argument("source", help="A file of tensors; or the folder of one of our checkpoints.")
     parser.add_argument("output", help="The folder or file to write.")
     values = vars(parser.parse_args(command_line))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.comparison import format_table, plan, run_arms, summarise
 from vididi_hf.comparison_plots import plot_comparison
-from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
 from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"

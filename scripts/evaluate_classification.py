@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.registry import ALL_ROWS, load_video_dataset
-from vididi_hf.evaluation.arguments import EncoderArguments, errors_in_one_line, option, parse_arguments
+from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.classification import ClassificationEvaluator
 from vididi_hf.evaluation.commands import format_table, json_path, print_failed
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.commands import FrozenArguments, finish, json_path
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS
 from vididi_hf.evaluation.knn import KNNEvaluator

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import datasets
 
-from vididi_hf.evaluation.arguments import errors_in_one_line, option, parse_arguments
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.commands import FrozenArguments, format_table, json_path, print_failed
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalResult

@@ -12,17 +12,15 @@ The file is compared with PyTorch before it gets its name.
 from __future__ import annotations
 
 import json
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from vididi_hf.command_line import build_parser, errors_in_one_line, option
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.evaluation.arguments import errors_in_one_line, option
 from vididi_hf.hub.export import INPUTS, ExportGraph, ExportOptions, export_onnx, export_program
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.hub.quantization import calibration_batches, quantize_onnx
@@ -50,13 +48,7 @@ class ExportArguments:
 
 def main(command_line: Sequence[str] | None = None) -> None:
     """Exports, and prints what the file takes and gives."""
-    parser = HfArgumentParser(
-        [ExportArguments],  # type: ignore[list-item]
-        description=__doc__,
-        usage="%(prog)s CHECKPOINT OUTPUT [--option value …]",
-        allow_abbrev=False,  # or a misspelt flag might be taken for another one
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = build_parser(ExportArguments, __doc__, usage="%(prog)s CHECKPOINT OUTPUT [--option value …]")
     parser.add_argument("checkpoint", help="Folder of a run, of one of its checkpoints, or of a saved model.")
     parser.add_argument("output", help="The file to write: .onnx or .pt2.")
     values = vars(parser.parse_args(command_line))

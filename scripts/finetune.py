@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from vididi_hf.evaluation.arguments import errors_in_one_line, parse_arguments
+from vididi_hf.command_line import errors_in_one_line, parse_arguments
 from vididi_hf.evaluation.commands import format_table, print_failed
 from vididi_hf.finetuning.loop import finetune
 from vididi_hf.finetuning.recipe import FinetuningRecipe

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vididi_hf.command_line import errors_in_one_line, parse_arguments
 from vididi_hf.data.preparation import PreparationOptions, prepare_dataset, summarize
-from vididi_hf.evaluation.arguments import errors_in_one_line, parse_arguments
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

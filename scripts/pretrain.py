@@ -7,7 +7,7 @@ accelerate launch scripts/pretrain.py --dataset path/to/videos --output_dir runs
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from vididi_hf.evaluation.arguments import errors_in_one_line
+from vididi_hf.command_line import errors_in_one_line
 from vididi_hf.pretraining.launch import start_missing_processes
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import PretrainingRecipe, parse_recipe

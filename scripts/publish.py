@@ -10,15 +10,13 @@ Everything goes in one commit, and what will be sent is listed first. Log in wit
 from __future__ import annotations
 
 import tempfile
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from vididi_hf.evaluation.arguments import errors_in_one_line, option
+from vididi_hf.command_line import build_parser, errors_in_one_line, option
 from vididi_hf.hub.card import CardOptions
 from vididi_hf.hub.publishing import format_plan, prepare, publish
 
@@ -54,13 +52,7 @@ class PublishArguments:
 
 def main(command_line: Sequence[str] | None = None) -> None:
     """Prepares the repository, says what is in it, and sends it."""
-    parser = HfArgumentParser(
-        [PublishArguments],  # type: ignore[list-item]
-        description=__doc__,
-        usage="%(prog)s CHECKPOINT --repo OWNER/NAME [--option value …]",
-        allow_abbrev=False,  # or a misspelt flag might be taken for another one
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = build_parser(PublishArguments, __doc__, usage="%(prog)s CHECKPOINT --repo OWNER/NAME [--option value …]")
     parser.add_argument("checkpoint", help="Folder of a run, or of one of its checkpoints.")
     values = vars(parser.parse_args(command_line))
     checkpoint, arguments = values.pop("checkpoint"), PublishArguments(**values)

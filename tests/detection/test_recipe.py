@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
+from vididi_hf.command_line import parse_arguments
 from vididi_hf.detection import recipe as module
 from vididi_hf.detection.recipe import BoxOptions, DetectionRecipe
-from vididi_hf.evaluation.arguments import parse_arguments
 
 
 def test_flags_of_both_and_none_without_meaning(capsys):

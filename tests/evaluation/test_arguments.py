@@ -1,4 +1,4 @@
-"""The encoder of a command line: what is loaded, and how mistakes are told."""
+"""The encoder of a command line: what is loaded."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
-from vididi_hf.evaluation.arguments import EncoderArguments, check_location, errors_in_one_line, parse_arguments
+from vididi_hf.evaluation.arguments import EncoderArguments, check_location
 
 
 @pytest.fixture(scope="module")
@@ -106,48 +106,3 @@ class TestLocation:
         monkeypatch.chdir(tmp_path)
         check_location(model)
         assert not (tmp_path / "owner").exists()
-
-
-class TestCommandLine:
-    def test_flags(self):
-        arguments = parse_arguments(EncoderArguments, ["--model", "m", "--num_clips", "3", "--random_init"], None)
-        assert arguments == EncoderArguments(model="m", num_clips=3, random_init=True)
-
-    @pytest.mark.parametrize(
-        ("flags", "message"),
-        [
-            ([], "--model"),
-            (["--model", "m", "--num_clip", "3"], "--num_clip"),
-            (["--model", "m", "--num_clips", "none"], "invalid int value: 'none'"),
-        ],
-    )
-    def test_wrong_flags(self, flags, message, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse_arguments(EncoderArguments, flags, None)
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
-
-    def test_wrong_values(self, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse_arguments(EncoderArguments, ["--model", "m", "--batch_size", "0"], None)
-        assert stop.value.code == 2
-        [line] = capsys.readouterr().err.splitlines()
-        assert line.endswith("error: batch_size must be at least 1, got 0")
-
-    def test_help_keeps_the_lines_of_the_description(self, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse_arguments(EncoderArguments, ["--help"], "What it does.\n\npython it.py --model m")
-        assert stop.value.code == 0
-        assert "What it does.\n\npython it.py --model m\n" in capsys.readouterr().out
-
-
-class TestErrors:
-    def test_expected_ones_are_one_line(self, capsys):
-        with pytest.raises(SystemExit) as stop, errors_in_one_line("it.py"):
-            raise OSError("no file\n  of that name\n")
-        assert stop.value.code == 2
-        assert capsys.readouterr().err == "it.py: error: no file of that name\n"
-
-    def test_ours_keep_their_traceback(self):
-        with pytest.raises(KeyError), errors_in_one_line("it.py"):
-            raise KeyError("a mistake of the program")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from vididi_hf.evaluation.arguments import parse_arguments
+from vididi_hf.command_line import parse_arguments
 from vididi_hf.finetuning import recipe as module
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 

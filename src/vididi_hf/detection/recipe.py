@@ -1,7 +1,5 @@
 """All choices of a run that trains a detector: those of fine-tuning, and those about key frames and boxes."""
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -11,11 +9,11 @@ from typing import Any
 import datasets
 from torch import Tensor
 
+from vididi_hf.command_line import option
 from vididi_hf.data.registry import ALL_ROWS
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection.sources import BOX_SOURCES, detect_persons, ground_truth_boxes, jittered_boxes, read_detections
-from vididi_hf.evaluation.arguments import option
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 
 LABELS = ("auto", "single", "multi")

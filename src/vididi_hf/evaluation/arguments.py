@@ -1,25 +1,17 @@
-"""What the command lines of all evaluations have in common: which encoder, on which clips, and how errors look."""
+"""What the command lines of all evaluations have in common: which encoder, on which clips."""
 
 from __future__ import annotations
 
-import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from transformers import HfArgumentParser
-from transformers.hf_argparser import HfArg
 
+from vididi_hf.command_line import option
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
-
-option: Callable[..., Any] = HfArg
-"""A dataclass field with a help text; typed like `dataclasses.field`, as the value that it stands for."""
 
 _SMALLEST = {"num_clips": 1, "num_frames": 2, "frame_stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
 
@@ -99,52 +91,6 @@ def check_location(model: str) -> None:
     names_owner = len(path.parts) == 2 and not path.is_absolute() and not model.startswith((".", "~"))
     if not path.is_dir() and not (names_owner and not path.parent.exists()):
         raise FileNotFoundError(f"there is no folder {model!r}, nor is that the id of a model on the Hub (owner/name)")
-
-
-Arguments = TypeVar("Arguments")
-
-
-def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None, description: str | None) -> Arguments:
-    """Makes a dataclass of command-line arguments.
-
-    Args:
-        kind: A dataclass whose fields are the flags.
-        arguments: The arguments; None means those of the process.
-        description: The first lines of `--help`.
-
-    Returns:
-        The checked arguments. A wrong flag or value ends the process with exit code 2 and a message that names it.
-    """
-    # Without abbreviations, or a misspelt flag might be taken for another one.
-    parser = HfArgumentParser(
-        [kind],  # type: ignore[list-item]
-        description=description,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-    )
-    values = vars(parser.parse_args(arguments))
-    with errors_in_one_line(parser.prog):
-        return kind(**values)
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and the description's lines as they are."""
-
-
-@contextmanager
-def errors_in_one_line(program: str) -> Iterator[None]:
-    """Ends the process with one line on stderr and exit code 2 where a path, a data set or a library is at fault.
-
-    Errors of other types than `OSError`, `ValueError` and `ImportError` are ours and keep their traceback.
-
-    Args:
-        program: The name that the line begins with.
-    """
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def _best_device() -> str:

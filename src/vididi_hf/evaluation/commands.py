@@ -1,7 +1,5 @@
 """What the scripts that evaluate frozen encoders share: which videos, and what is written and printed."""
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,8 +8,9 @@ from typing import Any
 
 import datasets
 
+from vididi_hf.command_line import option
 from vididi_hf.data.registry import ALL_ROWS, load_video_dataset
-from vididi_hf.evaluation.arguments import EncoderArguments, option
+from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
 

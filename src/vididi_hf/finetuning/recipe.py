@@ -1,7 +1,5 @@
 """All choices of a fine-tuning run in one dataclass: the command line and the file beside the model share it."""
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 import json
@@ -11,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vididi_hf.classification_vididi import TRAINED_PARTS
+from vididi_hf.command_line import option
 from vididi_hf.data.augment import ClipAugmentation
-from vididi_hf.evaluation.arguments import option
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs
 
 RECIPE_FILE = "finetuning.json"

@@ -1,22 +1,19 @@
 """All choices of a pretraining run in one dataclass: the command line, the JSON file and the checkpoint share it."""
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 import json
 import math
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
-from transformers.hf_argparser import HfArg
 
+from vididi_hf.command_line import build_parser, errors_in_one_line, option
 from vididi_hf.configuration_vididi import OBJECTIVE_NAMES, ViDiDiConfig
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.pretraining.optimizers import OPTIMIZER_NAMES
@@ -86,9 +83,6 @@ _MAY_CHANGE = frozenset(
     }
 )
 
-# A dataclass field with a help text; typed like `dataclasses.field`, as the value that it stands for.
-_option: Callable[..., Any] = HfArg
-
 
 @dataclass
 class PretrainingRecipe:
@@ -112,94 +106,94 @@ class PretrainingRecipe:
     """
 
     # What to learn from
-    dataset: str = _option(
+    dataset: str = option(
         default="motion",
         help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or an id on the Hub.",
     )
-    dataset_root: str | None = _option(default=None, help="Where a built-in set lies, or shall be made.")
-    split: str = _option(default="train", help="The split to train on; labels are not used.")
-    streaming: bool = _option(
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    split: str = option(default="train", help="The split to train on; labels are not used.")
+    streaming: bool = option(
         default=False,
         help="Fetch videos from sharded Parquet (a folder, URL or id on the Hub) as they are needed, not all at first.",
     )
-    shuffle_window: int = _option(
+    shuffle_window: int = option(
         default=1024, help="Streaming: videos that are shuffled with each other, and held in memory by each process."
     )
-    output_dir: str = _option(default="runs/pretrain", help="Folder of the encoder, the checkpoints and metrics.jsonl.")
+    output_dir: str = option(default="runs/pretrain", help="Folder of the encoder, the checkpoints and metrics.jsonl.")
 
     # What to learn
-    preset: str = _option(default="clean", help=f"Defaults for all other options: {' or '.join(PRESETS)}.")
-    objective: str = _option(default="vicreg", help="vicreg, byol or simclr.")
-    schedule: str = _option(default="paper", help=f"Derivative orders of the two views: {', '.join(SCHEDULES)}.")
-    projector_sizes: list[int] | None = _option(
+    preset: str = option(default="clean", help=f"Defaults for all other options: {' or '.join(PRESETS)}.")
+    objective: str = option(default="vicreg", help="vicreg, byol or simclr.")
+    schedule: str = option(default="paper", help=f"Derivative orders of the two views: {', '.join(SCHEDULES)}.")
+    projector_sizes: list[int] | None = option(
         default=None, help="Widths of the projector and of BYOL's predictor; the objective's own by default."
     )
-    vicreg_weights: list[float] | None = _option(
+    vicreg_weights: list[float] | None = option(
         default=None, help="VICReg: weights of invariance, variance and covariance; its own, 25 25 1, by default."
     )
-    view_forward: str = _option(
+    view_forward: str = option(
         default="separate",
         help="One forward pass per view (BatchNorm sees one derivative order at a time), or one 'joint' pass.",
     )
-    batch_norm: str = _option(
+    batch_norm: str = option(
         default="per_order", help="BatchNorm's running statistics: kept 'per_order' of derivative, or 'shared' by all."
     )
 
     # The encoder and its input
-    backbone: str = _option(default="r3d_18", help="r3d_18, r2plus1d_18, mc3_18 or s3d.")
-    hidden_sizes: list[int] | None = _option(default=None, help="Widths of the four stages (not s3d); 64 128 256 512.")
-    depths: list[int] | None = _option(default=None, help="Blocks of the four stages (not s3d); 2 2 2 2.")
-    num_frames: int = _option(default=8, help="Frames per clip that the encoder sees.")
-    frame_stride: int = _option(default=3, help="Frames of the video from one frame of a clip to the next.")
-    image_size: int = _option(default=112, help="Height and width of the input in pixels.")
+    backbone: str = option(default="r3d_18", help="r3d_18, r2plus1d_18, mc3_18 or s3d.")
+    hidden_sizes: list[int] | None = option(default=None, help="Widths of the four stages (not s3d); 64 128 256 512.")
+    depths: list[int] | None = option(default=None, help="Blocks of the four stages (not s3d); 2 2 2 2.")
+    num_frames: int = option(default=8, help="Frames per clip that the encoder sees.")
+    frame_stride: int = option(default=3, help="Frames of the video from one frame of a clip to the next.")
+    image_size: int = option(default=112, help="Height and width of the input in pixels.")
 
     # Augmentation
-    crop_area: list[float] = _option(
+    crop_area: list[float] = option(
         default_factory=lambda: [0.08, 1.0], help="Smallest and largest share of the frame that a crop covers."
     )
-    per_frame_colour: bool = _option(
+    per_frame_colour: bool = option(
         default=False, help="Draw colour jitter for each frame (the authors' code: flicker) instead of once a clip."
     )
 
     # Optimisation
-    epochs: int = _option(default=100, help="Passes over the videos.")
-    batch_size: int = _option(default=64, help="Videos per batch and process.")
-    optimizer: str = _option(default="lars", help="lars, adamw or sgd.")
-    learning_rate: float = _option(default=4.8, help="Peak learning rate for a global batch of 256; scaled linearly.")
-    weight_decay: float = _option(default=1e-6, help="Weight decay; biases and BatchNorm are exempt.")
-    warmup_epochs: float = _option(default=10.0, help="Epochs of linear warm-up (at most a tenth of the run).")
-    final_learning_rate: float = _option(default=1e-3, help="End of the cosine, as a fraction of the peak.")
-    target_decay: float = _option(default=0.99, help="BYOL: first decay of the moving average; rises to 1 on a cosine.")
-    max_grad_norm: float = _option(default=0.0, help="Clip the gradient's norm to this; 0 does not clip.")
-    mixed_precision: str = _option(default="no", help="no, bf16 or fp16.")
-    gradient_accumulation: int = _option(
+    epochs: int = option(default=100, help="Passes over the videos.")
+    batch_size: int = option(default=64, help="Videos per batch and process.")
+    optimizer: str = option(default="lars", help="lars, adamw or sgd.")
+    learning_rate: float = option(default=4.8, help="Peak learning rate for a global batch of 256; scaled linearly.")
+    weight_decay: float = option(default=1e-6, help="Weight decay; biases and BatchNorm are exempt.")
+    warmup_epochs: float = option(default=10.0, help="Epochs of linear warm-up (at most a tenth of the run).")
+    final_learning_rate: float = option(default=1e-3, help="End of the cosine, as a fraction of the peak.")
+    target_decay: float = option(default=0.99, help="BYOL: first decay of the moving average; rises to 1 on a cosine.")
+    max_grad_norm: float = option(default=0.0, help="Clip the gradient's norm to this; 0 does not clip.")
+    mixed_precision: str = option(default="no", help="no, bf16 or fp16.")
+    gradient_accumulation: int = option(
         default=1, help="Pass a batch in so many parts: the objective of each alone, and the mean of their gradients."
     )
-    chunk_size: int = _option(
+    chunk_size: int = option(
         default=0, help="Pass a batch in chunks of so many videos: the objective of all at once (0: no chunks)."
     )
-    activation_checkpointing: bool = _option(
+    activation_checkpointing: bool = option(
         default=False, help="Recompute activations in the backward pass: less memory."
     )
-    seed: int = _option(default=0, help="Seed of initialisation, order, clips, augmentation and schedule.")
+    seed: int = option(default=0, help="Seed of initialisation, order, clips, augmentation and schedule.")
 
     # Running
-    num_workers: int = _option(default=2, help="Processes that decode and augment, per training process.")
-    save_epochs: int = _option(default=10, help="Write a checkpoint every so many epochs, and at the end.")
-    save_steps: int = _option(default=0, help="Also write one every so many steps; 0 does not.")
-    keep_checkpoints: int = _option(
+    num_workers: int = option(default=2, help="Processes that decode and augment, per training process.")
+    save_epochs: int = option(default=10, help="Write a checkpoint every so many epochs, and at the end.")
+    save_steps: int = option(default=0, help="Also write one every so many steps; 0 does not.")
+    keep_checkpoints: int = option(
         default=2, help="Keep the newest so many checkpoints, and the one of the best evaluation."
     )
-    resume: bool = _option(default=False, help="Continue from the newest checkpoint in output_dir, if there is one.")
-    evaluate_epochs: int = _option(default=0, help="Retrieval on train/test labels every so many epochs; 0 never.")
-    monitor_steps: int = _option(
+    resume: bool = option(default=False, help="Continue from the newest checkpoint in output_dir, if there is one.")
+    evaluate_epochs: int = option(default=0, help="Retrieval on train/test labels every so many epochs; 0 never.")
+    monitor_steps: int = option(
         default=10, help="Measure rank, spread and agreement of the embeddings every so many steps; 0 never."
     )
-    leave_out: str | None = _option(
+    leave_out: str | None = option(
         default=None, help="Retrieval without a test split: leave out one value of this column at a time."
     )
-    tracker: str = _option(default="none", help="none, tensorboard, trackio or wandb.")
-    progress: bool = _option(default=True, help="Show a progress bar.")
+    tracker: str = option(default="none", help="none, tensorboard, trackio or wandb.")
+    progress: bool = option(default=True, help="Show a progress bar.")
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(PretrainingRecipe).items():
@@ -357,24 +351,17 @@ def parse_recipe(arguments: Sequence[str] | None = None, description: str | None
     early.add_argument("--preset")
     chosen, _ = early.parse_known_args(arguments)
 
-    parser = HfArgumentParser(
-        [PretrainingRecipe],  # type: ignore[list-item]
-        description=description,
-        usage="%(prog)s [--help] [--option value …]",  # in place of a list of forty before every message
-        allow_abbrev=False,  # or a misspelt flag might be taken for another one
-    )
+    parser = build_parser(PretrainingRecipe, description, usage="%(prog)s [--help] [--option value …]")
     parser.add_argument(
         "--config", help="JSON file of options, such as the recipe.json of another run; stronger than --preset."
     )
-    try:
+    with errors_in_one_line(parser.prog):
         from_file = read_recipe_file(chosen.config) if chosen.config else {}
         preset = chosen.preset or from_file.get("preset", "clean")
         parser.set_defaults(**{**preset_defaults(preset), **from_file})
         values = vars(parser.parse_args(arguments))
         values.pop("config")
         return PretrainingRecipe(**values)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
 
 
 def _is_a(value: Any, kind: Any) -> bool:
