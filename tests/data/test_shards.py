@@ -1,6 +1,5 @@
 """Shards are whole or not there, also on a disk that is full: `/dev/full` is one."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vididi_hf.data import shards
-from vididi_hf.data.shards import read_record, remove_unfinished, shard_path, write_file, write_shard
+from vididi_hf.data.shards import read_record, shard_path, write_shard
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 SCHEMA = FEATURES.arrow_schema
@@ -98,18 +97,3 @@ def test_records_of_what_is_no_shard_of_ours(tmp_path):
     assert read_record(tmp_path / "text.parquet") is None
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     assert read_record(tmp_path / "other.parquet") is None
-
-
-def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path):
-    path = shard_path(tmp_path, "train", 0, 1)
-    write_shard(path, SCHEMA, rows([10]), {}, videos_per_group=1)
-    path.with_name(".train-00001-of-00002.parquet.part").write_text("half")
-    remove_unfinished(tmp_path)
-    assert files(tmp_path) == [path.name]
-
-
-def test_small_files_are_replaced_whole(tmp_path):
-    for content in ({"a": 1}, {"b": 2}):
-        write_file(tmp_path / "deep" / "report.json", json.dumps(content))
-        assert json.loads((tmp_path / "deep" / "report.json").read_text()) == content
-    assert files(tmp_path) == ["report.json"]

@@ -145,7 +145,13 @@ def test_list_is_in_the_order_of_steps_and_holds_nothing_else(tmp_path: Path) ->
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-99999999", "step-100000000"]
 
 
-STAGES = ["save_encoder", "save_file", "torch.save", "_flush", "os.replace"]
+STAGES = [
+    "pretraining.checkpoints.save_encoder",
+    "pretraining.checkpoints.save_file",
+    "pretraining.checkpoints.torch.save",
+    "files._flush",
+    "files.os.replace",
+]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -159,7 +165,7 @@ def test_a_failure_at_any_stage_leaves_the_earlier_checkpoint_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"vididi_hf.pretraining.checkpoints.{stage}", full_disk)
+        patch.setattr(f"vididi_hf.{stage}", full_disk)
         with pytest.raises(OSError, match="No space left on device"):
             save(run, seed=1, total_steps=18)
     assert content(run) == before
@@ -215,9 +221,9 @@ def lose_a_file_and_die(folder: Path, **kwargs: Any) -> None:
 @pytest.mark.parametrize(
     ("stage", "killer", "left"),
     [
-        ("_flush", die, ["step-00000017", "step-00000018"]),
-        ("os.replace", die, ["step-00000017", "step-00000018"]),
-        ("shutil.rmtree", lose_a_file_and_die, ["step-00000018", "step-00000019"]),  # of the checkpoint too many
+        ("files._flush", die, ["step-00000017", "step-00000018"]),
+        ("files.os.replace", die, ["step-00000017", "step-00000018"]),
+        ("files.shutil.rmtree", lose_a_file_and_die, ["step-00000018", "step-00000019"]),  # of the checkpoint too many
     ],
 )
 def test_a_kill_leaves_whole_checkpoints_and_its_rest_is_cleaned_up(
@@ -226,7 +232,7 @@ def test_a_kill_leaves_whole_checkpoints_and_its_rest_is_cleaned_up(
     run = shutil.copytree(whole, tmp_path / "run")
     save(run, seed=1, total_steps=18)
     with monkeypatch.context() as patch:
-        patch.setattr(f"vididi_hf.pretraining.checkpoints.{stage}", killer)
+        patch.setattr(f"vididi_hf.{stage}", killer)
         process = get_context("fork").Process(target=save, args=(run,), kwargs={"seed": 2, "total_steps": 19})
         process.start()
         process.join(timeout=60)

@@ -1,14 +1,12 @@
 """Prepare a data set once, for every training to come: sharded Parquet of videos that can be decoded."""
 
-# ruff: noqa: RUF009  (an option is a field, and not the default value itself)
-
 from __future__ import annotations
 
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +17,16 @@ from typing import Any
 import datasets
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
-from transformers.hf_argparser import HfArg
 
+from vididi_hf.command_line import option
 from vididi_hf.data.dataset_card import dataset_card
 from vididi_hf.data.folders import SPLIT_NAMES, MissingSplitError
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.data.shards import DATA_FOLDER, read_record, remove_unfinished, shard_path, write_file, write_shard
+from vididi_hf.data.shards import DATA_FOLDER, read_record, shard_path, write_shard
 from vididi_hf.data.stored_splits import FACTS, StoredSplit, common_folder
 from vididi_hf.data.treatment import DROPPED, KEPT, PARTIAL, REENCODED, REPAIRED, TreatedVideo, Treatment, treat_video
 from vididi_hf.data.workers import ordered_map
+from vididi_hf.files import remove_unfinished, write_text
 
 REPORT_FILE = "preparation.json"
 _SMALLEST = {
@@ -41,9 +40,6 @@ _SETTINGS = (
     *("shuffle", "seed", "videos_per_shard", "videos_per_group"),
 )
 
-# A dataclass field with a help text; typed like `dataclasses.field`, as the value that it stands for.
-_option: Callable[..., Any] = HfArg
-
 
 @dataclass(kw_only=True)
 class PreparationOptions:
@@ -53,40 +49,38 @@ class PreparationOptions:
         ValueError: If a value is impossible; the message names the field.
     """
 
-    dataset: str = _option(
+    dataset: str = option(
         help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or an id on the Hub."
     )
-    output_dir: str = _option(help="Folder of the shards, the data set card and preparation.json.")
-    dataset_root: str | None = _option(default=None, help="Where a built-in set lies, or shall be made.")
-    splits: list[str] | None = _option(
+    output_dir: str = option(help="Folder of the shards, the data set card and preparation.json.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    splits: list[str] | None = option(
         default=None, help=f"The splits to prepare; by default those of {', '.join(SPLIT_NAMES)} that there are."
     )
-    partial: str = _option(
+    partial: str = option(
         default="repair",
         help="Videos that promise more frames than can be decoded: 'repair' encodes anew the frames that there are, "
         "'keep' leaves the file as it is, 'drop' leaves it out.",
     )
-    min_frames: int = _option(default=1, help="Drop videos of fewer frames.")
-    short_side: int | None = _option(default=None, help="Shrink larger videos to this height or width in pixels.")
-    key_frame_interval: int | None = _option(
+    min_frames: int = option(default=1, help="Drop videos of fewer frames.")
+    short_side: int | None = option(default=None, help="Shrink larger videos to this height or width in pixels.")
+    key_frame_interval: int | None = option(
         default=None, help="Encode all videos anew with a key frame at least every so many frames: faster seeking."
     )
-    crf: int = _option(default=18, help="x264's rate factor of what is encoded anew: 0 is lossless, 51 worst.")
-    shuffle: bool = _option(
+    crf: int = option(default=18, help="x264's rate factor of what is encoded anew: 0 is lossless, 51 worst.")
+    shuffle: bool = option(
         default=True, help="Store rows in a random order: streaming, which shuffles near ones only, then mixes classes."
     )
-    seed: int = _option(default=0, help="Seed of that order.")
-    videos_per_shard: int = _option(default=256, help="Videos of a shard, before any is dropped.")
-    videos_per_group: int = _option(default=16, help="Videos of a row group, the least that streaming fetches.")
-    num_workers: int = _option(
+    seed: int = option(default=0, help="Seed of that order.")
+    videos_per_shard: int = option(default=256, help="Videos of a shard, before any is dropped.")
+    videos_per_group: int = option(default=16, help="Videos of a row group, the least that streaming fetches.")
+    num_workers: int = option(
         default_factory=lambda: os.cpu_count() or 1, help="Processes that decode; 0 works in the main process."
     )
-    license: str | None = _option(
-        default=None, help="Licence of the videos for the data set card, as the Hub names it."
-    )
-    push_to_hub: str | None = _option(default=None, help="Upload the result to this data set of the Hub, owner/name.")
-    private: bool = _option(default=True, help="Make that data set a private one, if it is new.")
-    progress: bool = _option(default=True, help="Show a progress bar.")
+    license: str | None = option(default=None, help="Licence of the videos for the data set card, as the Hub names it.")
+    push_to_hub: str | None = option(default=None, help="Upload the result to this data set of the Hub, owner/name.")
+    private: bool = option(default=True, help="Make that data set a private one, if it is new.")
+    progress: bool = option(default=True, help="Show a progress bar.")
 
     def __post_init__(self) -> None:
         if self.partial not in PARTIAL:
@@ -165,7 +159,7 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
         for split in splits
         for index, rows in enumerate(split.shards)
     ]
-    remove_unfinished(output_dir)
+    remove_unfinished(output_dir / DATA_FOLDER)
     finished = _finished_shards(output_dir, shards, options)
     missing = [shard for shard in shards if shard.path not in finished]
     total = sum(len(shard.rows) for shard in shards)
@@ -185,8 +179,8 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
             write_shard(shard.path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)
             finished[shard.path] = record
     report = _report(options, splits, [finished[shard.path] | {"path": shard.path} for shard in shards])
-    write_file(output_dir / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_file(output_dir / "README.md", dataset_card(report, options.license))
+    write_text(output_dir / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_text(output_dir / "README.md", dataset_card(report, options.license))
     if not any(split["stored"] for split in report["splits"].values()):
         raise ValueError(f"none of the {total} videos can be decoded; {output_dir / REPORT_FILE} says why")
     if options.push_to_hub is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.detection.boxes import box_areas, jitter_boxes
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, names_of
+from vididi_hf.files import write_text
 
 BOX_SOURCES = ("ground_truth", "jittered", "file", "detector")
 
@@ -152,9 +152,7 @@ def _keep_whole_lines(path: Path) -> set[KeyFrame]:
         return set()
     *whole, rest = path.read_text().split("\n")
     if rest:
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_text("".join(f"{line}\n" for line in whole))
-        os.replace(unfinished, path)
+        write_text(path, "".join(f"{line}\n" for line in whole))
     return set(_read_file(path))
 
 

@@ -18,7 +18,6 @@ Every evaluator returns an `EvaluationResult`, and every script writes it to `me
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ import torch
 import transformers
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+from vididi_hf.files import write_text
 
 SCHEMA = 1
 METRICS_JSON = "metrics.json"
@@ -176,12 +177,7 @@ def write_report(path: str | Path, report: dict[str, Any]) -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(unfinished, path)
-    return path
+    return write_text(path, json.dumps(report, indent=2) + "\n")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

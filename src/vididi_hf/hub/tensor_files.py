@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from vididi_hf.files import whole
 
 # Where files put the tensors, beside the optimiser and its like.
 _CONTAINERS = ("model", "state_dict", "model_state_dict")
@@ -63,18 +64,13 @@ def write_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
         ValueError: If a nested dictionary shall go into a safetensors file, which is flat.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
+    with whole(path) as unfinished:
         if path.suffix == ".safetensors":
             if not all(isinstance(tensor, Tensor) for tensor in content.values()):
                 raise ValueError(f"{path.name} cannot hold {', '.join(content)}: choose a name that ends in .pth.tar")
             save_file({name: tensor.contiguous() for name, tensor in content.items()}, unfinished)
         else:
             torch.save(dict(content), unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 __all__ = ["read_tensors", "write_tensors"]

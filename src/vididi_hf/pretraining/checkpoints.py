@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
+from vididi_hf.files import remove_folder, remove_unfinished, whole
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe, read_recipe_file
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -35,8 +34,6 @@ _OBJECTIVE = f"{_STATE}/objective.safetensors"
 _TRAINING = f"{_STATE}/optimizer.pt"
 _PROGRESS = f"{_STATE}/progress.json"
 _ENCODER_PREFIX = "vididi."
-# Of folders that are being written or removed, which nobody must take for a checkpoint.
-_UNFINISHED = ".part"
 
 
 class DamagedCheckpointError(ValueError):
@@ -119,39 +116,31 @@ def save_checkpoint(
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
-    for leftover in parent.glob(f".*{_UNFINISHED}"):
-        shutil.rmtree(leftover)
-    unfinished = final.with_name(f".{final.name}{_UNFINISHED}")
+    remove_unfinished(parent)
     try:
-        (unfinished / _STATE).mkdir(parents=True)
-        save_encoder(unfinished, model, processor, recipe)
-        rest = {
-            name: tensor.contiguous()
-            for name, tensor in model.state_dict().items()
-            if not name.startswith(_ENCODER_PREFIX)
-        }
-        save_file(rest, unfinished / _OBJECTIVE)
-        torch.save(training, unfinished / _TRAINING)
-        (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
-        (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2))
-        _flush(unfinished)
-        if final.exists():  # damaged, or of a run that was asked to stop between an epoch's last step and its end
-            _remove(final)
-        os.replace(unfinished, final)
-        _flush_folder(parent)
+        # The folder is there already if it is damaged, or of a run that was asked to stop between an epoch's last step
+        # and its end.
+        with whole(final) as unfinished:
+            (unfinished / _STATE).mkdir(parents=True)
+            save_encoder(unfinished, model, processor, recipe)
+            rest = {
+                name: tensor.contiguous()
+                for name, tensor in model.state_dict().items()
+                if not name.startswith(_ENCODER_PREFIX)
+            }
+            save_file(rest, unfinished / _OBJECTIVE)
+            torch.save(training, unfinished / _TRAINING)
+            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
+            (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2))
     # safetensors and torch have errors of their own for a full disk.
     except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
             f"checkpoint {final} cannot be written ({error}). Earlier ones are as they were: make room, and continue "
             "with --resume"
         ) from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
         if _step_of(old) != progress.best_step:
-            _remove(old)
+            remove_folder(old)
     return final
 
 
@@ -230,28 +219,3 @@ def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def _remove(checkpoint: Path) -> None:
-    """Removes a checkpoint in such a way that nobody sees half of it."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.old{_UNFINISHED}")
-    os.replace(checkpoint, doomed)
-    shutil.rmtree(doomed)
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _flush_folder(path)
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+
+from vididi_hf.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -61,9 +62,7 @@ class MetricsFile:
     def __init__(self, output_dir: str | Path, keep_until: int = 0):
         self.path = Path(output_dir) / METRICS_FILE
         kept = [row for row in read_metrics(output_dir) if row["total_steps"] <= keep_until] if keep_until else []
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(unfinished, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row, which must have the key `total_steps`."""

@@ -1,0 +1,104 @@
+"""Files and folders appear whole, replace what was there in one step, and leave nothing behind."""
+
+import doctest
+import os
+from pathlib import Path
+
+import pytest
+
+from vididi_hf import files
+from vididi_hf.files import remove_folder, remove_unfinished, whole, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_gets_its_name_at_the_end(tmp_path):
+    path = tmp_path / "deep" / "numbers.txt"
+    with whole(path) as unfinished:
+        unfinished.write_text("1")
+        assert not path.exists()
+        assert unfinished.parent == path.parent
+        assert unfinished.name.startswith(".")
+    assert names(path.parent) == ["numbers.txt"]
+    assert path.read_text() == "1"
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = write_text(tmp_path / "numbers.txt", "old")
+
+    def interrupted():
+        with whole(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == ["numbers.txt"]
+    assert path.read_text() == "old"
+    assert write_text(str(path), "new") == path
+    assert path.read_text() == "new"
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    path = tmp_path / "model"
+    for content in ("old", "new"):
+        with whole(path) as unfinished:
+            (unfinished / "deep").mkdir(parents=True)
+            (unfinished / "deep" / content).write_text(content)
+    assert names(tmp_path) == ["model"]
+    assert names(path / "deep") == ["new"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see which file is flushed")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_everything_is_on_the_disk_before_it_gets_its_name(kind, tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")) or sync(number))
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("renamed") or replace(*paths))
+    with whole(tmp_path / "it") as unfinished:
+        written = unfinished if kind == "file" else unfinished / "file"
+        written.parent.mkdir(exist_ok=True)
+        written.write_text("content")
+    inside = {str(unfinished), str(written)}
+    assert set(done[: len(inside)]) == inside
+    assert done[len(inside) :] == ["renamed", str(tmp_path)]
+
+
+def test_what_a_kill_left_is_removed(tmp_path):
+    leftovers = []
+    for name in ("file", "folder"):
+        writing = whole(tmp_path / name)
+        leftovers.append(writing.__enter__())
+        leftovers.append(writing)  # as long as it is not collected, it stays as a kill would leave it
+    leftovers[0].write_text("half")
+    leftovers[2].mkdir()
+    (leftovers[2] / "half").write_text("half")
+    (tmp_path / ".hidden").touch()
+    with whole(tmp_path / "folder") as unfinished:  # the next write to the same path begins anew
+        unfinished.mkdir()
+    assert names(tmp_path / "folder") == []
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == [".hidden", "folder"]
+
+
+def test_a_folder_is_removed_from_its_name_first(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "file").touch()
+    seen, rmtree = [], files.shutil.rmtree
+
+    def look(doomed):
+        seen.append((doomed.name, path.exists()))
+        rmtree(doomed)
+
+    monkeypatch.setattr(files.shutil, "rmtree", look)
+    remove_folder(path)
+    assert seen == [(".model.old.part", False)]
+    assert names(tmp_path) == []
+
+
+def test_example():
+    assert doctest.testmod(files).failed == 0
