@@ -56,6 +56,18 @@ def test_it_differentiates_the_frames_itself(clips):
     )
 
 
+def test_derivatives_that_it_makes_itself_are_rescaled(clips):
+    """A checkpoint pretrained with rescaled derivatives is fine-tuned with them."""
+    plain, model = (build(classifier_orders=(0, 1), derivative_scale=scale).eval() for scale in ("none", "unit"))
+    derivative = 5 * (clips[:, 1:] - clips[:, :-1])
+    scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
+    features = [plain.vididi(5 * clips[:, :5]).pooler_output, plain.vididi(scaled).pooler_output]
+    torch.testing.assert_close(
+        model(5 * clips).logits, plain.classifier(torch.cat(features, dim=1)), rtol=1e-4, atol=1e-5
+    )
+    assert (model(5 * clips).logits - plain(5 * clips).logits).abs().max() > 1e-2
+
+
 def test_dropout_is_applied_to_the_features_in_training_only(clips):
     model = build(classifier_dropout=0.5)
     seen = []

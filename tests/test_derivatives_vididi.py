@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from vididi_hf import derivatives_vididi
-from vididi_hf.derivatives_vididi import derivative_view, derivative_weights, taylor_expand, temporal_derivative
+from vididi_hf.derivatives_vididi import (
+    derivative_view,
+    derivative_weights,
+    rescale_derivative,
+    taylor_expand,
+    temporal_derivative,
+)
 
 
 def random_video(frames=9, lead=(2,), dtype=torch.float64):
@@ -130,6 +136,40 @@ def test_views_of_every_order_share_a_shape_and_start(order):
     torch.testing.assert_close(view.numpy(), np.diff(clip.numpy(), n=order, axis=1)[:, :8])
 
 
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_unit_scale_is_each_clips_root_mean_square(lead):
+    """Each clip by itself, whatever its amplitude; where something fades as a whole, that counts, too."""
+    clips = temporal_derivative(random_video(lead=lead), 1) + 0.3
+    clips = clips * torch.arange(1, clips[..., 0, 0, 0, 0].numel() + 1).reshape(*lead, 1, 1, 1, 1)
+    scaled = rescale_derivative(clips, 1, "unit").numpy().reshape(-1, 8, 3, 4, 5)
+    for clip, result in zip(clips.numpy().reshape(-1, 8, 3, 4, 5), scaled):
+        np.testing.assert_allclose(result, clip / np.linalg.norm(clip.ravel()) * np.sqrt(clip.size))
+
+
+def test_unit_scale_does_not_take_noise_for_motion():
+    """Differences of a tenth of a grey level become a tenth; nothing at all stays nothing, and has a gradient."""
+    level = 1 / 255 / 0.225
+    noise = level / 10 * (-1.0) ** torch.arange(8 * 3 * 4 * 5).reshape(8, 3, 4, 5)
+    torch.testing.assert_close(rescale_derivative(noise, 1, "unit"), noise / level)
+    nothing = torch.zeros(8, 3, 4, 5, requires_grad=True)
+    rescale_derivative(nothing, 1, "unit").sum().backward()
+    torch.testing.assert_close(nothing.grad, torch.full_like(nothing, 1 / level))
+
+
+def test_frames_and_scale_none_are_left_alone():
+    video = random_video()
+    assert rescale_derivative(video, 0, "unit") is video
+    assert rescale_derivative(video, 1, "none") is video
+
+
+def test_unit_scale_in_half_precision():
+    """Thousands of squares of numbers that half precision holds, whose sum it does not."""
+    clip = torch.full((4, 3, 64, 64), 100.0, dtype=torch.float16)
+    scaled = rescale_derivative(clip, 2, "unit")
+    assert scaled.dtype == torch.float16
+    assert torch.equal(scaled, torch.ones_like(clip))
+
+
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 6])
 def test_taylor_continues_polynomials_exactly(order):
     past, horizon = order + 3, 4
@@ -176,6 +216,8 @@ def test_derivative_weights_are_the_known_backward_stencils():
         (lambda v: temporal_derivative(v, 1, step=0.0), "step must be a positive"),
         (lambda v: temporal_derivative(v, 1, scheme="backward"), "one of forward, central, got 'backward'"),
         (lambda v: temporal_derivative(v[0, 0]), r"got the shape \(3, 4, 5\)"),
+        (lambda v: rescale_derivative(v, 1, "half"), "scale must be one of none, unit, got 'half'"),
+        (lambda v: rescale_derivative(v[0, 0], 1, "unit"), r"got the shape \(3, 4, 5\)"),
     ],
 )
 def test_impossible_requests_name_the_numbers(call, message):

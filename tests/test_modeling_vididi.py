@@ -58,6 +58,23 @@ def test_output_is_the_backbones_map_and_its_mean(backbone):
     assert output.hidden_states is None
 
 
+def test_unit_scale_is_applied_to_what_is_called_a_derivative(tmp_path):
+    plain, scaled = (ViDiDiModel(tiny(derivative_scale=scale)).eval() for scale in ("none", "unit"))
+    scaled.load_state_dict(plain.state_dict())
+    scaled.save_pretrained(tmp_path)
+    loaded = ViDiDiModel.from_pretrained(tmp_path).eval()
+    assert loaded.config.derivative_scale == "unit"
+    small = 0.1 * clips()
+    by_hand = torch.stack([clip / clip.square().mean().sqrt() for clip in small])
+    with torch.no_grad():
+        for model in (scaled, loaded):
+            for order in (1, 2):
+                found = model(small, derivative_order=order).pooler_output
+                torch.testing.assert_close(found, plain(by_hand).pooler_output, rtol=1e-4, atol=1e-5)
+            assert torch.equal(model(small).pooler_output, plain(small).pooler_output)  # frames
+        assert not torch.allclose(found, plain(small).pooler_output, rtol=0.1)
+
+
 def test_hidden_states_by_argument_and_by_configuration():
     model = ViDiDiModel(tiny()).eval()
     output = model(clips(), output_hidden_states=True)

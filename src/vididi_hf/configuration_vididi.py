@@ -8,6 +8,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .derivatives_vididi import SCALES
+
 BACKBONE_NAMES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
 OBJECTIVE_NAMES = ("vicreg", "byol", "simclr")
 VIEW_FORWARDS = ("separate", "joint")
@@ -84,6 +86,9 @@ class ViDiDiConfig(PreTrainedConfig):
         batch_norm: Running statistics of the encoder's BatchNorms, which replace those of the batch at inference:
             `"shared"` by all derivative orders, or `"per_order"`, kept for each of `derivative_orders` and selected by
             the encoder's argument `derivative_order`. The latter needs separate forward passes.
+        derivative_scale: What the encoder does to a derivative before all else, if its argument `derivative_order` says
+            that the clips are one: `"none"` leaves it as small as differences of frames are (the paper); `"unit"`
+            divides each clip's by its root mean square, which brings it to the frames' scale.
         classifier_orders: Distinct orders of temporal derivative that a classifier on top is shown, their features side
             by side; 0 is the frames themselves.
         classifier_dropout: Share of the features that a classifier on top drops in training.
@@ -121,6 +126,7 @@ class ViDiDiConfig(PreTrainedConfig):
     objective_options: dict[str, Any] = field(default_factory=dict)
     view_forward: str = "separate"
     batch_norm: str = "shared"
+    derivative_scale: str = "none"
     classifier_orders: list[int] | tuple[int, ...] = (0,)
     classifier_dropout: float = 0.0
     detection_stride: int = 16
@@ -155,6 +161,7 @@ class ViDiDiConfig(PreTrainedConfig):
         _require_choice("objective", self.objective, OBJECTIVE_NAMES)
         _require_choice("view_forward", self.view_forward, VIEW_FORWARDS)
         _require_choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        _require_choice("derivative_scale", self.derivative_scale, SCALES)
         if self.batch_norm == "per_order" and self.view_forward == "joint":
             raise ValueError("batch_norm 'per_order' needs view_forward 'separate': a joint pass mixes the orders")
 

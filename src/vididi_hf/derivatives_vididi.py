@@ -15,6 +15,9 @@ from torch import Tensor
 
 FRAMES_DIM = -4
 SCHEMES = ("forward", "central")
+SCALES = ("none", "unit")
+# One grey level of 255, in normalised frames: differences below it are rounding and noise of the camera.
+SMALLEST_AMPLITUDE = 1 / 255 / 0.225
 
 
 def temporal_derivative(frames: Tensor, order: int = 1, *, step: float = 1.0, scheme: str = "forward") -> Tensor:
@@ -102,6 +105,47 @@ def derivative_view(frames: Tensor, order: int, num_frames: int) -> Tensor:
             f"a view of {num_frames} frames of the derivative of order {order} needs {needed} frames, got {available}"
         )
     return temporal_derivative(frames.narrow(FRAMES_DIM, 0, needed), order)
+
+
+def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
+    """Bring the derivatives of normalised clips to a scale.
+
+    Frames normalised by mean and standard deviation have a root mean square of about 1, and their derivatives of a
+    tenth of that. `"unit"` divides each clip's derivative by its root mean square, so that derivatives of all orders
+    have the scale of frames and slow motion that of fast motion. A fixed factor for each order would change nothing
+    wherever views pass a network one by one: the first convolution has no bias, and the BatchNorm behind it undoes
+    every factor.
+
+    Args:
+        derivative: (…, frames, channels, height, width), floating.
+        order: Which derivative it is. Frames (0) are returned as they are.
+        scale: `"none"` returns every derivative as it is. `"unit"` gives each clip (its last four dimensions) a root
+            mean square of 1; where it is below one grey level, the clip is divided by that level, so that the noise of
+            a video without motion is not taken for motion.
+
+    Returns:
+        The derivative with its shape, dtype and device.
+
+    Raises:
+        ValueError: If the scale is unknown.
+
+    Example:
+        >>> import torch
+        >>> difference = 0.1 * torch.randn(2, 8, 3, 112, 112)
+        >>> scaled = rescale_derivative(difference, order=1, scale="unit")
+        >>> scaled.shape, round(scaled[0].std().item(), 2)
+        (torch.Size([2, 8, 3, 112, 112]), 1.0)
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    _check_frames(derivative)
+    if order == 0 or scale == "none":
+        return derivative
+    # Half precision cannot sum so many squares.
+    wide = torch.promote_types(derivative.dtype, torch.float32)
+    energy = derivative.to(wide).square().mean(dim=(-4, -3, -2, -1), keepdim=True)
+    # The floor comes before the root, whose gradient at 0 is infinite.
+    return derivative / energy.clamp_min(SMALLEST_AMPLITUDE**2).sqrt().to(derivative.dtype)
 
 
 def derivative_weights(order: int) -> Tensor:

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .backbone_vididi import build_backbone
 from .batch_norm_vididi import select_order
 from .configuration_vididi import MIN_IMAGE_SIZE, MIN_NUM_FRAMES, ViDiDiConfig
+from .derivatives_vididi import rescale_derivative
 
 
 @dataclass
@@ -100,7 +101,8 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
             output_hidden_states: Whether to return the outputs of the stem and of every stage; by default
                 `config.output_hidden_states`.
             derivative_order: Which temporal derivative the clips are; 0 for frames. It selects the statistics that
-                BatchNorm uses if `config.batch_norm` is `"per_order"`, and has no effect otherwise.
+                BatchNorm uses if `config.batch_norm` is `"per_order"`, says whether there is something to rescale if
+                `config.derivative_scale` is `"unit"`, and has no effect otherwise.
 
         Returns:
             A [`ViDiDiModelOutput`], or a tuple of its fields that are set if the keyword `return_dict=False` was
@@ -113,6 +115,7 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         select_order(self.backbone, derivative_order)
+        pixel_values = rescale_derivative(pixel_values, derivative_order, self.config.derivative_scale)
         clip = pixel_values.transpose(1, 2)  # a view: networks have channels before frames
         features, hidden_states = self.backbone(clip, bool(output_hidden_states))
         return ViDiDiModelOutput(

@@ -98,6 +98,25 @@ def test_features_are_means_over_clips_of_the_frames_or_of_their_derivative(
     assert found.rows.tolist() == GOOD
 
 
+def test_derivatives_are_rescaled_as_the_encoder_says(
+    model: ViDiDiModel, processor: ViDiDiVideoProcessor, rows: datasets.Dataset
+) -> None:
+    config = copy.deepcopy(model.config)
+    config.derivative_scale = "unit"
+    rescaling = ViDiDiModel(config)
+    rescaling.load_state_dict(model.state_dict())
+    found = extract_features(rescaling, processor, rows, orders=(0, 1), num_clips=2)
+    model.eval()
+    for row, index in enumerate(GOOD):
+        clips = processor(rows[index]["video"], num_clips=2, derivative_orders=(0, 1))
+        derivatives = clips["pixel_values_order_1"][0]
+        scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivatives])
+        with torch.no_grad():
+            for order, shown in ((0, clips["pixel_values"][0]), (1, scaled)):
+                expected = model(shown).pooler_output.mean(0)
+                torch.testing.assert_close(found.by_order[order][row], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_order_alone_sees_the_frames_that_it_needs_and_no_more(
     model: ViDiDiModel, processor: ViDiDiVideoProcessor, rows: datasets.Dataset
 ) -> None:

@@ -192,6 +192,17 @@ def test_compare_notices_another_network(mc3: nn.Module) -> None:
         compare(mc3_without_head, model)
 
 
+def test_rescaled_derivatives_stay_here() -> None:
+    config = ViDiDiConfig(backbone="mc3_18", batch_norm="per_order", derivative_scale="unit")
+    model = randomise(ViDiDiModel(config))
+    with pytest.raises(ValueError, match="for frames, order 0, and not for order 1"):
+        to_torchvision(model, order=1)
+    to_torchvision(model, order=0)
+    classifier = randomise(ViDiDiForVideoClassification(ViDiDiConfig(classifier_orders=(2,), derivative_scale="unit")))
+    with pytest.raises(ValueError, match="not for order 2"):
+        to_torchvision(classifier)
+
+
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_one_order_of_several_goes_out(order: int) -> None:
     model = randomise(ViDiDiModel(ViDiDiConfig(backbone="mc3_18", batch_norm="per_order")))

@@ -128,6 +128,22 @@ def test_a_derivative_can_be_sent_ready(tmp_path: Path) -> None:
     assert (found - other).abs().max() > 1e-2  # other statistics would have shown
 
 
+def test_derivatives_are_rescaled_inside(tmp_path: Path) -> None:
+    plain, model = encoder().eval(), encoder(derivative_scale="unit")
+    export_onnx(ExportGraph(model, ExportOptions(orders=(1, 0))), tmp_path / "a.onnx")
+    frames = 0.2 * torch.randn(2, 4, 3, 32, 32)
+    derivative = frames[:, 1:] - frames[:, :-1]
+    scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
+    with torch.no_grad():
+        expected, other = (
+            torch.cat([plain(one).pooler_output, plain(frames[:, :3]).pooler_output], dim=1)
+            for one in (scaled, derivative)
+        )
+    found = run(tmp_path / "a.onnx", frames)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found - other).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("orders", [(1,), (2, 0)])
 def test_classifiers_differentiate_inside(orders: tuple[int, ...], tmp_path: Path) -> None:
     model = classifier(classifier_orders=orders, batch_norm="per_order")

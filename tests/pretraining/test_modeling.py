@@ -48,6 +48,23 @@ def assert_same_state(left: nn.Module, right: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("view_forward", VIEW_FORWARDS)
+@pytest.mark.parametrize("objective", ["vicreg", "byol"])
+def test_unit_scale_is_the_same_as_scaling_the_derivatives_before(objective: str, view_forward: str) -> None:
+    """In either way through the encoders, BYOL's target among them; frames stay as they are."""
+    plain = build(objective, view_forward=view_forward)
+    scaled = build(objective, view_forward=view_forward, derivative_scale="unit")
+    scaled.load_state_dict(plain.state_dict())
+    clips = views()
+    by_hand = clips.clone()
+    for video in range(BATCH):
+        by_hand[video, 1] /= clips[video, 1].square().mean().sqrt()
+    found, expected = scaled(clips, (0, 1)), plain(by_hand)
+    torch.testing.assert_close(found.embeddings, expected.embeddings, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-4, atol=1e-5)
+    assert (found.embeddings - plain(clips).embeddings).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("view_forward", VIEW_FORWARDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_call_gives_loss_features_and_embeddings(objective: str, view_forward: str) -> None:
     model = build(objective, view_forward=view_forward)

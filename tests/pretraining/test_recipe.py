@@ -186,6 +186,7 @@ def test_help_names_every_flag_and_explains_it(capsys: pytest.CaptureFixture[str
         ("--mixed_precision half", "mixed_precision must be one of no, bf16, fp16, got 'half'"),
         ("--tracker all", "tracker must be one of none, tensorboard, trackio, wandb, got 'all'"),
         ("--view_forward both", "view_forward must be one of 'separate', 'joint', got 'both'"),
+        ("--derivative_scale half", "derivative_scale must be one of 'none', 'unit', got 'half'"),
         ("--image_size 20", "image_size must be at least 32, got 20"),
         ("--num_frames 1", "num_frames must be at least 2, got 1"),
         ("--hidden_sizes 8 8", "hidden_sizes must be four positive integers, one per stage, got (8, 8)"),
@@ -250,12 +251,14 @@ def test_network_follows_the_recipe(backbone: str) -> None:
         image_size=48,
         view_forward="joint",
         batch_norm="shared",
+        derivative_scale="unit",
         schedule="first-order",
         **stages,
     )
     config = recipe.model_config()
     assert (config.backbone, config.num_frames, config.image_size) == (backbone, 6, 48)
     assert (config.view_forward, config.derivative_orders) == ("joint", (0, 1))
+    assert (config.batch_norm, config.derivative_scale) == ("shared", "unit")
     assert (config.hidden_sizes, config.depths) == (stages.get("hidden_sizes"), stages.get("depths"))
     assert config.objective_options == {}  # the objective's own defaults
 
@@ -275,6 +278,7 @@ def test_what_a_resumed_run_may_change() -> None:
     CLEAN.check_continues({"schedule": "paper"})  # fields that the older file does not have are not compared
     changed = {"schedule": "baseline", "objective": "byol", "optimizer": "sgd", "batch_size": 8, "seed": 1}
     changed |= {"weight_decay": 0.1, "num_frames": 4, "backbone": "mc3_18", "projector_sizes": [8]}
+    changed |= {"derivative_scale": "unit"}
     for name, value in changed.items():
         with pytest.raises(ValueError, match="a resumed run must be the run that it continues") as error:
             replace(CLEAN, **{name: value}).check_continues(saved)

@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.derivatives_vididi import rescale_derivative
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 from vididi_hf.objectives import build_objective
 
@@ -198,8 +199,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         return nn.ModuleList([self.vididi, self.objective.projector])
 
     def _encode(self, encoder: Callable[[Tensor, int], Tensor], views: Tensor, orders: tuple[int, int]) -> Tensor:
-        """Encode both views (batch, 2, ...), each as the derivative that it is; in a joint pass none is told apart."""
+        """Encode both views (batch, 2, ...), each as the derivative that it is; a joint pass knows only scales."""
         if self.config.view_forward == "joint":
+            scale = self.config.derivative_scale
+            if scale != "none":  # here, because the encoder is told one order for all
+                each = zip(views.unbind(dim=1), orders)
+                views = torch.stack([rescale_derivative(view, order, scale) for view, order in each], dim=1)
             return encoder(views.flatten(0, 1), 0).unflatten(0, (-1, 2))
         return torch.stack([encoder(view, order) for view, order in zip(views.unbind(dim=1), orders)], dim=1)
 

@@ -138,6 +138,9 @@ class PretrainingRecipe:
     batch_norm: str = option(
         default="per_order", help="BatchNorm's running statistics: kept 'per_order' of derivative, or 'shared' by all."
     )
+    derivative_scale: str = option(
+        default="none", help="Derivatives as they are, or each clip's divided by its root mean square: 'unit'."
+    )
 
     # The encoder and its input
     backbone: str = option(default="r3d_18", help="r3d_18, r2plus1d_18, mc3_18 or s3d.")
@@ -267,6 +270,7 @@ class PretrainingRecipe:
                 objective_options=options,
                 view_forward=self.view_forward,
                 batch_norm=self.batch_norm,
+                derivative_scale=self.derivative_scale,
             )
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__)) from None

@@ -107,10 +107,17 @@ def to_torchvision(
         The state dict, and what became of every tensor.
 
     Raises:
-        ValueError: If torchvision has no such network, or `order` is missing or has no statistics.
+        ValueError: If torchvision has no such network, `order` is missing or has no statistics, or the model rescales
+            the derivatives that the network is to be shown.
         RuntimeError: If the network computes something else than the model.
     """
     config = model.config
+    shown = order or (config.classifier_orders[0] if isinstance(model, ViDiDiForVideoClassification) else 0)
+    if shown and config.derivative_scale != "none":
+        raise ValueError(
+            f"the model rescales derivatives (derivative_scale {config.derivative_scale!r}), which no network of "
+            f"torchvision does: it can be converted for frames, order 0, and not for order {shown}"
+        )
     if config.backbone != "s3d" and (config.hidden_sizes, config.depths) != ((64, 128, 256, 512), (2, 2, 2, 2)):
         raise ValueError(
             f"torchvision has {config.backbone} with hidden_sizes (64, 128, 256, 512) and depths (2, 2, 2, 2) only, "
