@@ -193,7 +193,15 @@ class LinearEvaluator(FrozenEvaluator):
         Raises:
             ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be learnt from.
         """
-        gallery, queries = self.embed(model)
+        return self.score(*self.embed(model))
+
+    def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
+        """Fits and classifies, by features that are known already.
+
+        Args:
+            gallery: What `embed` returned, perhaps with other labels.
+            queries: Likewise.
+        """
         num_classes = num_classes_of(gallery, queries)
         probabilities: dict[str, Tensor] = {}
         chosen: dict[str, list[float]] = {}

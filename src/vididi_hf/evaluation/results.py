@@ -153,21 +153,26 @@ def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, A
         model: Folder of a checkpoint or id on the Hub; a folder goes into the card by its own name only.
         **facts: More to write down, such as `seed`.
     """
-    from vididi_hf import __version__
-
     name = Path(model).resolve().name if Path(model).exists() else model
     return {
         "schema": SCHEMA,
         **result,
         "model": model,
         **facts,
-        "versions": {
-            "vididi_hf": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "model_index": result.model_index(name),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes numbers here."""
+    from vididi_hf import __version__
+
+    return {
+        "vididi_hf": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
     }
 
 

@@ -57,7 +57,15 @@ class RetrievalEvaluator(FrozenEvaluator):
         Raises:
             ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
         """
-        gallery, queries = self.embed(model)
+        return self.score(*self.embed(model))
+
+    def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> RetrievalResult:
+        """Ranks the gallery for every query, by features that are known already.
+
+        Args:
+            gallery: What `embed` returned, perhaps with other labels.
+            queries: Likewise.
+        """
         metrics, neighbours = {}, {}
         for name in self.inputs:
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
