@@ -1,0 +1,59 @@
+"""Curves are read back from the lines that were drawn."""
+
+import doctest
+
+import matplotlib.pyplot
+import numpy as np
+import pytest
+
+from vididi_hf.visualization import RUN_COLOURS, curves, plot_curves
+
+
+class TestCurves:
+    runs = {  # noqa: RUF012
+        "baseline": [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0, "R@1": 0.2}],
+        "ViDiDi": [{"epoch": 1, "loss": 4.0}, {"epoch": 2, "loss": 3.5, "R@1": 0.8}],
+    }
+
+    def test_one_line_per_run_with_its_own_epochs(self):
+        loss, recall = plot_curves(self.runs).axes
+        assert (loss.get_title("left"), recall.get_title("left")) == ("loss", "R@1")
+        assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 3], [2, 2]], [[1, 4], [2, 3.5]]]
+        assert [line.get_xydata().tolist() for line in recall.lines] == [[[2, 0.2]], [[2, 0.8]]]
+        assert recall.get_ylim() == (0, 1)
+        assert loss.get_xlim() == recall.get_xlim()
+
+    def test_a_run_has_one_colour_and_one_entry_in_the_legend(self):
+        figure = plot_curves(self.runs)
+        for panel in figure.axes:
+            assert [line.get_color() for line in panel.lines] == list(RUN_COLOURS[:2])
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "ViDiDi"]
+
+    def test_chance_is_drawn_with_recall_only(self):
+        loss, recall = plot_curves(self.runs, chance=0.125).axes
+        assert len(loss.lines) == 2
+        assert recall.lines[2].get_ydata() == [0.125, 0.125]
+        assert recall.texts[0].get_text() == "chance"
+
+    def test_seeds_give_a_mean_and_a_band(self):
+        rows = [{"epoch": e, "R@1": v} for e, v in ((1, 0.1), (2, 0.4), (1, 0.3), (2, 0.5), (1, 0.2), (2, 0.9))]
+        [panel] = plot_curves({"ViDiDi": rows}, keys=["R@1"]).axes
+        np.testing.assert_allclose(panel.lines[0].get_xydata(), [[1, 0.2], [2, 0.6]])
+        corners = {tuple(point) for point in panel.collections[0].get_paths()[0].vertices.round(6)}
+        assert {(1, 0.1), (1, 0.3), (2, 0.4), (2, 0.9)} <= corners
+
+    def test_single_runs_have_no_band(self):
+        assert not any(panel.collections for panel in plot_curves(self.runs).axes)
+
+    def test_unknown_metric(self):
+        with pytest.raises(ValueError, match="no run has the metric 'R@2'"):
+            plot_curves(self.runs, keys=("loss", "R@2"))
+
+
+def test_pyplot_knows_nothing_of_the_figures():
+    plot_curves(TestCurves.runs)
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_examples():
+    assert doctest.testmod(curves).failed == 0
