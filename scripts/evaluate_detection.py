@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.registry import ALL_ROWS
-from vididi_hf.detection.loop import build_evaluator, write_results
 from vididi_hf.detection.recipe import BoxOptions
+from vididi_hf.detection.results import build_evaluator, write_results
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.commands import format_table, print_failed

@@ -17,8 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from vididi_hf.command_line import errors_in_one_line, parse_arguments
 from vididi_hf.evaluation.commands import format_table, print_failed
-from vididi_hf.finetuning.loop import finetune
 from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.finetuning.recognition import finetune
 from vididi_hf.pretraining.launch import start_missing_processes
 
 

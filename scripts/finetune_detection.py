@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
-from vididi_hf.detection.loop import finetune_detection
 
 from vididi_hf.command_line import errors_in_one_line, parse_arguments
 from vididi_hf.detection.recipe import DetectionRecipe
+from vididi_hf.detection.training import finetune_detection
 from vididi_hf.evaluation.commands import format_table, print_failed
 from vididi_hf.pretraining.launch import start_missing_processes
 

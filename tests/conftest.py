@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
+from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.motion import generate_motion
 
@@ -25,6 +26,16 @@ def vididi_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def motion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a `motion` set: 2 training videos and 1 test video of each of the 8 classes. Do not write to it."""
     return generate_motion(tmp_path_factory.mktemp("motion"), num_train=16, num_test=8, progress=False).parent
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pretraining leaves: an encoder with its processor, as small as can be. Do not write to it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(7)
+    ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 8, 16, 32), depths=(1, 1, 1, 1), num_frames=4)).save_pretrained(folder)
+    ViDiDiVideoProcessor(num_frames=4, frame_stride=1, size=32, crop_size=32).save_pretrained(folder)
+    return folder
 
 
 def _write_video(path: Path, frames: Tensor | int = 24, seed: int = 0) -> Path:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
-from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.readers.detection import box_features
 
@@ -83,13 +82,3 @@ def ava_root(tmp_path_factory):
         "".join(f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in [(12, "stand"), (79, "talk to")])
     )
     return root
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """What pretraining leaves: an encoder with its processor."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(7)
-    ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 16), depths=(1, 1, 1, 1), num_frames=4)).save_pretrained(folder)
-    ViDiDiVideoProcessor(num_frames=4, frame_stride=1, size=32, crop_size=32).save_pretrained(folder)
-    return folder

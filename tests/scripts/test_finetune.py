@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.evaluation.results import read_report
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -19,15 +17,6 @@ def load(name):
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(7)
-    ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1))).save_pretrained(folder)
-    ViDiDiVideoProcessor(num_frames=3, frame_stride=2, size=32, crop_size=32).save_pretrained(folder)
-    return folder
 
 
 def test_from_a_checkpoint_to_a_classifier_and_its_test(checkpoint, motion_root, tmp_path, capsys):

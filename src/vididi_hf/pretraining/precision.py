@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from accelerate import Accelerator
 
 
 def usable_precision(asked: str) -> str:
@@ -25,3 +28,18 @@ def usable_precision(asked: str) -> str:
         ```
     """
     return asked if torch.accelerator.is_available() else "no"
+
+
+def build_accelerator(mixed_precision: str, **settings: Any) -> Accelerator:
+    """Builds what knows the device, the processes and the precision, and says so where it is not the one asked for.
+
+    Args:
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        **settings: Further arguments of the `Accelerator`.
+    """
+    precision = usable_precision(mixed_precision)
+    # Where there is nothing but a CPU, accelerate has to be told, or it takes each process for a run of its own.
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available(), **settings)
+    if precision != mixed_precision:
+        accelerator.print(f"{mixed_precision} needs a GPU: training in full precision")
+    return accelerator

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vididi_hf.detection import loop
 from vididi_hf.detection.key_frames import load_key_frames
-from vididi_hf.detection.loop import finetune_detection, problem_type
 from vididi_hf.detection.recipe import DetectionRecipe
+from vididi_hf.detection.training import finetune_detection, problem_type
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import read_report
+from vididi_hf.finetuning import loop
 from vididi_hf.metrics.ava_map import ava_mean_ap, read_ava_csv, read_ava_excluded
 from vididi_hf.pretraining.monitors import read_metrics
 

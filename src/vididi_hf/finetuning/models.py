@@ -1,0 +1,91 @@
+"""Pretrained encoders under a new classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from vididi_hf.batch_norm_vididi import keep_statistics_per_order, synchronise
+from vididi_hf.classification_vididi import ViDiDiClassifier
+from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.evaluation.arguments import check_location
+from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
+
+
+def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
+    """Builds the processor of the checkpoint, changed as the recipe says."""
+    check_location(recipe.model)
+    changes: dict[str, Any] = {"num_frames": recipe.num_frames, "frame_stride": recipe.frame_stride}
+    if recipe.image_size is not None:
+        side = recipe.image_size
+        changes |= {
+            "size": {"shortest_edge": round(side * 8 / 7)},
+            "crop_size": {"height": side, "width": side},
+        }
+    given: Any = {name: value for name, value in changes.items() if value is not None}
+    return ViDiDiVideoProcessor.from_pretrained(recipe.model, **given)
+
+
+def load_classifier(
+    kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], accelerator: Accelerator, **settings: Any
+) -> Classifier:
+    """Loads the encoder under a new classifier of some kind, and freezes what shall not be trained.
+
+    Args:
+        kind: The class of the model.
+        recipe: What to load, and how it shall be trained.
+        names: The classes.
+        accelerator: Says on which device, and whether BatchNorm has to be synchronised.
+        **settings: Further values of the configuration.
+
+    Raises:
+        ValueError: If the checkpoint is no ViDiDi model, or weights of the encoder are missing.
+    """
+    values, _ = ViDiDiConfig.get_config_dict(recipe.model)
+    if (found := values.get("model_type")) != ViDiDiConfig.model_type:
+        raise ValueError(f"{recipe.model} is no ViDiDi model: its config.json says model_type {found!r}")
+    choices: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+        "classifier_orders": INPUTS[recipe.inputs[0]],
+        "classifier_dropout": recipe.dropout,
+        **settings,
+    }
+    choices |= {} if recipe.num_frames is None else {"num_frames": recipe.num_frames}
+    choices |= {} if recipe.image_size is None else {"image_size": recipe.image_size}
+    if recipe.random_init:
+        model = kind(ViDiDiConfig.from_pretrained(recipe.model, **choices))
+    else:
+        loaded: Any = kind.from_pretrained(
+            recipe.model, **choices, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        model, report = loaded
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
+            raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
+    if len(set(recipe.inputs)) > 1 and model.config.batch_norm == "shared":
+        separate_statistics(model)
+    model.train_only(recipe.train)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        synchronise(model)
+    return model.to(accelerator.device, memory_format=torch.channels_last_3d)
+
+
+def separate_statistics(model: ViDiDiClassifier) -> None:
+    """Gives frames and derivatives BatchNorm statistics of their own, which all begin as those that they shared.
+
+    One set of statistics would be a mixture of both, which at test time fits neither.
+    """
+    shared = {name: buffer.clone() for name, buffer in model.vididi.backbone.named_buffers()}
+    model.config.derivative_orders = tuple(sorted({0, 1, *model.config.derivative_orders}))
+    model.config.view_forward, model.config.batch_norm = "separate", "per_order"
+    keep_statistics_per_order(model.vididi.backbone, model.config.derivative_orders)
+    for name, buffer in model.vididi.backbone.named_buffers():
+        buffer.copy_(shared[name])  # (channels) into every row of (orders, channels)
+    model.train(model.training)  # the new modules too
