@@ -241,6 +241,14 @@ def test_the_background_is_drawn_independently_of_the_label(split):
     assert abs(statistic - freedom) / math.sqrt(2 * freedom) < 4
 
 
+def test_both_splits_of_the_usual_size_show_every_background():
+    """So that it can be asked whether an encoder tells backgrounds: test videos have those of training videos."""
+    for split, videos in (("train", 1200), ("test", 400)):
+        counts = Counter(describe_motion(split, index)["background"] for index in range(videos))
+        assert set(counts) == set(range(NUM_BACKGROUNDS))
+        assert max(counts.values()) < 2 * videos / NUM_BACKGROUNDS  # none is a safe guess
+
+
 def test_labels_are_balanced_in_every_split():
     for split in ("train", "test"):
         labels = Counter(describe_motion(split, index)["label"] for index in range(80))

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.pretraining import schedule as module
 from vididi_hf.pretraining.schedule import SCHEDULES, AlternatingSchedule
 
@@ -126,7 +127,7 @@ def test_it_is_a_pure_function_of_seed_epoch_and_step() -> None:
         assert torch.equal(torch.get_rng_state(), state)  # and draws nothing from the global generator
 
 
-@pytest.mark.parametrize("name", ["paper", "paper-per-step"])
+@pytest.mark.parametrize("name", ["paper", "paper-per-step", "third-order"])
 def test_seeds_and_epochs_have_draws_of_their_own(name: str) -> None:
     runs = [pairs_of(AlternatingSchedule.from_preset(name, seed=seed), epoch) for seed in (0, 1) for epoch in (0, 4)]
     assert all(runs[i] != runs[j] for i in range(4) for j in range(i))
@@ -144,8 +145,37 @@ def test_presets_without_a_random_step() -> None:
 
 def test_highest_order_says_how_many_frames_a_clip_needs_more() -> None:
     expected = {"baseline": 0, "paper": 2, "paper-per-step": 2, "first-order": 1, "fixed-pair": 1}
+    expected |= {"third-order": 3, "scheduled-lift": 2}
     assert {name: AlternatingSchedule.from_preset(name).max_order for name in SCHEDULES} == expected
     assert AlternatingSchedule(pairs=((0, 3), (1, 0)), lift_probability=1.0).max_order == 4
+
+
+def test_third_order_draws_the_random_step_twice() -> None:
+    schedule = AlternatingSchedule.from_preset("third-order", seed=2)
+    lifts: Counter[int] = Counter()
+    for epoch in range(40):
+        mode = MODES[epoch % 4]
+        for first, second in pairs_of(schedule, epoch, 50):
+            assert first - mode[0] == second - mode[1]
+            lifts[first - mode[0]] += 1
+    for lift, share in {0: 0.25, 1: 0.5, 2: 0.25}.items():
+        assert lifts[lift] == pytest.approx(2000 * share, abs=4 * (2000 * share * (1 - share)) ** 0.5)
+
+
+def test_scheduled_lift_shows_the_pairs_of_the_paper_in_their_shares_without_chance() -> None:
+    schedule = AlternatingSchedule.from_preset("scheduled-lift", seed=2)
+    counts = schedule.counts(8, 5)
+    assert counts == {(1, 1): 10, **dict.fromkeys([(2, 2), (0, 1), (1, 2), (1, 0), (2, 1), (0, 0)], 5)}
+    assert [set(pairs_of(schedule, epoch, 5)) for epoch in range(4)] == [{MODES[epoch]} for epoch in range(4)]
+    assert AlternatingSchedule.from_preset("scheduled-lift", seed=3).counts(8, 5) == counts
+
+
+def test_the_papers_draws_are_those_of_one_number_a_step() -> None:
+    """Runs from before there was a number of lifts go on as they began."""
+    schedule = AlternatingSchedule.from_preset("paper", seed=7)
+    for step in range(20):
+        generator = seeded_generator("schedule-lift", 7, 3, step)
+        assert schedule(3, step)[0] == int(torch.rand((), generator=generator) < 0.5)
 
 
 def test_own_pairs_and_certain_lift() -> None:
@@ -167,6 +197,7 @@ def test_own_pairs_and_certain_lift() -> None:
         ({"pairs": ((0, 0.5),)}, r"pairs must hold pairs of .*got \(\(0, 0.5\),\)"),
         ({"every": "batch"}, "every must be 'epoch' or 'step', got 'batch'"),
         ({"lift_probability": 1.5}, r"lift_probability must lie in \[0, 1\], got 1.5"),
+        ({"lifts": 0}, "lifts must be at least 1, got 0"),
         ({"lift_probability": float("nan")}, "lift_probability must lie in .* got nan"),
     ],
 )

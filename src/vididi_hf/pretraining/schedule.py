@@ -20,6 +20,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "paper": {"pairs": _MODES, "lift_probability": 0.5},
     "paper-per-step": {"pairs": _MODES, "lift_probability": 0.5, "every": "step"},
     "first-order": {"pairs": _MODES},
+    "third-order": {"pairs": _MODES, "lift_probability": 0.5, "lifts": 2},
+    "scheduled-lift": {"pairs": _MODES + tuple((first + 1, second + 1) for first, second in _MODES)},
     "fixed-pair": {"pairs": ((0, 1),)},
 }
 
@@ -38,10 +40,12 @@ class AlternatingSchedule:
         every: `"epoch"` moves on once an epoch (the paper); `"step"` goes through all pairs within each block of
             `len(pairs)` steps of an epoch, in a fresh random order.
         lift_probability: The probability with which a step lifts both orders by one.
+        lifts: How often a step draws whether to do that: both orders are then lifted by up to so many.
         seed: The seed of the random lifts (and of the orders within blocks).
 
     Raises:
-        ValueError: If a pair is not two non-negative orders, `every` is unknown or the probability is not in [0, 1].
+        ValueError: If a pair is not two non-negative orders, `every` is unknown, the probability is not in [0, 1] or
+            `lifts` is below 1.
 
     Source: the two nested steps of balanced alternating learning in the authors' code of "Unfolding Videos Dynamics via
     Taylor Expansion" (arXiv 2409.02371).
@@ -59,6 +63,7 @@ class AlternatingSchedule:
     pairs: tuple[OrderPair, ...] = _MODES
     every: str = "epoch"
     lift_probability: float = 0.0
+    lifts: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +75,8 @@ class AlternatingSchedule:
             raise ValueError(f"every must be 'epoch' or 'step', got {self.every!r}")
         if not 0.0 <= self.lift_probability <= 1.0:
             raise ValueError(f"lift_probability must lie in [0, 1], got {self.lift_probability}")
+        if self.lifts < 1:
+            raise ValueError(f"lifts must be at least 1, got {self.lifts}")
 
     @classmethod
     def from_preset(cls, name: str, seed: int = 0) -> AlternatingSchedule:
@@ -78,7 +85,9 @@ class AlternatingSchedule:
         Args:
             name: `"baseline"` — (V, V') only; `"paper"` — the nested rule of the authors' code; `"paper-per-step"` —
                 the same with the modes changing every step; `"first-order"` — the paper's modes without the random
-                lift; `"fixed-pair"` — (V, ∂V') only.
+                lift; `"third-order"` — with two random lifts, so that orders reach 3; `"scheduled-lift"` — no random
+                lift but, after the four modes, the same four lifted: the pairs of `"paper"` in their shares, by epochs
+                alone; `"fixed-pair"` — (V, ∂V') only.
             seed: The seed of the schedule's random choices.
 
         Raises:
@@ -91,7 +100,7 @@ class AlternatingSchedule:
     @property
     def max_order(self) -> int:
         """The highest derivative order that can come up: how many extra frames a training clip needs."""
-        return max(max(pair) for pair in self.pairs) + (self.lift_probability > 0)
+        return max(max(pair) for pair in self.pairs) + self.lifts * (self.lift_probability > 0)
 
     def __call__(self, epoch: int, step: int) -> OrderPair:
         """Returns the orders of the two views at a step of an epoch (both counted from 0)."""
@@ -105,7 +114,7 @@ class AlternatingSchedule:
         lift = 0
         if self.lift_probability > 0:
             generator = seeded_generator("schedule-lift", self.seed, epoch, step)
-            lift = int(torch.rand((), generator=generator) < self.lift_probability)
+            lift = int((torch.rand(self.lifts, generator=generator) < self.lift_probability).sum())
         return pair[0] + lift, pair[1] + lift
 
     def counts(self, epochs: int, steps_per_epoch: int) -> dict[OrderPair, int]:
