@@ -1,0 +1,281 @@
+"""What a study consists of, declared in JSON: data sets × arms × seeds, how they are evaluated, what is compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vididi_hf.data.registry import DATASETS
+from vididi_hf.evaluation.inputs import INPUTS, check_inputs
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.study.runs import Protocol, Run
+from vididi_hf.study.selection import Selection, VideoSource
+
+DATASETS_JSON = "datasets.json"
+"""The data sets of all grids in a folder."""
+
+# What each run gets from the grid itself.
+_NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
+AMOUNTS = ("epochs", "train_share")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Which part of the training split is set apart to choose hyper-parameters by.
+
+    Attributes:
+        share: The share of each class that is asked about, the rest being trained on and searched.
+        group: A column whose values stay together on one side, such as the recording that clips were cut from.
+        seed: The seed of the draw.
+    """
+
+    share: float = 0.25
+    group: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StudyDataset:
+    """A data set of a study.
+
+    Attributes:
+        dataset: A built-in set, or a path below the folder of the data, which the command line names.
+        recipe: What pretraining on it needs, as fields of the recipe; `split` and `leave_out` are those of evaluation.
+        probes: Columns that the encoder had better not tell, asked about beside the label.
+        validation: What grids that choose hyper-parameters hold out.
+    """
+
+    dataset: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    probes: list[str] = field(default_factory=list)
+    validation: Validation = Validation()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the encoders that are compared.
+
+    Attributes:
+        recipe: What is special about it, as fields of the recipe.
+        train: Whether it is trained at all.
+        train_share: The share of the training videos, of each class, that it is pretrained on.
+        series: The curve that it is a point of, where the grid varies the amount of pretraining.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    train: bool = True
+    train_share: float = 1.0
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A declared study: every arm on every data set with every seed.
+
+    Attributes:
+        about: What it is about, in a sentence.
+        datasets: By name.
+        arms: By name, in the order of the tables.
+        seeds: The seeds of each arm; arms of one seed share their initial weights and their order of videos.
+        recipe: Fields of the recipe that all arms share. Weakest first: the data set's, these, the arm's.
+        evaluation: How the encoders are evaluated.
+        comparisons: Pairs of arms, the second of which is subtracted from the first.
+        validation: Whether a part of the training split is asked about instead of the test split.
+        amount: What the series of a curve vary, one of `AMOUNTS`; None where there is no curve.
+
+    Raises:
+        ValueError: If something is declared that does not exist or cannot be; the message names it.
+    """
+
+    about: str
+    datasets: dict[str, StudyDataset]
+    arms: dict[str, Arm]
+    seeds: list[int]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    evaluation: Protocol = field(default_factory=Protocol)
+    comparisons: list[tuple[str, str]] = field(default_factory=list)
+    validation: bool = False
+    amount: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.datasets or not self.arms or not self.seeds:
+            raise ValueError("a grid needs datasets, arms and seeds")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        slugs = [slug(name) for name in self.arms]
+        for name in self.arms:
+            if slugs.count(slug(name)) > 1 or not slug(name):
+                raise ValueError(f"arms need names that make different folders, and {name!r} makes {slug(name)!r}")
+        for pair in self.comparisons:
+            if len(pair) != 2 or not set(pair) <= set(self.arms):
+                raise ValueError(f"comparisons are pairs of {', '.join(self.arms)}, got {list(pair)}")
+        if self.amount is not None and self.amount not in AMOUNTS:
+            raise ValueError(f"amount must be one of {', '.join(AMOUNTS)}, got {self.amount!r}")
+        check_inputs(self.evaluation.inputs, tuple(INPUTS))
+        for where, recipe in (
+            ("recipe", self.recipe),
+            *((f"dataset {name!r}", dataset.recipe) for name, dataset in self.datasets.items()),
+            *((f"arm {name!r}", arm.recipe) for name, arm in self.arms.items()),
+        ):
+            known = {field.name for field in fields(PretrainingRecipe)} - _NOT_DECLARED
+            if unknown := sorted(set(recipe) - known):
+                raise ValueError(f"{where} sets what no grid can: {', '.join(unknown)}")
+        for arm in self.arms.values():
+            if not 0 < arm.train_share <= 1:
+                raise ValueError(f"train_share must be above 0 and at most 1, got {arm.train_share}")
+        for dataset in self.datasets.values():
+            if not 0 < dataset.validation.share < 1:
+                raise ValueError(f"the share of a validation part must lie between 0 and 1, got {dataset.validation}")
+
+    def plan(self, output_dir: str | Path, data: str | Path | None = None, **overrides: Any) -> list[Run]:
+        """Lists all runs, the first seed's first.
+
+        Args:
+            output_dir: Each run gets the folder `<data set>/<arm>-seed<seed>` in it. Grids can share it, and then share
+                the runs that have the same name; a run of another recipe under this name is an error when it is run.
+            data: The folder of what is no built-in set.
+            **overrides: Fields of the recipe that say how fast and not what is trained, such as `num_workers`.
+
+        Raises:
+            ValueError: If a recipe is impossible, or `data` is needed and missing.
+        """
+        runs: list[Run] = []
+        for name, dataset in self.datasets.items():
+            built_in = dataset.dataset in DATASETS
+            if data is None and not built_in:
+                raise ValueError(f"the data set {name!r} is no built-in one: say which folder holds {dataset.dataset}")
+            location = dataset.dataset if built_in else str(Path(data or "") / dataset.dataset)
+            folder = Path(output_dir) / (f"{name}-validation" if self.validation else name)
+            runs += self.runs_on(name, location, folder, **overrides)
+        return sorted(runs, key=lambda run: self.seeds.index(run.seed))
+
+    def runs_on(
+        self, name: str, location: str, output_dir: str | Path, root: str | None = None, **overrides: Any
+    ) -> list[Run]:
+        """Lists the runs on one data set, seed by seed.
+
+        Args:
+            name: Which of `datasets`.
+            location: Where it lies, as for `load_video_dataset`.
+            output_dir: Each run gets the folder `<arm>-seed<seed>` in it.
+            root: Where a built-in set lies.
+            **overrides: As for `plan`.
+        """
+        dataset, folder = self.datasets[name], Path(output_dir)
+        shared = {**dataset.recipe, **self.recipe, **overrides, "dataset": location, "dataset_root": root}
+        runs = []
+        for seed in self.seeds:
+            for arm_name, arm in self.arms.items():
+                place = str(folder / f"{slug(arm_name)}-seed{seed}")
+                own = {"seed": seed, "output_dir": place, "resume": True, "progress": False}
+                recipe = PretrainingRecipe(**{**shared, **arm.recipe, **own})
+                evaluated, trained_on, selections = self._choose_videos(
+                    VideoSource(location, root, recipe.split, recipe.leave_out), dataset, arm, folder / "videos"
+                )
+                declared = {
+                    "dataset": dataset.dataset,
+                    "validation": asdict(dataset.validation) if self.validation else None,
+                    "train_share": arm.train_share,
+                    "train": arm.train,
+                }
+                recipe = replace(
+                    recipe,
+                    dataset=trained_on.dataset,
+                    dataset_root=trained_on.root,
+                    split=trained_on.split,
+                    leave_out=trained_on.leave_out,
+                )
+                protocol = replace(self.evaluation, probes=list(dataset.probes))
+                runs.append(Run(name, arm_name, recipe, arm.train, declared, protocol, evaluated, selections))
+        return runs
+
+    def _choose_videos(
+        self, source: VideoSource, dataset: StudyDataset, arm: Arm, folder: Path
+    ) -> tuple[VideoSource, VideoSource, tuple[Selection, ...]]:
+        """Says which videos an arm is evaluated with, which it is trained on, and what has to be selected for that."""
+        selections = []
+        if self.validation:
+            part, path = dataset.validation, folder / "validation.csv"
+            selections.append(Selection(source, path, part.share, part.seed, part.group))
+            source = VideoSource(str(path))
+        trained_on = source
+        if arm.train and arm.train_share < 1:
+            path = folder / f"{'validation-' if self.validation else ''}{arm.train_share:g}.csv"
+            selections.append(Selection(source, path, arm.train_share, only_train=True))
+            trained_on = VideoSource(str(path), leave_out=source.leave_out)
+        return source, trained_on, tuple(selections)
+
+
+def slug(name: str) -> str:
+    """Makes a folder's name of an arm's.
+
+    Example:
+        >>> slug("VICReg + ViDiDi")
+        'vicreg-vididi'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Reads a grid, a JSON object of the fields of `Grid`, whose `datasets` are names of those in `datasets.json`.
+
+    Args:
+        path: The file; `datasets.json` lies beside it.
+
+    Raises:
+        FileNotFoundError: If one of the two does not exist.
+        ValueError: If a file is no JSON object, or declares what does not exist; the message names file and field.
+    """
+    path = Path(path)
+    values, known = _read_object(path), _read_object(path.with_name(DATASETS_JSON))
+    try:
+        names = values.get("datasets", [])
+        if not isinstance(names, list) or (unknown := [name for name in names if name not in known]):
+            listed = ", ".join(map(str, unknown)) if isinstance(names, list) else names
+            raise ValueError(f"datasets names {listed}, and {DATASETS_JSON} has {', '.join(known)}")
+        values["datasets"] = {name: _dataset(known[name], f"dataset {name!r}") for name in names}
+        arms = values.get("arms", {})
+        values["arms"] = {name: _build(Arm, arm, f"arm {name!r}") for name, arm in arms.items()}
+        values["comparisons"] = [tuple(pair) for pair in values.get("comparisons", [])]
+        values["evaluation"] = _build(Protocol, values.get("evaluation", {}), "evaluation")
+        return _build(Grid, values, "the grid")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _dataset(values: dict[str, Any], what: str) -> StudyDataset:
+    validation = _build(Validation, values.get("validation", {}), f"validation of {what}")
+    return _build(StudyDataset, {**values, "validation": validation}, what)
+
+
+Declared = TypeVar("Declared")
+
+
+def _build(kind: type[Declared], values: Any, what: str) -> Declared:
+    """Makes a dataclass of a JSON object, with an error for what is unknown or missing."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} must be an object, got {values!r}")
+    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{what} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    missing = [
+        name
+        for name, entry in known.items()
+        if name not in values and entry.default is MISSING and entry.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
+    return kind(**values)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(values).__name__}")
+    return values
