@@ -32,6 +32,11 @@ _MODULE_OF = {
     "RetrievalEvaluator": "evaluation.retrieval",
     "KNNEvaluator": "evaluation.knn",
     "LinearEvaluator": "evaluation.linear",
+    "EmbeddingOptions": "search.embedding",
+    "embed_videos": "search.embedding",
+    "SearchOptions": "search.videos",
+    "search_videos": "search.videos",
+    "search_exact": "search.exact",
 }
 
 __all__ = sorted(_MODULE_OF)
@@ -51,6 +56,9 @@ if TYPE_CHECKING:
     from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
     from vididi_hf.pretraining.recipe import PretrainingRecipe
     from vididi_hf.pretraining.schedule import AlternatingSchedule
+    from vididi_hf.search.embedding import EmbeddingOptions, embed_videos
+    from vididi_hf.search.exact import search_exact
+    from vididi_hf.search.videos import SearchOptions, search_videos
     from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 

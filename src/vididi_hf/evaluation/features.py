@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from vididi_hf.data.workers import leave_process_group
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
 
@@ -50,6 +51,10 @@ class VideoFeatures:
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
+class NothingDecodedError(ValueError):
+    """Of some videos, none can be decoded."""
+
+
 class EvaluationClips(Dataset):
     """The clips that evaluation looks at, decoded and cropped in the workers but still `uint8`.
 
@@ -61,6 +66,7 @@ class EvaluationClips(Dataset):
 
     Attributes:
         broken: Videos that could not be decoded, with the reasons; filled while `batches` is iterated.
+        broken_rows: Their rows, with the reasons.
     """
 
     def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, lookahead: int):
@@ -69,15 +75,17 @@ class EvaluationClips(Dataset):
         self.num_clips = num_clips
         self.lookahead = lookahead
         self.broken: dict[str, str] = {}
+        self.broken_rows: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, dict[str, str]]:
+        video = self.rows[index]["video"]
+        if video is None:
+            return index, None, {f"row {index}": "there is no video in it"}
         try:
-            clips = self.processor.sample_clips(
-                self.rows[index]["video"], num_clips=self.num_clips, lookahead=self.lookahead
-            )
+            clips = self.processor.sample_clips(video, num_clips=self.num_clips, lookahead=self.lookahead)
         except BrokenVideoError as error:
             return index, None, {error.source: error.reason}
         return index, clips, {}
@@ -97,27 +105,29 @@ class EvaluationClips(Dataset):
             The rows of the videos, and uint8 (videos, clips, frames + lookahead, channels, height, width).
 
         Raises:
-            ValueError: At the end, if no video could be decoded.
+            NothingDecodedError: At the end, if no video could be decoded; a `ValueError`.
         """
         loader = DataLoader(
             self,
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=list,
+            worker_init_fn=leave_process_group,
             # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global one.
             generator=torch.Generator(),
         )
         nothing_yet = True
         for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
-            for _, _, reasons in samples:
-                self.broken |= reasons
+            for index, _, reasons in samples:
+                for source, reason in reasons.items():
+                    self.broken[source] = self.broken_rows[index] = reason
             good = [(index, clips) for index, clips, _ in samples if clips is not None]
             if good:
                 nothing_yet = False
                 yield [index for index, _ in good], torch.stack([clips for _, clips in good])
         if nothing_yet:
             examples = "; ".join(f"{source}: {reason}" for source, reason in list(self.broken.items())[:3])
-            raise ValueError(f"none of the {len(self)} videos can be decoded: {examples}")
+            raise NothingDecodedError(f"none of the {len(self)} videos can be decoded: {examples}")
 
 
 @contextmanager
@@ -133,6 +143,40 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()  # not inference_mode, whose tensors a classifier on top could not be trained with
+def iterate_features(
+    model: ViDiDiModel,
+    clips: EvaluationClips,
+    orders: Sequence[int],
+    batch_size: int,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
+    """Computes features batch by batch; see `extract_features`.
+
+    Args:
+        model: The encoder; its device is used.
+        clips: The clips of the videos, with as much `lookahead` as the highest order.
+        orders: The derivative orders to embed.
+        batch_size: Videos per forward pass.
+        num_workers: Processes that decode.
+        progress: Whether to show a progress bar.
+
+    Yields:
+        The rows of a batch and, for each order, float32 (videos, hidden_size) on the CPU.
+
+    Raises:
+        NothingDecodedError: At the end, if no video could be decoded.
+    """
+    with evaluation_mode(model):
+        for rows, batch in clips.batches(batch_size, num_workers, progress):
+            views = clips.processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
+            vectors = {}
+            for order, view in zip(orders, views):
+                pooled = model(view.to(model.dtype), derivative_order=order).pooler_output
+                vectors[order] = pooled.unflatten(0, (len(rows), -1)).mean(1).float().cpu()
+            yield rows, vectors
+
+
 def extract_features(
     model: ViDiDiModel,
     processor: ViDiDiVideoProcessor,
@@ -182,13 +226,10 @@ def extract_features(
     clips = EvaluationClips(dataset, processor, num_clips, max(orders, default=0))
     vectors: dict[int, list[Tensor]] = {order: [] for order in orders}
     rows: list[int] = []
-    with evaluation_mode(model):
-        for batch_rows, batch in clips.batches(batch_size, num_workers, progress):
-            rows += batch_rows
-            views = processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
-            for order, view in zip(orders, views):
-                pooled = model(view.to(model.dtype), derivative_order=order).pooler_output
-                vectors[order].append(pooled.unflatten(0, (len(batch_rows), -1)).mean(1).float().cpu())
+    for batch_rows, features in iterate_features(model, clips, orders, batch_size, num_workers, progress):
+        rows += batch_rows
+        for order, part in features.items():
+            vectors[order].append(part)
     return VideoFeatures(
         {order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), clips.broken
     )
