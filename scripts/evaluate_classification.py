@@ -27,9 +27,9 @@ class ClassificationArguments(EncoderArguments):
     """The command line."""
 
     dataset: str = option(
-        help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
+        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
     )
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
     split: str = option(default="test", help=f"The split that is classified; {ALL_ROWS!r} takes all rows.")
     inputs: list[str] | None = option(
         default=None,

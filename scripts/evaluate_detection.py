@@ -30,7 +30,7 @@ class DetectionArguments(BoxOptions, EncoderArguments):
     """The command line."""
 
     dataset: str = option(help="jhmdb, ucf101-24, ava, or any data set with their columns of boxes.")
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies: docs/datasets.md.")
     split: str = option(default="test", help=f"The split that is tested; {ALL_ROWS!r} takes all rows.")
     inputs: list[str] | None = option(
         default=None,

@@ -50,10 +50,10 @@ class PreparationOptions:
     """
 
     dataset: str = option(
-        help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or an id on the Hub."
+        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
     )
     output_dir: str = option(help="Folder of the shards, the data set card and preparation.json.")
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
     splits: list[str] | None = option(
         default=None, help=f"The splits to prepare; by default those of {', '.join(SPLIT_NAMES)} that there are."
     )

@@ -20,9 +20,9 @@ class FrozenArguments(EncoderArguments):
     """The command line of an evaluation of a frozen encoder."""
 
     dataset: str = option(
-        help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
+        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
     )
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
     gallery_split: str = option(
         default="train", help=f"The split that is searched or learnt from; {ALL_ROWS!r} takes all rows."
     )

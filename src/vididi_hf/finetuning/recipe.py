@@ -95,9 +95,9 @@ class FinetuningRecipe:
     )
     dataset: str = option(
         default="motion",
-        help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or an id on the Hub.",
+        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id.",
     )
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
     train_split: str = option(default="train", help="The split that is learnt.")
     test_split: str = option(default="test", help="The split that is tested on once, after the last epoch.")
     output_dir: str = option(default="runs/finetune", help="Folder of the classifier, its state and the metrics.")

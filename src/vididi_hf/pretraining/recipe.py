@@ -108,9 +108,9 @@ class PretrainingRecipe:
     # What to learn from
     dataset: str = option(
         default="motion",
-        help="A built-in set, a folder of videos, a CSV or Parquet list, a saved data set, or an id on the Hub.",
+        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id.",
     )
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies, or shall be made.")
+    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
     split: str = option(default="train", help="The split to train on; labels are not used.")
     streaming: bool = option(
         default=False,
