@@ -1,10 +1,12 @@
 """Fixtures that several test files share: small real video files, good and broken, and the smallest `motion` set."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import transformers.dynamic_module_utils
 from torch import Tensor
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
@@ -20,6 +22,17 @@ def vididi_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDIDI_HOME", str(home))
         yield home
+
+
+@pytest.fixture
+def remote_code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps code that comes with checkpoints out of the user's cache, and apart from that of other tests."""
+    cache = tmp_path / "remote_code"
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(cache))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # transformers adds the cache
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
+    return cache
 
 
 @pytest.fixture(scope="session")

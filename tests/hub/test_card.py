@@ -72,15 +72,15 @@ def test_numbers_in_the_text(text):
     for line in ("| schedule | paper |", "| steps done | 10 |", "| last epoch's mean loss | 2.25 |"):
         assert line in text
     assert "| videos per second | 50 |" in text  # the mean of 40 and 60
-    assert "Trained on the split `train` of videos." in text
+    assert "Trained on the split `train` of videos, without labels." in text
     assert "20-NN" not in text  # not measured
 
 
 def test_pictures_with_captions(text, folder):
     shown = re.findall(r"!\[(.+)\]\((.+)\)", text)
     assert shown == [
-        ("Training", "figures/curves.png"),
         ("Test videos, and the training videos found for them", "figures/retrieval.png"),
+        ("Training", "figures/curves.png"),
     ]
     assert all((folder / path).stat().st_size > 0 for _, path in shown)
 
@@ -119,7 +119,21 @@ def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
     assert "No measurements\nof a training run came with this checkpoint." in text
     (bare / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
     text = write_card(bare, "org/bare").read_text()
-    assert "Trained on the split `train` of motion, a generated set" in text
+    assert "Trained on the split `train` of motion, without labels, a generated set" in text
+    assert "both views of a video were frames" not in text
+
+
+def test_a_baseline_is_not_said_to_be_vididi(bare):
+    (bare / "recipe.json").write_text(json.dumps({"dataset": "motion", "objective": "vicreg", "schedule": "baseline"}))
+    text = write_card(bare, "org/bare").read_text()
+    assert "It was trained by VICReg alone, for comparison: both views of a video were frames" in text
+    assert "trains one network to embed them consistently" not in text
+
+
+def test_the_clip_in_words(bare):
+    assert "A clip has 4 frames, every 3rd one of the video." in write_card(bare, "org/bare").read_text()
+    ViDiDiVideoProcessor(num_frames=4, frame_stride=1, size=32, crop_size=32).save_pretrained(bare)
+    assert "A clip has 4 successive frames of the video." in write_card(bare, "org/bare").read_text()
 
 
 def test_options(bare):

@@ -27,8 +27,7 @@ def detector(tmp_path_factory):
     return folder
 
 
-def test_code_card_and_weights(detector, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_code_card_and_weights(detector, remote_code_cache, tmp_path, capsys):
     prepare(detector, tmp_path / "out", "someone/detector")
     assert (tmp_path / "out" / "detection_vididi.py").exists()
     clip, boxes = torch.randn(1, 4, 3, 32, 32), [torch.tensor([[0.1, 0.1, 0.7, 0.9]])]

@@ -153,15 +153,6 @@ class TestPrepare:
         files = prepare(checkpoint, tmp_path / "out", REPO)
         assert not any(path.startswith(("results/", "figures/")) for path in paths(files))
 
-    def test_results_of_the_comparison(self, checkpoint, tmp_path):
-        found = {"arm": "ViDiDi", "seed": 0, "metrics": {"frames": {"R@1": 0.625}}, "neighbours": {"0": [1]}}
-        protocol = {"clips_per_video": 4, "leave_out": None}
-        (checkpoint / "retrieval.json").write_text(json.dumps({**found, "protocol": protocol}))
-        prepare(checkpoint, tmp_path / "out", REPO)
-        report = json.loads((tmp_path / "out" / "results" / "retrieval-videos-test.json").read_text())
-        assert (report["metrics"], report["protocol"]) == (found["metrics"], protocol)
-        assert "| frames | 62.5 |" in (tmp_path / "out" / "README.md").read_text()
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -295,6 +286,7 @@ def test_local_paths(tmp_path, monkeypatch):
         "lists": [["./here/a.mp4", "~/b.mp4"], 3, None],
         "hub": "owner/name",
         "data": "data/clips.csv",
+        "output_dir": "runs/gone",
         "link": "https://example.org/a",
     }
     assert without_local_paths(values) == {
@@ -303,6 +295,7 @@ def test_local_paths(tmp_path, monkeypatch):
         "lists": [["a.mp4", "b.mp4"], 3, None],
         "hub": "owner/name",
         "data": "clips.csv",
+        "output_dir": "gone",
         "link": "https://example.org/a",
     }
 

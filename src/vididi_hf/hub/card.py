@@ -28,12 +28,13 @@ RESULTS = "results"
 FIGURES = "figures"
 EMISSIONS_FILE = "emissions.csv"
 
+# By name of a picture, its caption; they are shown in this order, and others after them.
 _CAPTIONS = {
-    "curves": "Training",
+    "retrieval": "Test videos, and the training videos found for them",
     "detections": "Test frames and what the model says of the persons in them: green is right, red is wrong",
     "derivatives": "A clip and its temporal derivatives",
-    "retrieval": "Test videos, and the training videos found for them",
     "taylor": "Predicting frames by Taylor expansion",
+    "curves": "Training",
 }
 # By class of a model, the Auto class that loads it; all others are classifiers of videos.
 _AUTO_CLASSES = {
@@ -119,10 +120,7 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
         config=config,
         processor=processor,
         carries_code=carries_code,
-        figures=[
-            {"path": f"{FIGURES}/{path.name}", "caption": _CAPTIONS.get(path.stem, path.stem.replace("_", " "))}
-            for path in sorted((folder / FIGURES).glob("*.png"))
-        ],
+        figures=list_figures(folder),
         results=[
             {"title": result_title(report), "table": result_table(report), "protocol": result_protocol(report)}
             for report in reports
@@ -143,6 +141,19 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
     check_card(text, files)
     (folder / CARD_FILE).write_text(text)
     return folder / CARD_FILE
+
+
+def list_figures(folder: Path) -> list[dict[str, str]]:
+    """Lists the pictures of a repository in the order in which a reader wants them, each with path and caption."""
+    order = list(_CAPTIONS)
+    paths = sorted(
+        (folder / FIGURES).glob("*.png"),
+        key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.name),
+    )
+    return [
+        {"path": f"{FIGURES}/{path.name}", "caption": _CAPTIONS.get(path.stem, path.stem.replace("_", " "))}
+        for path in paths
+    ]
 
 
 def card_data(

@@ -19,13 +19,12 @@ from transformers.utils import CONFIG_NAME
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.results import EvaluationResult, dataset_name, read_report, report_of, write_report
+from vididi_hf.evaluation.results import dataset_name, read_report, write_report
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, CardOptions, write_card
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.checkpoints import CHECKPOINTS
 from vididi_hf.pretraining.monitors import METRICS_FILE, read_metrics
-from vididi_hf.pretraining.recipe import RECIPE_FILE
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
@@ -37,6 +36,8 @@ PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiForActionDetection": ViDiDiForActionDetection,
 }
 CURVES = ("loss", "R@1", "train_accuracy")
+# Fields of recipes that name places of the machine, even if nothing is there any more.
+_LOCAL_KEYS = ("output_dir", "dataset_root")
 # Files that an earlier version of a repository may have and this one has not, and that would then mislead.
 _REPLACED = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({FIGURES}|{RESULTS})/.*")
 
@@ -109,7 +110,7 @@ def prepare(
     model.save_pretrained(folder)
     ViDiDiVideoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
     copy_run(checkpoint, folder)
-    copy_results([checkpoint, *map(Path, results)], checkpoint, folder)
+    copy_results([checkpoint, *map(Path, results)], folder)
     copy_figures([checkpoint, *map(Path, figures)], folder)
     if with_code:
         carry_code(folder)
@@ -228,7 +229,7 @@ def copy_run(checkpoint: Path, folder: Path) -> None:
             shutil.copyfile(run / name, folder / name)
 
 
-def copy_results(places: Sequence[Path], checkpoint: Path, folder: Path) -> None:
+def copy_results(places: Sequence[Path], folder: Path) -> None:
     """Copies the reports of evaluations to `results/`, leaving out those of random weights.
 
     Raises:
@@ -236,7 +237,7 @@ def copy_results(places: Sequence[Path], checkpoint: Path, folder: Path) -> None
         ValueError: If one of the places is a file, and no report.
     """
     for path in _files_in(places, ".json"):
-        report = _as_report(path, checkpoint)
+        report = _as_report(path)
         if report is None:
             if path in places:
                 raise ValueError(f"{path} is no report of an evaluation")
@@ -273,7 +274,7 @@ def without_local_paths(value: Any, key: str = "") -> Any:
         return [without_local_paths(item) for item in value]
     if isinstance(value, str) and ("/" in value or "\\" in value):
         path = Path(value).expanduser()
-        if path.is_absolute() or value.startswith(".") or path.exists():
+        if key in _LOCAL_KEYS or path.is_absolute() or value.startswith(".") or path.exists():
             return dataset_name(value) if key == "dataset" and path.exists() else path.name
     return value
 
@@ -292,29 +293,12 @@ def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
                     yield path
 
 
-def _as_report(path: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """Reads the report of an evaluation, in the form of our evaluators or in that of the comparison; or nothing."""
+def _as_report(path: Path) -> dict[str, Any] | None:
+    """Reads the report of an evaluation; None if the file is something else."""
     try:
         return read_report(path)
     except ValueError:
-        pass
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
         return None
-    recipe_file = checkpoint / RECIPE_FILE
-    if not (isinstance(found, dict) and {"metrics", "protocol", "neighbours"} <= set(found) and recipe_file.exists()):
-        return None
-    recipe = json.loads(recipe_file.read_text())
-    result = EvaluationResult(
-        "retrieval",
-        found["metrics"],
-        found["protocol"],
-        primary="R@1",
-        dataset=dataset_name(recipe["dataset"]),
-        split=recipe["split"] if found["protocol"].get("leave_out") else "test",
-    )
-    return report_of(result, str(checkpoint), seed=found.get("seed"))
 
 
 def _free(folder: Path, stem: str, suffix: str) -> Path:

@@ -45,7 +45,7 @@ def from_tensors(
         >>> from vididi_hf.hub.conversion import from_tensors
         >>> model, report = from_tensors(mc3_18().state_dict())
         >>> model.config.backbone, len(report.used), sorted(report.dropped)
-        ('mc3_18', 117, ['fc.bias', 'fc.weight'])
+        ('mc3_18', 120, ['fc.bias', 'fc.weight'])
     """
     report = ConversionReport()
     if prefix is None:
