@@ -4,7 +4,8 @@
 python scripts/evaluate_retrieval.py --model runs/mine --dataset path/to/clips.csv --output runs/mine/retrieval
 python scripts/evaluate_retrieval.py --model runs/mine --dataset clips.csv --gallery_split all --leave_out source
 
-Writes the numbers (JSON) and a picture of a few queries with what was found for them (PNG).
+Writes metrics.json (the numbers, the protocol, the entries for the model card) and retrieval.png (a few queries with
+what was found for them).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import datasets
 
 from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.commands import FrozenArguments, format_table, json_path, print_failed
-from vididi_hf.evaluation.results import write_report
+from vididi_hf.evaluation.results import METRICS_JSON, write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
+
+PICTURE = "retrieval.png"
 
 
 @dataclass(kw_only=True)
@@ -27,7 +30,8 @@ class RetrievalArguments(FrozenArguments):
     """The command line."""
 
     output: str = option(
-        default="retrieval", help="A folder, for retrieval.json and retrieval.png; or the .json file itself."
+        default="retrieval",
+        help="A folder, for metrics.json and retrieval.png; or the .json file itself, beside which the picture lies.",
     )
     gallery_queries: int = option(default=4, help="Queries shown in the picture; 0 draws none.")
 
@@ -55,7 +59,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     """Evaluates, writes the files and prints the table."""
     arguments = parse_arguments(RetrievalArguments, command_line, __doc__)
     with errors_in_one_line("evaluate_retrieval.py"):
-        output = json_path(arguments.output, "retrieval.json")
+        output = json_path(arguments.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         model, processor = arguments.load()
         gallery, queries = arguments.datasets()
@@ -63,7 +67,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
         result = evaluator(model)
         write_report(output, arguments.report(result))
         if arguments.gallery_queries > 0:
-            draw(arguments, result, evaluator.queries, evaluator.gallery, output.with_suffix(".png"))
+            picture = output.with_name(PICTURE) if output.name == METRICS_JSON else output.with_suffix(".png")
+            draw(arguments, result, evaluator.queries, evaluator.gallery, picture)
     searched, asked = result.protocol["gallery_videos"], result.protocol["query_videos"]
     print(f"{asked} queries, {searched} videos searched, {result.protocol['classes']} classes")
     print(format_table(result.metrics))

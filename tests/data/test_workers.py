@@ -1,5 +1,6 @@
 """Results in order from several processes; crashing jobs and killed parents. This file is also a program."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+import vididi_hf
 from vididi_hf.data import workers
 from vididi_hf.data.workers import leave_process_group, ordered_map
 
@@ -116,6 +118,17 @@ def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:
     groups = set(loader)
     assert len(groups) == 2
     assert os.getpgrp() not in groups
+
+
+def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
+    loaders = [
+        (path.name, {argument.arg for argument in call.keywords})
+        for path in Path(vididi_hf.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "DataLoader"
+    ]
+    assert {name for name, _ in loaders} >= {"loading.py", "features.py", "detection.py"}
+    assert [name for name, arguments in loaders if "worker_init_fn" not in arguments] == []
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class TestReport:
     @pytest.mark.parametrize("inputs", ["frames", "derivative", "both"])
     def test_numbers_and_neighbours_are_those_of_the_protocol(self, run, drawn, checkpoint, videos, inputs):
         orders, first = ranking_by_hand(checkpoint, videos, inputs)
-        found = json.loads((run / "retrieval.json").read_text())["metrics"][inputs]
+        found = json.loads((run / "metrics.json").read_text())["metrics"][inputs]
         assert {name: value for name, value in found.items() if name not in ("20-NN", "mAP")} == pytest.approx(
             {f"R@{k}": np.mean([rank < k for rank in first]) for k in (1, 5, 10, 20, 50)}
         )
@@ -130,11 +130,11 @@ class TestReport:
         assert neighbours[inputs].tolist() == [orders[row] for row in rows.tolist()]
 
     def test_what_is_needed_to_measure_again(self, run, checkpoint, videos):
-        report = json.loads((run / "retrieval.json").read_text())
+        report = json.loads((run / "metrics.json").read_text())
         assert report["model"] == str(checkpoint)
         assert report["source"] == str(videos / "clips.csv")
         assert (report["task"], report["dataset"], report["split"]) == ("retrieval", videos.name, "test")
-        entries = collect_eval_results([read_report(run / "retrieval.json")])
+        entries = collect_eval_results([read_report(run / "metrics.json")])
         assert entries[0].metric_value == report["metrics"]["frames"]["R@1"]
         assert (report["random_init"], report["seed"]) == (False, 0)
         assert report["versions"]["torch"] == torch.__version__
@@ -174,7 +174,7 @@ class TestOptions:
 
     def test_no_picture(self, evaluate, tmp_path):
         evaluate("--output", tmp_path, "--gallery_queries", 0, "--inputs", "frames")
-        assert [path.name for path in tmp_path.iterdir()] == ["retrieval.json"]
+        assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
     def test_random_weights(self, evaluate, script, tmp_path, monkeypatch):
         features = []
@@ -182,21 +182,21 @@ class TestOptions:
         monkeypatch.setattr(script, "draw", lambda a, result, *rest: features.append(result) or draw(a, result, *rest))
         for flags in ([], ["--random_init"], ["--random_init", "--seed", 3]):
             evaluate("--output", tmp_path, "--inputs", "frames", "--gallery_queries", 1, *flags)
-            assert json.loads((tmp_path / "retrieval.json").read_text())["random_init"] is bool(flags)
+            assert json.loads((tmp_path / "metrics.json").read_text())["random_init"] is bool(flags)
         vectors = [result.queries.by_order[0] for result in features]
         assert not torch.allclose(vectors[0], vectors[1])
         assert not torch.allclose(vectors[1], vectors[2])
 
     def test_leaving_one_source_out(self, evaluate, tmp_path):
         evaluate("--output", tmp_path, "--leave_out", "source", "--inputs", "frames", dataset="train.csv")
-        protocol = json.loads((tmp_path / "retrieval.json").read_text())["protocol"]
+        protocol = json.loads((tmp_path / "metrics.json").read_text())["protocol"]
         assert (protocol["gallery_videos"], protocol["query_videos"], protocol["leave_out"]) == (6, 6, "source")
         assert protocol["query_split"] == "train"
 
     def test_all_rows(self, evaluate, tmp_path):
         flags = ("--leave_out", "source", "--gallery_split", "all", "--inputs", "frames", "--gallery_queries", 0)
         evaluate("--output", tmp_path, *flags)
-        protocol = json.loads((tmp_path / "retrieval.json").read_text())["protocol"]
+        protocol = json.loads((tmp_path / "metrics.json").read_text())["protocol"]
         assert (protocol["gallery_videos"], protocol["gallery_split"]) == (10, "all")
 
     def test_broken_videos_are_named(self, evaluate, videos, tmp_path, capsys):

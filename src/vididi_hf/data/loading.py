@@ -6,10 +6,10 @@ its augmentation depend on nothing else. The number of workers, a restart, the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import datasets
 import torch
@@ -25,6 +25,8 @@ from vididi_hf.decoding_vididi import source_name
 
 # So many other videos are tried in place of a broken one; when all are broken, the data set is at fault.
 _SUBSTITUTES = 20
+
+Batch = TypeVar("Batch")
 
 SampleKey = tuple[int, int]
 """(epoch, index of the row): all that a worker needs to know to make a training sample."""
@@ -239,7 +241,64 @@ class EpochBatches(Sampler[list[SampleKey]]):
             yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
 
 
-class ClipLoader:
+class EpochSampler(Protocol):
+    """What says which samples, or which batches, an epoch has."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Chooses the epoch, and the step to start at, of the next iteration."""
+
+
+class EpochLoader(Generic[Batch]):
+    """Yields the batches of one epoch, from any step on.
+
+    Args:
+        samples: What is loaded.
+        batches: Their order; also given to the `DataLoader`, by one of `how`.
+        collate: Makes a batch of samples.
+        num_workers: Worker processes; 0 loads in this process.
+        pin_memory: Put batches in page-locked memory, from which a GPU copies while it computes.
+        **how: Further arguments of the `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        samples: Dataset,
+        batches: EpochSampler,
+        collate: Callable[[Any], Batch],
+        *,
+        num_workers: int,
+        pin_memory: bool,
+        **how: Any,
+    ):
+        self.batches = batches
+        self._loader = DataLoader(
+            samples,
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=leave_process_group,
+            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
+            generator=torch.Generator(),
+            **how,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return self.batches.steps_per_epoch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Iterates over the batches of an epoch, from `first_step` on."""
+        self.batches.set_epoch(epoch, first_step)
+        return iter(self._loader)
+
+
+class ClipLoader(EpochLoader[ClipBatch]):
     """Yields the batches of training clips of one epoch, from any step on.
 
     Args:
@@ -261,25 +320,6 @@ class ClipLoader:
         world_size: int = 1,
         pin_memory: bool = False,
     ):
-        self.batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
-        self._loader = DataLoader(
-            clips,
-            batch_sampler=self.batches,
-            collate_fn=collate_clips,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=leave_process_group,
-            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
-            generator=torch.Generator(),
-        )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ClipBatch]:
-        """Iterates over the batches of an epoch, from `first_step` on."""
-        self.batches.set_epoch(epoch, first_step)
-        return iter(self._loader)
+        batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
+        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        super().__init__(clips, batches, collate_clips, batch_sampler=batches, **running)

@@ -21,13 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.loading import ClipBatch, ClipMaker, collate_clips
+from vididi_hf.data.loading import ClipBatch, ClipMaker, EpochLoader, collate_clips
 from vididi_hf.data.parquet_videos import ParquetVideos
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
 
 # A batch knows at least so many videos, so that a broken one can be replaced without another fetch.
@@ -200,7 +199,7 @@ class StreamedBatches(Sampler[StreamedBatch]):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class StreamingClipLoader:
+class StreamingClipLoader(EpochLoader[ClipBatch]):
     """Yields the batches of training clips of one epoch, from any step on, from Parquet that lies anywhere.
 
     It offers what `ClipLoader` offers. `indices` and `rows` of a batch are numbers of videos in the shards.
@@ -253,7 +252,7 @@ class StreamingClipLoader:
         pin_memory: bool = False,
         shuffle_window: int = 1024,
     ):
-        self.batches = StreamedBatches(
+        batches = StreamedBatches(
             videos,
             batch_size,
             seed=make_clips.seed,
@@ -261,25 +260,7 @@ class StreamingClipLoader:
             world_size=world_size,
             shuffle_window=shuffle_window,
         )
-        self._loader = DataLoader(
-            StreamedClips(make_clips),
-            sampler=self.batches,
-            batch_size=None,  # they are batches already
-            collate_fn=collate_clips,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=leave_process_group,
-            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
-            generator=torch.Generator(),
-        )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ClipBatch]:
-        """Iterates over the batches of an epoch, from `first_step` on."""
-        self.batches.set_epoch(epoch, first_step)
-        return iter(self._loader)
+        # They are batches already: the data loader makes none.
+        how: dict[str, Any] = {"sampler": batches, "batch_size": None}
+        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        super().__init__(StreamedClips(make_clips), batches, collate_clips, **running, **how)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.loading import EpochBatches, SampleKey
+from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
@@ -105,7 +104,7 @@ def collate_key_frames(samples: list[dict[str, Any]]) -> KeyFrameBatch:
     }
 
 
-class KeyFrameLoader:
+class KeyFrameLoader(EpochLoader[KeyFrameBatch]):
     """Yields the batches of one epoch.
 
     Args:
@@ -127,24 +126,6 @@ class KeyFrameLoader:
         world_size: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        self.batches = EpochBatches(len(samples), batch_size, seed=samples.seed, rank=rank, world_size=world_size)
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=self.batches,
-            collate_fn=collate_key_frames,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
-            generator=torch.Generator(),
-        )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int) -> Iterator[KeyFrameBatch]:
-        """Iterates over the batches of an epoch."""
-        self.batches.set_epoch(epoch)
-        return iter(self._loader)
+        batches = EpochBatches(len(samples), batch_size, seed=samples.seed, rank=rank, world_size=world_size)
+        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        super().__init__(samples, batches, collate_key_frames, batch_sampler=batches, **running)

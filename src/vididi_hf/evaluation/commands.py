@@ -65,10 +65,10 @@ class FrozenArguments(EncoderArguments):
         return report_of(result, self.model, random_init=self.random_init, seed=self.seed, source=self.dataset)
 
 
-def json_path(output: str, name: str = METRICS_JSON) -> Path:
-    """Where numbers are written: `output` itself if it is a `.json` file, or else `name` in the folder `output`."""
+def json_path(output: str) -> Path:
+    """Where numbers are written: `output` itself if it is a `.json` file, or else `metrics.json` in that folder."""
     path = Path(output)
-    return path if path.suffix == ".json" else path / name
+    return path if path.suffix == ".json" else path / METRICS_JSON
 
 
 def finish(arguments: FrozenArguments, result: EvaluationResult, path: Path) -> None:
