@@ -23,6 +23,7 @@ from vididi_hf import ViDiDiModel
 from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.monitors import read_metrics
@@ -543,6 +544,42 @@ def test_activation_checkpointing_changes_no_weight(
 ) -> None:
     folder = pretrain(make_recipe(videos, tmp_path, activation_checkpointing=True))
     assert_same(final_state(folder)["published"], final_state(whole_runs("vicreg"))["published"])
+
+
+@pytest.mark.slow  # test_compilation.py trains a step, and looks at the names of what is saved
+def test_a_compiled_run_is_stopped_and_resumed_like_others(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as if to be compiled."""
+    compiled: list[ViDiDiForPreTraining] = []
+
+    def trace(model: ViDiDiForPreTraining) -> None:
+        compiled.append(model)
+        compile_encoders(model, backend="aot_eager")
+
+    monkeypatch.setattr(loop, "compile_encoders", trace)
+    options: dict[str, Any] = {"schedule": "fixed-pair", "evaluate_epochs": 1}
+    plain = pretrain(make_recipe(videos, tmp_path / "plain", **options))
+    options["torch_compile"] = True
+    expected = pretrain(make_recipe(videos, tmp_path / "whole", **options))
+    recipe = make_recipe(videos, tmp_path / "stopped", save_steps=2, **options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    pretrain(replace(recipe, resume=True))
+    assert len(compiled) == 3
+    assert_same(final_state(tmp_path / "stopped"), final_state(expected))
+    found, wanted = (final_state(folder)["published"] for folder in (expected, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_layout_is_the_recipes(channels_last: bool, videos: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(videos, tmp_path, channels_last=channels_last)
+    weight = loop.build_model(recipe, loop.build_accelerator(recipe)).vididi.backbone.layer2[0].conv1[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d) == channels_last
+    assert weight.is_contiguous() != channels_last
 
 
 def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(

@@ -143,6 +143,25 @@ def test_build_optimizer_takes_a_model_without_vectors(name: str) -> None:
     assert (model.weight < before).all()
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_updates_are_the_same(name: str) -> None:
+    trained = []
+    for fused in (False, True):
+        model = network()
+        optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.05, fused=fused)
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+        for step in range(3):
+            backward(model, step)
+            optimizer.step()
+        trained.append(model.state_dict())
+    torch.testing.assert_close(*trained)
+
+
+def test_there_is_no_fused_lars() -> None:
+    with pytest.raises(ValueError, match="fused adamw and sgd, but no fused lars"):
+        build_optimizer(network(), "lars", learning_rate=0.1, weight_decay=0.0, fused=True)
+
+
 def test_build_optimizer_names_an_unknown_optimizer() -> None:
     with pytest.raises(ValueError, match="unknown optimizer 'adam', expected one of lars, adamw, sgd"):
         build_optimizer(network(), "adam", learning_rate=0.1, weight_decay=0.0)

@@ -215,6 +215,14 @@ def test_broken_videos_are_counted_and_named_at_the_end(
     assert capsys.readouterr().out == ""
 
 
+def test_wandb_is_told_the_runs_folder(make: Callable[..., Reporter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it writes to the folder that the run was started in."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda *_, **options: told.update(options))
+    reporter = make(tracker="tensorboard")
+    assert told["init_kwargs"] == {"wandb": {"dir": reporter.recipe.output_dir}}
+
+
 def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., Reporter], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

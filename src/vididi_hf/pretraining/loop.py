@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,6 @@ from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
-from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.checkpoints import (
     DamagedCheckpointError,
     Progress,
@@ -29,15 +29,16 @@ from vididi_hf.pretraining.checkpoints import (
     save_checkpoint,
     save_encoder,
 )
-from vididi_hf.pretraining.gradients import accumulate_gradients, cache_gradients
+from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.monitors import merge_broken
-from vididi_hf.pretraining.optimizers import build_optimizer, learning_rate_at
+from vididi_hf.pretraining.optimizers import build_optimizer
 from vididi_hf.pretraining.precision import usable_precision
 from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.reporter import Reporter
 from vididi_hf.pretraining.schedule import OrderPair
+from vididi_hf.pretraining.step import TrainingStep
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 BEST_BY = "R@1"
@@ -84,13 +85,14 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     evaluator = build_evaluator(recipe, accelerator, processor)
     raw_model = build_model(recipe, accelerator)
     model, optimizer = accelerator.prepare(
-        raw_model, build_optimizer(raw_model, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
+        raw_model,
+        build_optimizer(
+            raw_model, recipe.optimizer, recipe.learning_rate, recipe.weight_decay, fused=recipe.fused_optimizer
+        ),
     )
-    total_steps = recipe.epochs * loader.steps_per_epoch
-    warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * loader.steps_per_epoch)
-    peak_rate = recipe.learning_rate * recipe.batch_size * accelerator.num_processes / 256
     views_of = partial(derivative_views, processor=processor, num_frames=recipe.num_frames, device=accelerator.device)
-    reporter = Reporter(recipe, accelerator, total_steps)
+    take_step = TrainingStep(recipe, accelerator, model, optimizer, views_of, loader.steps_per_epoch)
+    reporter = Reporter(recipe, accelerator, take_step.total_steps)
     progress = resume(recipe, accelerator, raw_model, optimizer, reporter, loader.steps_per_epoch)
     reporter.open(progress)
 
@@ -101,28 +103,12 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
             for step, batch in enumerate(loader.epoch(epoch, progress.step), progress.step):
                 # 1. Two clips of each video, uint8 (batch, 2, frames + highest order, channels, height, width).
                 clips = batch["clips"]
-                # 2. The derivative order of each. `views_of` differentiates them, float (batch, 2, frames, channels,
-                # height, width), when the encoder is to see them.
+                # 2. The derivative order of each.
                 orders = schedule(epoch, step)
-                # 3. One encoder embeds both views; the objective compares them over the global batch; its gradient. A
-                # batch that is too large passes in parts.
-                if recipe.chunk_size:
-                    output = cache_gradients(accelerator, model, clips, orders, views_of, recipe.chunk_size)
-                else:
-                    parts = recipe.gradient_accumulation
-                    output = accumulate_gradients(accelerator, model, clips, orders, views_of, parts)
-                # 4. One step of the optimiser, and of the moving average that BYOL aims at.
-                rate = learning_rate_at(
-                    progress.total_steps, total_steps, warmup_steps, peak_rate, recipe.final_learning_rate
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                if recipe.max_grad_norm > 0:
-                    accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                if raw_model.target is not None:
-                    raw_model.update_target(cosine_decay(progress.total_steps, total_steps, recipe.target_decay))
+                # 3. They are differentiated, one encoder embeds them, the objective compares them; its gradient changes
+                # the weights.
+                rate = take_step.learning_rate(progress.total_steps)
+                output = take_step(clips, orders, progress.total_steps)
 
                 progress.step += 1
                 progress.total_steps += 1
@@ -220,13 +206,18 @@ def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
 
 
 def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiForPreTraining:
-    """Builds the model in the memory layout that 3-D convolutions are fastest in."""
+    """Builds the model on its device, in the memory layout and with the compilation that the recipe asks for."""
     model = ViDiDiForPreTraining(recipe.model_config())
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         synchronise(model)
-    return model.to(accelerator.device, memory_format=torch.channels_last_3d)
+    model = model.to(accelerator.device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
+    if recipe.torch_compile:
+        compile_encoders(model)
+    return model
 
 
 def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:
@@ -367,6 +358,9 @@ def evaluate(
     due = evaluator is not None and ((epoch + 1) % recipe.evaluate_epochs == 0 or epoch + 1 == recipe.epochs)
     shared: list[dict[str, float]] = [{}]
     if due and evaluator is not None and accelerator.is_main_process:
-        shared = [evaluator(model.vididi).metrics["frames"]]
+        # Compiling for evaluation mode and for batches of other sizes would take longer than evaluating.
+        compiling: Any = torch.compiler.set_stance("force_eager") if recipe.torch_compile else nullcontext()
+        with compiling:
+            shared = [evaluator(model.vididi).metrics["frames"]]
     broadcast_object_list(shared)
     return shared[0]

@@ -106,7 +106,12 @@ class LARS(Optimizer):
 
 
 def build_optimizer(
-    model: nn.Module, name: str, learning_rate: float, weight_decay: float, momentum: float = 0.9
+    model: nn.Module,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    fused: bool = False,
 ) -> Optimizer:
     """Build an optimizer of the parameters that require gradients, without weight decay on biases and BatchNorm.
 
@@ -116,12 +121,13 @@ def build_optimizer(
         learning_rate: Learning rate, to be overwritten per step (see `learning_rate_at`).
         weight_decay: Weight decay of parameters of two or more dimensions.
         momentum: Momentum, or the first of AdamW's two decay rates.
+        fused: AdamW and SGD: update each tensor in one pass over its memory.
 
     Returns:
         The optimizer with two parameter groups: parameters of two or more dimensions, and the rest.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or LARS shall be fused.
 
     Example:
         >>> optimizer = build_optimizer(torch.nn.Linear(4, 2), "lars", learning_rate=0.5, weight_decay=1e-6)
@@ -136,9 +142,11 @@ def build_optimizer(
         {"params": [param for param in trained if param.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "adamw":
-        return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999))
+        return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999), fused=fused or None)
     if name == "sgd":
-        return SGD(groups, lr=learning_rate, momentum=momentum)
+        return SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
+    if fused:
+        raise ValueError("torch has fused adamw and sgd, but no fused lars")
     return LARS(groups, lr=learning_rate, momentum=momentum)
 
 

@@ -70,6 +70,8 @@ _MAY_CHANGE = frozenset(
         "max_grad_norm",
         "mixed_precision",
         "activation_checkpointing",
+        "channels_last",
+        "torch_compile",
         "num_workers",
         "save_epochs",
         "save_steps",
@@ -178,6 +180,9 @@ class PretrainingRecipe:
     activation_checkpointing: bool = option(
         default=False, help="Recompute activations in the backward pass: less memory."
     )
+    channels_last: bool = option(default=True, help="Keep the weights of 3-D convolutions in channels-last memory.")
+    torch_compile: bool = option(default=False, help="Compile the encoder, once for each derivative order.")
+    fused_optimizer: bool = option(default=False, help="adamw, sgd: update each tensor in one pass over its memory.")
     seed: int = option(default=0, help="Seed of initialisation, order, clips, augmentation and schedule.")
 
     # Running
@@ -226,6 +231,13 @@ class PretrainingRecipe:
         for name, divisor in (("gradient_accumulation", self.gradient_accumulation), ("chunk_size", self.chunk_size)):
             if divisor and self.batch_size % divisor:
                 raise ValueError(f"{name} must divide batch_size ({self.batch_size}), got {divisor}")
+        if self.fused_optimizer and self.optimizer == "lars":
+            raise ValueError("fused_optimizer is for adamw and sgd, of which torch has fused forms, got optimizer lars")
+        if self.torch_compile and self.activation_checkpointing:
+            raise ValueError(
+                "torch_compile and activation_checkpointing do not go together, got both: a compiled graph keeps "
+                "BatchNorm's statistics for recomputing, and the next view changes them"
+            )
         if self.streaming and self.dataset_root is not None:
             raise ValueError(f"dataset_root is for built-in sets, which are not streamed, got {self.dataset_root!r}")
         self.model_config()  # its own checks: a wrong backbone or size stops here, before any data is touched

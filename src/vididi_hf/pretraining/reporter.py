@@ -98,7 +98,9 @@ class Reporter:
             settings = {
                 k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(self.recipe).items()
             }
-            self.accelerator.init_trackers("vididi", config=settings)
+            # The others write to the run's folder anyway, or to one of their own.
+            own_folder = {"wandb": {"dir": self.recipe.output_dir}}
+            self.accelerator.init_trackers("vididi", config=settings, init_kwargs=own_folder)
 
     def start_epoch(self) -> None:
         """Starts the clock of an epoch; evaluation and checkpoints between epochs do not count as training time."""
