@@ -2,6 +2,7 @@
 
 import doctest
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torchcodec.encoders import VideoEncoder
 
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.visualization import OTHER, QUERY, SAME, choose_queries, neighbours, plot_retrieval
+from vididi_hf.visualization.neighbours import video_label
 
 
 def pixels(axis):
@@ -105,9 +107,23 @@ class TestRetrieval:
         assert {border(axis) for axis in axes[1:]}.isdisjoint({SAME, OTHER, QUERY})
         assert [axis.get_xlabel() for axis in axes] == ["", "", ""]
 
+    def test_a_query_without_a_label_neither_agrees_nor_disagrees(self, rows):
+        axes = plot_retrieval(rows.remove_columns("label"), [0], rows, {"ViDiDi": [[1, 2]]}).axes
+        assert {border(axis) for axis in axes[1:]}.isdisjoint({SAME, OTHER, QUERY})
+        assert [axis.get_xlabel() for axis in axes[1:]] == [video_label(rows, 1), video_label(rows, 2)]
+
     def test_neighbours_must_fit_the_queries(self, rows):
         with pytest.raises(ValueError, match="'ViDiDi' has the neighbours of 1 queries, but 2 are shown"):
             plot_retrieval(rows, [0, 1], rows, {"ViDiDi": [[1, 2]]})
+
+
+def test_labels_are_named_where_they_are_known():
+    rows = datasets.Dataset.from_dict(
+        {"label": [1, -1, None]}, datasets.Features({"label": datasets.ClassLabel(names=["hop", "run"])})
+    )
+    assert [video_label(rows, row) for row in range(3)] == ["run", None, None]
+    assert video_label(datasets.Dataset.from_dict({"label": [7]}), 0) == "7"
+    assert video_label(datasets.Dataset.from_dict({"other": [7]}), 0) is None
 
 
 def test_examples():

@@ -1,7 +1,6 @@
-"""Occlusion against its formula written out, and against videos in which it is known where there is anything to see."""
+"""Saliency against its formula written out, and against videos in which it is known where there is anything to see."""
 
 import doctest
-import itertools
 import math
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel
-from vididi_hf.visualization import occlusion_saliency, saliency, share_on_motion
+from vididi_hf.visualization import saliency, share_on_motion, video_saliency
 
 
 @pytest.fixture(scope="module")
@@ -30,82 +29,81 @@ def moving_patch(frames=8, size=48):
     return video, where
 
 
-class TestOcclusion:
+class TestVideoSaliency:
     @pytest.mark.parametrize("order", [0, 1])
     def test_formula(self, model, order):
-        """Every step of the definition, pixel by pixel, in other words than the code's."""
+        """Every step of the definition in other words than the code's: one point of the path at a time."""
         torch.manual_seed(1)
-        video, grid = torch.randn(4 + order, 3, 32, 36), (2, 2, 3)
-        sizes = (4 + order, 32, 36)
+        video = torch.randn(4 + order, 3, 32, 36)
 
-        def window(axis, place, pixel):
-            step = sizes[axis] / grid[axis]
-            offset = (pixel + 0.5) / step - (place + 0.5)
-            outermost = (place == 0 and offset < 0) or (place == grid[axis] - 1 and offset > 0)
-            return 1.0 if outermost else math.cos(min(1, abs(offset)) * math.pi / 2) ** 2
+        def blurred(values, axis, deviation):
+            size = values.shape[axis]
+            lines = np.moveaxis(values, axis, 0)
+            weights = [[math.exp(-((i - j) ** 2) / (2 * deviation**2)) for j in range(size)] for i in range(size)]
+            return np.moveaxis(np.stack([np.average(lines, axis=0, weights=row) for row in weights]), 0, axis)
 
-        blurred = video.double().numpy()
-        for axis, place in ((0, 0), (1, 2), (2, 3)):
-            step, lines = sizes[axis] / grid[axis], np.moveaxis(blurred, place, 0)
-            weights = [
-                [math.exp(-((i - j) ** 2) / (2 * step**2)) for j in range(sizes[axis])] for i in range(sizes[axis])
-            ]
-            lines = np.stack([np.average(lines, axis=0, weights=row) for row in weights])
-            blurred = np.moveaxis(lines, 0, place)
-
+        still = video.double().numpy().mean(0)
+        still = torch.from_numpy(blurred(blurred(still, 1, 8.0), 2, 8.0)).float()[None].expand_as(video)
         model.eval()
 
         def embed(frames):
             for _ in range(order):
                 frames = frames[1:] - frames[:-1]
-            with torch.no_grad():
-                return model(frames[None].float(), derivative_order=order).pooler_output[0].double().numpy()
+            return model(frames[None], derivative_order=order).pooler_output[0]
 
-        whole, expected = embed(video), np.zeros(sizes)
-        for place in itertools.product(*map(range, grid)):
-            axes = [[window(axis, place[axis], pixel) for pixel in range(sizes[axis])] for axis in range(3)]
-            mask = np.einsum("t,h,w->thw", *axes)
-            wiped = embed(torch.from_numpy((1 - mask[:, None]) * video.numpy() + mask[:, None] * blurred))
-            expected += mask * (1 - whole @ wiped / np.linalg.norm(whole) / np.linalg.norm(wiped))
-        found = occlusion_saliency(model, video, derivative_order=order, grid=grid)
-        assert found.shape == sizes
-        np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3, atol=1e-6)
+        difference = (embed(video) - embed(still)).detach()
+        slopes = []
+        for place in (1 / 6, 1 / 2, 5 / 6):
+            point = (1 - place) * still + place * video
+            point.requires_grad_()
+            slopes += torch.autograd.grad(embed(point) @ difference, point)
+        shares = ((video - still) * torch.stack(slopes).mean(0)).sum(1) / difference.square().sum()
+        found = video_saliency(model, video, derivative_order=order, steps=3, smoothing=(0, 0))
+        np.testing.assert_allclose(found.numpy(), shares.numpy(), rtol=1e-3, atol=1e-5)
+        smooth = blurred(blurred(blurred(shares.numpy(), 0, 1.5), 1, 3.2), 2, 3.2)
+        found = video_saliency(model, video, derivative_order=order, steps=3, smoothing=(1.5, 0.1))
+        np.testing.assert_allclose(found.numpy(), smooth.clip(min=0), rtol=1e-3, atol=1e-5)
+
+    @pytest.mark.parametrize("order", [0, 1])
+    def test_shares_add_up_to_what_the_video_makes_of_the_embedding(self, model, order):
+        video, _ = moving_patch(8 + order)
+        shares = video_saliency(model, video, derivative_order=order, steps=48, smoothing=(0, 0))
+        assert shares.sum() == pytest.approx(1, abs=0.05)
 
     @pytest.mark.parametrize("order", [0, 1])
     def test_finds_the_only_thing_there_is_in_space_and_time(self, model, order):
         video, where = moving_patch(8 + order)
-        found = occlusion_saliency(model, video, derivative_order=order, grid=(4, 6, 6))
-        peaks = [divmod(int(frame.argmax()), 48) for frame in found[1:-1]]
-        centres = [where[frame].nonzero().float().mean(0).tolist() for frame in range(1, 7 + order)]
-        assert all(math.dist(peak, centre) < 12 for peak, centre in zip(peaks, centres))
-        # On 4 % of the pixels; a window is 8 of the patch's 10 pixels wide at half its height.
-        assert found[where].sum() > 4 * where.float().mean() * found.sum()
+        found = video_saliency(model, video, derivative_order=order)
+        peaks = [divmod(int(frame.argmax()), 48) for frame in found]
+        centres = [frame.nonzero().float().mean(0).tolist() for frame in where]
+        distances = [math.dist(peak, centre) for peak, centre in zip(peaks, centres)]
+        assert sorted(distances)[len(distances) // 2] < 7
+        assert found[where].sum() > 6 * where.float().mean() * found.sum()
         far = torch.ones_like(where)
         far[:, 8:40] = False
         assert found[far].max() < 0.05 * found.max()
 
     def test_nothing_to_see_is_nothing(self, model):
-        found = occlusion_saliency(model, torch.full((8, 3, 32, 32), 0.7), grid=(2, 3, 3))
-        assert found.abs().max() < 1e-6
+        assert not video_saliency(model, torch.full((8, 3, 32, 32), 0.7)).any()
 
-    def test_repeats_itself_in_any_batches_and_leaves_the_model_as_it_was(self, model):
+    def test_repeats_itself_and_leaves_the_model_as_it_was(self, model):
         video, _ = moving_patch()
         model.train()
         norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm3d))
         before = norm.running_mean.clone()
-        one = occlusion_saliency(model, video, grid=(2, 3, 3))
-        other = occlusion_saliency(model, video, grid=(2, 3, 3), batch_size=5)
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
-        assert torch.equal(one, occlusion_saliency(model, video, grid=(2, 3, 3)))
+        with torch.no_grad():  # as in a notebook that only looks
+            found = video_saliency(model, video)
+        assert torch.equal(found, video_saliency(model, video))
         assert model.training
         assert torch.equal(norm.running_mean, before)
-        assert not one.requires_grad
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert not found.requires_grad
 
     def test_impossible(self, model):
-        with pytest.raises(ValueError, match="grid must have 1 to 4 windows along frames, got 5"):
-            occlusion_saliency(model, torch.zeros(4, 3, 32, 32), grid=(5, 2, 2))
+        with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+            video_saliency(model, torch.zeros(4, 3, 32, 32), steps=0)
         with pytest.raises(ValueError, match=r"\(frames, channels, height, width\), got \(1, 4, 3, 32, 32\)"):
-            occlusion_saliency(model, torch.zeros(1, 4, 3, 32, 32))
+            video_saliency(model, torch.zeros(1, 4, 3, 32, 32))
 
 
 class TestShareOnMotion:

@@ -7,7 +7,7 @@ stays untouched, so they work on servers and in threads.
 from vididi_hf.visualization.curves import plot_curves
 from vididi_hf.visualization.dynamics import plot_derivatives, plot_taylor
 from vididi_hf.visualization.neighbours import STRIP_FRAMES, choose_queries, plot_retrieval
-from vididi_hf.visualization.saliency import occlusion_saliency, share_on_motion
+from vididi_hf.visualization.saliency import share_on_motion, video_saliency
 from vididi_hf.visualization.saliency_pictures import plot_saliency
 from vididi_hf.visualization.style import OTHER, QUERY, RUN_COLOURS, SAME, SIGNED_COLOURS, save_figure
 
@@ -19,7 +19,6 @@ __all__ = [
     "SIGNED_COLOURS",
     "STRIP_FRAMES",
     "choose_queries",
-    "occlusion_saliency",
     "plot_curves",
     "plot_derivatives",
     "plot_retrieval",
@@ -27,4 +26,5 @@ __all__ = [
     "plot_taylor",
     "save_figure",
     "share_on_motion",
+    "video_saliency",
 ]

@@ -1,13 +1,9 @@
-"""Where an encoder looks: how far its embedding turns when a piece of the video is wiped out.
+"""Where an encoder looks: which pixels, and when, make the embedding of a video what it is.
 
-No class is needed and no gradient is interpreted: every number is a distance that the encoder itself measures, the one
-by which retrieval ranks.
+No class is needed: the difference that the video makes to the embedding is shared out among the pixels, exactly.
 """
 
 from __future__ import annotations
-
-import math
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -17,85 +13,87 @@ from vididi_hf.derivatives_vididi import temporal_derivative
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.modeling_vididi import ViDiDiModel
 
-GRID = (4, 6, 6)
+STEPS = 16
 
 
-@torch.no_grad()
-def occlusion_saliency(
+def video_saliency(
     model: ViDiDiModel,
     pixel_values: Tensor,
     *,
     derivative_order: int = 0,
-    grid: tuple[int, int, int] = GRID,
-    batch_size: int = 48,
+    steps: int = STEPS,
+    smoothing: tuple[float, float] = (1.0, 0.05),
 ) -> Tensor:
-    """Computes where in space and time an encoder looks, by occlusion.
+    """Computes where in space and time an encoder looks, by integrated gradients of its own embedding.
 
-    With f the pooled features of the derivative of the given order, x the video, x̄ the video blurred beyond
-    recognition, and windows mₚ with values in [0, 1] that tile space and time, Σₚ mₚ = 1 everywhere:
+    With f the pooled features of the derivative of the given order, x the video, and x̄ the video without content, a
+    still of its mean frame blurred by a quarter of its size,
 
-        xₚ = (1 − mₚ) · x + mₚ · x̄,    sₚ = 1 − cos(f(x), f(xₚ)),    saliency = Σₚ sₚ · mₚ
+        d = f(x) − f(x̄),    A = (x − x̄) · 1/n Σᵢ ∇⟨f, d/‖d‖⟩(x̄ + (i − ½)/n · (x − x̄)),    saliency = max(0, G ∗ A / ‖d‖)
 
-    Windows are products of raised cosines, one step of the grid wide at half their height: they have no edges that the
-    encoder could see. x̄ is a Gaussian blur in time and space whose deviations are the steps of the grid: it keeps the
-    colours around, and a uniform region is wiped out by itself. Frames are wiped before they are differentiated.
+    A is summed over the channels; its sum over all pixels and frames is ‖d‖ but for the n steps of the integral, so
+    each value of A / ‖d‖ is a share of what the video makes of the embedding. G is a Gaussian: differences in time and
+    space have gradients of both signs side by side, which say nothing one by one. On the way from x̄ to x nothing moves
+    that does not move in x (occluders, which come and go, would: an encoder of motion looks at them).
 
-    Nothing is drawn at random. The cost is one forward pass for each window, all on the device of the model.
+    Nothing is drawn at random. The cost is a forward and a backward pass of `steps` clips on the device of the model.
 
     Args:
         model: The encoder; it is used in evaluation mode and left in the mode in which it came.
         pixel_values: Normalised frames (frames, channels, height, width), `derivative_order` more than the encoder
             shall see.
         derivative_order: The derivative that the encoder is shown; 0 for the frames.
-        grid: Windows along time, height and width.
-        batch_size: Windows per forward pass.
+        steps: Points of the integral, n.
+        smoothing: Deviations of G: in frames, and in space as a part of the smaller side. 0 is none; with `(0, 0)`,
+            A / ‖d‖ itself is returned, with its negative values.
 
     Returns:
-        float32 (frames, height, width) on the CPU, at least 0 and at most 2; 0 where nothing would change.
+        float32 (frames, height, width) on the CPU. 0 everywhere if the video makes no difference.
 
     Raises:
-        ValueError: If the frames have another shape, are too few for the order, or the grid is finer than they are.
+        ValueError: If the frames have another shape or are too few for the order, or there are no steps.
 
-    Source: occlusion with a grey square is Zeiler & Fergus (https://arxiv.org/abs/1311.2901), blur in its place Fong &
-    Vedaldi (https://arxiv.org/abs/1704.03296); the cosine to the embedding itself takes the place of a class's score.
+    Source: integrated gradients are Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks"
+    (https://arxiv.org/abs/1703.01365); the embedding's own direction takes the place of a class's score.
 
     Example:
         ```python
         >>> import torch
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel
-        >>> from vididi_hf.visualization import occlusion_saliency
+        >>> from vididi_hf.visualization import video_saliency
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
-        >>> occlusion_saliency(model, torch.rand(9, 3, 40, 40), derivative_order=1, grid=(2, 3, 3)).shape
+        >>> video_saliency(model, torch.rand(9, 3, 40, 40), derivative_order=1).shape
         torch.Size([9, 40, 40])
 
         ```
     """
     if pixel_values.ndim != 4:
         raise ValueError(f"expected (frames, channels, height, width), got {tuple(pixel_values.shape)}")
-    frames, _, height, width = pixel_values.shape
-    for name, size, windows in zip(("frames", "height", "width"), (frames, height, width), grid):
-        if not 1 <= windows <= size:
-            raise ValueError(f"grid must have 1 to {size} windows along {name}, got {windows} in {tuple(grid)}")
-    video = pixel_values.to(model.device, model.dtype)
-    sizes = (frames, height, width)
-    in_time, in_height, in_width = (_windows(size, windows).to(video) for size, windows in zip(sizes, grid))
-    blurs = (_blur(size, size / windows).to(video) for size, windows in zip(sizes, grid))
-    difference = torch.einsum("st,yh,xw,tchw->scyx", *blurs, video) - video
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    video = pixel_values.to(model.device, torch.float32)
+    shorter = min(video.shape[-2:])
+    still = _blur(video.mean(dim=0, keepdim=True), 0, shorter / 4)
+    content = video - still
 
     def embed(videos: Tensor) -> Tensor:
-        views = temporal_derivative(videos, derivative_order)
-        return F.normalize(model(views, derivative_order=derivative_order).pooler_output.float(), dim=-1)
+        views = temporal_derivative(videos, derivative_order).to(model.dtype)
+        return model(views, derivative_order=derivative_order).pooler_output.float()
 
-    places = torch.tensor(list(product(*map(range, grid))), device=video.device)
-    with evaluation_mode(model):
-        whole = embed(video[None])
-        scores = []
-        for t, y, x in (chunk.unbind(1) for chunk in places.split(batch_size)):
-            masks = torch.einsum("pt,ph,pw->pthw", in_time[t], in_height[y], in_width[x])
-            # Of unit vectors, half the squared distance is 1 − cos, without the cancellation.
-            scores.append((embed(video + masks[:, :, None] * difference) - whole).square().sum(-1) / 2)
-    score = torch.cat(scores).reshape(grid)
-    return torch.einsum("pqr,pt,qh,rw->thw", score, in_time.float(), in_height.float(), in_width.float()).cpu()
+    with evaluation_mode(model), torch.enable_grad():
+        with torch.no_grad():
+            whole, nothing = embed(video[None])[0], embed(still.expand_as(video)[None])[0]
+        difference = whole - nothing
+        length = difference.norm()
+        if length <= 1e-5 * torch.maximum(whole.norm(), nothing.norm()):  # rounding, which must not be shared out
+            return torch.zeros(video.shape[0], *video.shape[2:])
+        places = (torch.arange(steps, device=video.device) + 0.5) / steps
+        path = (still + places.reshape(-1, 1, 1, 1, 1) * content).requires_grad_()
+        [gradient] = torch.autograd.grad((embed(path) @ (difference / length)).sum(), path)
+    shares = (content * gradient.mean(dim=0)).sum(dim=1, keepdim=True) / length
+    if smoothing == (0, 0):
+        return shares[:, 0].cpu()
+    return _blur(shares, smoothing[0], smoothing[1] * shorter)[:, 0].clamp(min=0).cpu()
 
 
 def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> tuple[float, float]:
@@ -138,17 +136,12 @@ def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> t
     return (float(saliency[changes].sum()) / total if total else 0.0), float(changes.float().mean())
 
 
-def _windows(size: int, count: int) -> Tensor:
-    """Raised cosines (count, size) with evenly spread centres, whose sum is 1 everywhere."""
-    step = size / count
-    distance = (torch.arange(size) + 0.5) / step - (torch.arange(count)[:, None] + 0.5)
-    distance[0].clamp_(min=0)  # towards the border there is no other window that could take over
-    distance[-1].clamp_(max=0)
-    return torch.cos(distance.abs().clamp(max=1) * math.pi / 2).square()
-
-
-def _blur(size: int, deviation: float) -> Tensor:
-    """The matrix (size, size) of a Gaussian blur whose weights are those of the pixels that exist."""
-    places = torch.arange(size, dtype=torch.float32)
-    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
-    return weights / weights.sum(dim=1, keepdim=True)
+def _blur(frames: Tensor, in_time: float, in_space: float) -> Tensor:
+    """Blurs (frames, channels, height, width) by Gaussians of these deviations, with the pixels that exist."""
+    for dim, deviation in ((0, in_time), (2, in_space), (3, in_space)):
+        if deviation > 0:
+            places = torch.arange(frames.shape[dim], dtype=frames.dtype, device=frames.device)
+            weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            frames = (frames.movedim(dim, -1) @ weights.T).movedim(-1, dim)
+    return frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch.nn.functional as F
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -15,12 +16,12 @@ from vididi_hf.visualization.style import FAINT, check_clip, image_grid, name_ro
 def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
     """Shows where encoders look: the clip, and below, one row per encoder, the clip in grey under its saliency.
 
-    Each row is scaled to its own peak, from grey (nothing) over violet to yellow: embeddings of different encoders
-    spread differently, so only the places can be compared.
+    Each row is scaled to the 99.5th percentile of its own values, from grey (nothing) over violet to yellow: only the
+    places can be compared, not the values of different encoders.
 
     Args:
         clip: uint8 (frames, 3, height, width).
-        saliencies: By name of an encoder, what `occlusion_saliency` returned: (at least as many frames, height, width).
+        saliencies: By name of an encoder, what `video_saliency` returned: (at least as many frames, height, width).
             Height and width may differ from those of the clip.
 
     Returns:
@@ -60,7 +61,7 @@ def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
 
 
 def overlay(clip: Tensor, saliency: Tensor) -> Tensor:
-    """Paints a saliency over a clip in grey, in colours and with an opacity that grow up to its peak.
+    """Paints a saliency over a clip in grey, in colours and with an opacity that grow up to its 99.5th percentile.
 
     Args:
         clip: uint8 (frames, 3, height, width).
@@ -69,7 +70,8 @@ def overlay(clip: Tensor, saliency: Tensor) -> Tensor:
     Returns:
         float (frames, 3, height, width), 0 … 255.
     """
-    relative = saliency / saliency.max().clamp(min=1e-12)
+    limit = float(np.percentile(saliency.numpy(), 99.5)) or float(saliency.max()) or 1.0
+    relative = (saliency / limit).clamp(max=1)
     relative = F.interpolate(relative[:, None], size=clip.shape[-2:], mode="bilinear", align_corners=False)
     heat = 255 * from_numpy(colormaps["plasma"](relative[:, 0].numpy())[..., :3]).float().movedim(-1, 1)
     grey = clip.float().mean(dim=1, keepdim=True)
