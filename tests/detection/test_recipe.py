@@ -69,8 +69,16 @@ def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch
     assert source == "some/model, score >= 0.9"
     assert len(boxes) == len(rows) == 12
     assert boxes[0].tolist() == [pytest.approx([0.25, 0.25, 0.75, 0.75])]
-    again, _ = BoxOptions(boxes="file", detections=str(tmp_path / "persons.csv")).load_boxes(rows, tmp_path, False)
+    again, _ = BoxOptions(boxes="file", detections=str(tmp_path / "persons-model.csv")).load_boxes(
+        rows, tmp_path, False
+    )
     assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
+    # All are in the file: the detector is not even loaded. Another one has a file of its own.
+    again, _ = options.load_boxes(rows, tmp_path, progress=False)
+    assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
+    assert len(asked) == 1
+    BoxOptions(boxes="detector", detector="other", test_every=9).load_boxes(rows, tmp_path, progress=False)
+    assert asked[1:] == [("object-detection", "other")]
 
 
 def test_examples():

@@ -105,7 +105,10 @@ def test_ava_end_to_end_with_its_own_files(recipe, ava_root, tmp_path):
     """Lists of lines for boxes and actions, names, excluded key frames, persons from a file; back to AVA's format."""
     persons = tmp_path / "persons.csv"
     truth = [line.split(",") for line in (ava_root / "ava_val_v2.2.csv").read_text().splitlines()]
-    persons.write_text("".join(f"{','.join(line[:6])},,0.95\n" for line in truth))
+    lines = [f"{','.join(line[:6])},,0.95\n" for line in truth]
+    # Somebody where nobody is annotated, which is a mistake, and somebody of whom the detector is not sure.
+    lines += ["three,0905,0.100,0.100,0.500,0.900,,0.95\n", "three,0903,0.1,0.1,0.2,0.2,,0.5\n"]
+    persons.write_text("".join(lines))
     run = recipe(
         dataset="ava",
         dataset_root=str(ava_root),
@@ -120,8 +123,8 @@ def test_ava_end_to_end_with_its_own_files(recipe, ava_root, tmp_path):
     model = ViDiDiForActionDetection.from_pretrained(folder)
     assert model.config.problem_type == "multi_label_classification"
     assert model.config.num_labels == 80
-    assert result["protocol"]["key_frames"] == 2  # the third is excluded
-    assert result["protocol"]["boxes"] == 3
+    assert result["protocol"]["key_frames"] == 896  # seconds 902 to 1798, annotated or not, but the excluded one
+    assert result["protocol"]["boxes"] == 4
     assert result["protocol"]["scores"] == "sigmoid"
     # The number is that of the official files and the prediction file, read anew.
     predictions, references = (
@@ -129,7 +132,7 @@ def test_ava_end_to_end_with_its_own_files(recipe, ava_root, tmp_path):
         read_ava_csv(ava_root / "ava_val_v2.2.csv"),
     )
     excluded = read_ava_excluded(ava_root / "ava_val_excluded_timestamps_v2.2.csv")
-    assert set(predictions) == {("three", 902), ("three", 903)}
+    assert set(predictions) == {("three", 902), ("three", 903), ("three", 905)}
     assert len(predictions["three", 903]["boxes"]) == 2 * 80
     mean, each = ava_mean_ap(predictions, references, [12, 79, 80], excluded)
     assert result["metrics"]["frames"]["mAP@0.5"] == pytest.approx(mean)

@@ -81,6 +81,13 @@ def test_one_box_may_have_many_labels_but_each_only_once():
     assert precisions == {12: pytest.approx((1 + 2 / 3) / 2), 80: 1.0}
 
 
+def test_of_equal_scores_the_first_counts_first():
+    truth = {("film", 902): {"boxes": [BOX], "labels": [12]}}
+    for boxes, expected in (([BOX, OTHER], 1.0), ([OTHER, BOX], 0.5)):
+        found = {("film", 902): {"boxes": boxes, "labels": [12, 12], "scores": [0.7, 0.7]}}
+        assert ava_mean_ap(found, truth, [12])[0] == expected
+
+
 def test_nothing_detected_and_nothing_to_detect():
     truth = {("film", 902): {"boxes": [BOX], "labels": [12]}}
     assert ava_mean_ap({}, truth, [12])[0] == 0.0

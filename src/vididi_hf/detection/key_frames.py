@@ -38,12 +38,13 @@ def load_key_frames(
         split: The split.
         every: Take frames 0, `every`, 2·`every` … of each video. Of AVA, whose key frames lie a second apart, all are
             taken.
-        include_empty: Take the frames of JHMDB or UCF101-24 without boxes too.
+        include_empty: Take the frames without boxes too; of AVA the seconds 902 to 1798 that are not excluded.
 
     Raises:
         ValueError: If the data set has no boxes, or `every` is not positive.
     """
-    rows = load_video_dataset(dataset, root=root, split=split)
+    options = {"include_empty": True} if include_empty and str(dataset) in ("ava", "ava-2.1") else {}
+    rows = load_video_dataset(dataset, root=root, split=split, **options)
     if "boxes" not in rows.column_names:
         raise ValueError(f"detection needs boxes, and {dataset} has no column 'boxes', only {rows.column_names}")
     return key_frames(rows, every, include_empty) if "frames" in rows.column_names else rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from vididi_hf.detection.sources import BOX_SOURCES, detect_persons, ground_trut
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 
 LABELS = ("auto", "single", "multi")
-PERSONS_CSV = "persons.csv"
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class BoxOptions:
     detections: str | None = option(
         default=None,
         help="The file of detected persons, in AVA's format: it is read (boxes: file), or written (boxes: detector; "
-        f"{PERSONS_CSV} in the output folder by default).",
+        "persons-<detector>.csv in the output folder by default).",
     )
     detector: str = option(
         default="facebook/detr-resnet-50", help="The model for 🤗's object-detection pipeline (boxes: detector)."
@@ -88,9 +88,13 @@ class BoxOptions:
         if self.boxes == "detector":
             from transformers import pipeline
 
-            detector: Any = pipeline("object-detection", model=self.detector)
-            path = Path(self.detections or output / PERSONS_CSV)
-            found = detect_persons(rows, detector, path, self.min_score, progress)
+            # Not before a picture needs it: where all are in the file, it need not even be downloaded.
+            load = cache(partial(pipeline, "object-detection", model=self.detector))
+            # Named after the detector, lest another one's persons be taken for its own.
+            path = Path(self.detections or output / f"persons-{Path(self.detector).name}.csv")
+            found = detect_persons(
+                rows, lambda image, **options: load()(image, **options), path, self.min_score, progress
+            )
             return found, f"{self.detector}, score >= {self.min_score:g}"
         return ground_truth_boxes(rows), "ground truth"
 

@@ -56,6 +56,8 @@ class Detection(Task):
 
     title, unit = "training the detector", "key frames"
 
+    model: ViDiDiForActionDetection
+
     def __init__(self, recipe: DetectionRecipe, accelerator: Accelerator) -> None:
         where = recipe.dataset, recipe.dataset_root
         train = load_key_frames(where[0], root=where[1], split=recipe.train_split, every=recipe.every)

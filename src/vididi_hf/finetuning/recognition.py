@@ -66,6 +66,8 @@ class Recognition(Task):
 
     title, unit = "fine-tuning", "videos"
 
+    model: ViDiDiForVideoClassification
+
     def __init__(self, recipe: FinetuningRecipe, accelerator: Accelerator) -> None:
         with accelerator.main_process_first():  # in case it has to be made or downloaded
             self.train_rows, self.test_rows = load_splits(recipe)
@@ -73,7 +75,7 @@ class Recognition(Task):
         model = load_classifier(
             ViDiDiForVideoClassification,
             recipe,
-            label_names(self.train_rows),
+            names_of_classes(self.train_rows),
             accelerator,
             problem_type="single_label_classification",
         )
@@ -129,7 +131,7 @@ def load_splits(recipe: FinetuningRecipe) -> tuple[datasets.Dataset, datasets.Da
     return with_class_labels(*splits)
 
 
-def label_names(rows: datasets.Dataset) -> list[str]:
+def names_of_classes(rows: datasets.Dataset) -> list[str]:
     """Returns the names of the classes; their numbers where they have no names."""
     kind = rows.features["label"]
     return kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(rows["label"]) + 1)))

@@ -1,5 +1,6 @@
 """AVA by its official files."""
 
+import itertools
 import re
 
 import pytest
@@ -63,6 +64,18 @@ def test_key_frames(root, summary):
     for row, (_, second, boxes, _, _) in zip(found, expected):
         assert row["boxes"] == [pytest.approx(box) for box in boxes]
         assert row["timestamp"] == second
+
+
+def test_key_frames_in_which_nobody_is_annotated(root):
+    rows = load_video_dataset("ava", root=root, include_empty=True)
+    keys = list(zip(rows["video_id"], rows["second"]))
+    movies, seconds = ("movieA-_0001", "movieB-_0001"), range(902, 1799)
+    assert keys == [key for key in itertools.product(movies, seconds) if key != ("movieA-_0001", 905)]
+    filled = [row for row in columns(rows) if row["boxes"]]
+    assert filled == columns(load_video_dataset("ava", root=root))
+    empty = rows.remove_columns("video")[0]
+    assert (empty["second"], empty["timestamp"]) == (902, 902)
+    assert empty["boxes"] == empty["box_labels"] == empty["persons"] == []
 
 
 def test_names_of_actions(root):

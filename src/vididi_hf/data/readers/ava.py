@@ -18,6 +18,9 @@ _NOT_EVALUATED = (2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50,
 EVALUATED_ACTIONS = tuple(number for number in range(1, NUM_ACTIONS + 1) if number not in _NOT_EVALUATED)
 """AVA's numbers, from 1, of the 60 actions that its benchmark averages over; the others are too rare in validation."""
 
+KEY_SECONDS = range(902, 1799)
+"""The seconds of a movie that are key frames: minutes 15 to 30 without their first and last moments."""
+
 CUT_FOLDER = "videos_15min"
 CUT_AT = 900.0
 _COLUMNS = ["video_id", "second", "x1", "y1", "x2", "y2", "action", "person"]
@@ -30,6 +33,7 @@ def read_ava(
     *,
     version: str = "2.2",
     starts_at: float | None = None,
+    include_empty: bool = False,
 ) -> datasets.Dataset:
     """Reads AVA by its official files, `ava_{train,val}_v<version>.csv` and what belongs to them.
 
@@ -42,6 +46,7 @@ def read_ava(
         version: `"2.1"` or `"2.2"`.
         starts_at: The second of the movie at which the files begin. By default 900 for files in a folder
             `videos_15min`, into which the usual scripts cut minutes 15 to 30, and 0 for others.
+        include_empty: Return key frames in which nobody is annotated too: to see somebody there is a mistake.
 
     Returns:
         One row for each key frame, sorted: `video` (the movie), `video_id`, `second` (as annotated: 902 to 1798),
@@ -62,27 +67,28 @@ def read_ava(
     folder = DatasetFolder("ava", root)
     names = _action_names(folder, version)
     table = pd.concat([_read_list(folder, _FILE_NAMES[part], version) for part in splits])
-    table = table.sort_values(["video_id", "second"], kind="stable")
+    excluded: set[tuple[str, int]] = set().union(*(_excluded(folder, _FILE_NAMES[part], version) for part in splits))
     # A line tells one action of one box: lines make boxes, and boxes make key frames.
     actions, first_lines = _grouped(table, [*_COLUMNS[:6], "person"], (table["action"] - 1).tolist())
     boxes = table.iloc[first_lines]
-    frame = ["video_id", "second"]
-    box_labels, first_boxes = _grouped(boxes, frame, actions)
-    corners, _ = _grouped(boxes, frame, boxes[["x1", "y1", "x2", "y2"]].to_numpy().tolist())
-    persons, _ = _grouped(boxes, frame, boxes["person"].tolist())
-    key_frames = boxes.iloc[first_boxes]
-    videos = key_frames["video_id"].tolist()
+    key_frames: dict[tuple[str, int], list[tuple[list[float], list[int], int]]] = {}
+    if include_empty:
+        key_frames = {(video, second): [] for video in table["video_id"].unique() for second in KEY_SECONDS}
+    corners = boxes[["x1", "y1", "x2", "y2"]].to_numpy().tolist()
+    for *key, corner, labels, person in zip(boxes["video_id"], boxes["second"], corners, actions, boxes["person"]):
+        key_frames.setdefault((key[0], int(key[1])), []).append((corner, labels, int(person)))
+    keys = sorted(key for key in key_frames if key not in excluded)
+    videos = [video for video, _ in keys]
     starts = {video: _start(folder.locate(video)) if starts_at is None else starts_at for video in set(videos)}
-    timestamps = [second - starts[video] for video, second in zip(videos, key_frames["second"])]
     return folder.rows(
         videos,
         features=box_features(names),
         video_id=videos,
-        second=key_frames["second"].tolist(),
-        timestamp=timestamps,
-        boxes=corners,
-        box_labels=box_labels,
-        persons=persons,
+        second=[second for _, second in keys],
+        timestamp=[second - starts[video] for video, second in keys],
+        boxes=[[corner for corner, _, _ in key_frames[key]] for key in keys],
+        box_labels=[[labels for _, labels, _ in key_frames[key]] for key in keys],
+        persons=[[person for _, _, person in key_frames[key]] for key in keys],
     )
 
 
@@ -99,21 +105,24 @@ def _action_names(folder: DatasetFolder, version: str) -> list[str]:
 
 
 def _read_list(folder: DatasetFolder, part: str, version: str) -> pd.DataFrame:
-    """The lines of a split without the excluded key frames."""
+    """The lines of a split."""
     name = f"ava_{part}_v{version}.csv"
     path = folder.find_list(re.escape(name), f"list {name}")
     types = {"video_id": str, "second": int, "action": int, "person": int}
     try:
-        table = pd.read_csv(path, header=None, names=_COLUMNS, dtype=types)
+        return pd.read_csv(path, header=None, names=_COLUMNS, dtype=types)
     except ValueError as error:
         raise ValueError(f"{path}: each line must hold {','.join(_COLUMNS)}: {error}") from error
+
+
+def _excluded(folder: DatasetFolder, part: str, version: str) -> set[tuple[str, int]]:
+    """The excluded key frames of a split."""
     name = f"ava_{part}_excluded_timestamps_v{version}.csv"
     for path in folder.find_lists(re.escape(name))[:1]:
-        excluded = pd.read_csv(path, header=None, names=["video_id", "second"], dtype={"video_id": str})
-        keys = pd.MultiIndex.from_frame(table[["video_id", "second"]])
-        return table[~keys.isin(pd.MultiIndex.from_frame(excluded))]
+        table = pd.read_csv(path, header=None, names=["video_id", "second"], dtype={"video_id": str})
+        return set(zip(table["video_id"], table["second"].tolist()))
     warnings.warn(f"ava: found no {name} in or beside {folder.root}: no key frame is left out", stacklevel=3)
-    return table
+    return set()
 
 
 def _grouped(table: pd.DataFrame, by: list[str], values: list) -> tuple[list[list], np.ndarray]:
