@@ -1,0 +1,35 @@
+"""Two tiny encoders with random weights, and a small gallery."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf.explorer.exploration import Explorer
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of two encoders that process videos alike."""
+    folder = tmp_path_factory.mktemp("encoders")
+    for seed, name in enumerate(("baseline", "ViDiDi")):
+        torch.manual_seed(seed)
+        ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), image_size=32)).save_pretrained(
+            folder / name
+        )
+        ViDiDiVideoProcessor(size={"shortest_edge": 36}, crop_size=32, frame_stride=1).save_pretrained(folder / name)
+    return {name: str(folder / name) for name in ("baseline", "ViDiDi")}
+
+
+@pytest.fixture(scope="session")
+def explorer(checkpoints: dict[str, str]) -> Explorer:
+    """An explorer of the two."""
+    return Explorer.from_pretrained(checkpoints, per_motion=1)
+
+
+@pytest.fixture(scope="session")
+def long_video(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
+    """A file that lasts 61 seconds."""
+    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", torch.zeros(732, 3, 32, 32, dtype=torch.uint8))

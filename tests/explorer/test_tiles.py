@@ -1,0 +1,70 @@
+"""Moving pictures are decoded again, and the page read."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vididi_hf.explorer.exploration import Exploration, Neighbour
+from vididi_hf.explorer.tiles import moving_picture, neighbours_page
+
+
+def grey(levels):
+    return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
+
+def frames_of(address):
+    head, content = address.split(",")
+    assert head == "data:image/webp;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    levels, durations = [], []
+    for number in range(picture.n_frames):
+        picture.seek(number)
+        levels.append(float(np.asarray(picture.convert("RGB")).mean()))
+        picture.load()
+        durations.append(picture.info["duration"])
+    return levels, durations, picture.info["loop"]
+
+
+def exploration(label):
+    found = {"baseline": [Neighbour(3, "bob", 0.91234), Neighbour(6, "spin", 0.5)], "A<B": [Neighbour(6, "spin", 1.0)]}
+    none = Figure()
+    return Exploration("", label, grey([10, 20]), none, none, none, found, {}, 0.0)
+
+
+def test_moving_pictures_move():
+    levels, durations, loop = frames_of(moving_picture(grey([30, 120, 210]), frames_per_second=8))
+    np.testing.assert_allclose(levels, [30, 120, 210], atol=4)
+    assert durations == [125] * 3
+    assert loop == 0  # for ever
+
+
+def test_a_sample_tells_same_from_other():
+    page = neighbours_page(exploration("spin"), lambda index: grey([index, 100]))
+    captions = re.findall(r'class="vd-tile vd-(\w+)">.*?<figcaption>(.*?)</figcaption>', page)
+    assert captions == [
+        ("asked", "spin"),
+        ("other", "✗ bob · 0.912"),
+        ("same", "✓ spin · 0.500"),
+        ("same", "✓ spin · 1.000"),
+    ]
+    assert re.findall(r'class="vd-name">(.*?)<', page) == ["video", "baseline", "A&lt;B"]
+
+
+def test_pictures_are_those_of_the_neighbours():
+    page = neighbours_page(exploration("spin"), lambda index: grey([20 * index, 200]))
+    first = [frames_of(address)[0][0] for address in re.findall(r'src="(.*?)"', page)]
+    np.testing.assert_allclose(first, [10, 60, 120, 120], atol=4)
+
+
+def test_an_upload_has_no_right_and_wrong():
+    page = neighbours_page(exploration(None), lambda index: grey([index, 100]))
+    kinds = re.findall(r'class="vd-tile vd-(\w+)">', page)
+    assert kinds == ["asked", "plain", "plain", "plain"]
+    assert "<figcaption>your video</figcaption>" in page
+    assert "✓" not in page
+    assert "✗" not in page

@@ -1,0 +1,77 @@
+"""What strangers may send: clips are those asked for, and every refusal says why and what is allowed."""
+
+import doctest
+
+import pytest
+import torch
+
+from vididi_hf.data.decoding import VideoReader
+from vididi_hf.explorer import uploads
+from vididi_hf.explorer.uploads import LIMITS, RefusedVideoError, read_upload
+from vididi_hf.video_processing_vididi import uniform_clips
+
+
+def test_clips_are_spread_over_the_video(write_video, tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 40)
+    clips, facts = read_upload(path, num_clips=3, num_frames=6, frame_stride=2)
+    expected = VideoReader(path).read(lambda length: uniform_clips(length, 3, 6, 2))
+    assert torch.equal(clips, expected)
+    assert facts == "40 frames of 48 × 40 pixels, 12 a second"
+
+
+def test_only_the_frames_shown_are_decoded(write_video, tmp_path, monkeypatch):
+    decoded = []
+    decode = VideoReader._decode
+    monkeypatch.setattr(VideoReader, "_decode", lambda self, frames: decoded.extend(frames) or decode(self, frames))
+    read_upload(write_video(tmp_path / "clip.mp4", 200), num_clips=2, num_frames=4, frame_stride=3)
+    assert decoded == [0, 3, 6, 9, 190, 193, 196, 199]
+
+
+def test_short_videos_are_looped(write_video, tmp_path):
+    clips, facts = read_upload(write_video(tmp_path / "short.mp4", 3), num_clips=5, num_frames=10, frame_stride=4)
+    assert clips.shape[:2] == (5, 10)
+    assert facts.startswith("3 frames")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("empty", "it is empty"),
+        ("text", "no video that FFmpeg can read"),
+        ("audio-only", "no video stream"),
+        ("missing", "no such file"),
+        ("truncated", "header is damaged"),
+    ],
+)
+def test_what_is_no_video(broken_videos, kind, reason):
+    with pytest.raises(RefusedVideoError) as refusal:
+        read_upload(broken_videos[kind], 5, 10, 1)
+    assert str(refusal.value).startswith(f"{kind}.mp4 cannot be read: ")
+    assert reason in str(refusal.value)
+    assert str(broken_videos[kind].parent) not in str(refusal.value)  # where the server keeps files is its affair
+
+
+def test_too_long(long_video):
+    with pytest.raises(RefusedVideoError, match=r"long\.mp4 lasts 61 seconds\. .* takes videos of at most 60 seconds"):
+        read_upload(long_video, 5, 10, 1)
+
+
+def test_too_large(write_video, tmp_path, monkeypatch):
+    path = write_video(tmp_path / "big.mp4", 12)
+    monkeypatch.setattr(uploads, "MAX_PIXELS", 40 * 48 - 1)
+    with pytest.raises(RefusedVideoError, match=r"big\.mp4 has 48 × 40 pixels"):
+        read_upload(path, 5, 10, 1)
+    with path.open("r+b") as file:
+        file.truncate(51_000_000)
+    with pytest.raises(RefusedVideoError) as refusal:
+        read_upload(path, 5, 10, 1)
+    assert str(refusal.value) == f"big.mp4 has 51 MB. The explorer takes videos of {LIMITS}."
+
+
+def test_limits_are_those_stated():
+    assert LIMITS == "at most 60 seconds, 50 MB and 1920 × 1080 pixels"
+    assert (uploads.MAX_SECONDS, uploads.MAX_MEGABYTES, uploads.MAX_PIXELS) == (60, 50, 1920 * 1080)
+
+
+def test_examples():
+    assert doctest.testmod(uploads).failed == 0

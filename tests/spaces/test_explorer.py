@@ -1,0 +1,67 @@
+"""The Space: its front matter, where its encoders come from, and what a mistake looks like."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install vididi-hf[explorer]")
+
+from vididi_hf.explorer import interface
+from vididi_hf.explorer.exploration import Explorer
+
+FOLDER = Path(__file__).parents[2] / "spaces" / "explorer"
+
+
+@pytest.fixture
+def load_app(monkeypatch):
+    """Loads app.py anew, as its defaults depend on the environment."""
+
+    def load():
+        spec = importlib.util.spec_from_file_location("explorer_app", FOLDER / "app.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look up their annotations
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_front_matter():
+    [front] = re.findall(r"\A---\n(.*?)\n---\n", (FOLDER / "README.md").read_text(), flags=re.DOTALL)
+    settings = yaml.safe_load(front)
+    assert settings["sdk"] == "gradio"
+    assert re.fullmatch(r"6\.\d+\.\d+", settings["sdk_version"])
+    assert settings["python_version"] == "3.11"  # a number would lose its zeros
+    assert (FOLDER / settings["app_file"]).is_file()
+    assert len(settings["short_description"]) <= 60  # the Hub's limit
+    assert (FOLDER / "packages.txt").read_text().split() == ["ffmpeg"]
+    assert (FOLDER / "requirements.txt").read_text().split() == ["vididi-hf[explorer]"]
+
+
+def test_encoders_of_the_environment_and_of_the_command_line(load_app, monkeypatch):
+    asked, served = [], []
+    monkeypatch.setenv("BASELINE_MODEL", "someone/plain")
+    monkeypatch.delenv("VIDIDI_MODEL", raising=False)
+    app = load_app()
+    monkeypatch.setattr(Explorer, "from_pretrained", lambda locations: asked.append(locations) or "explorer")
+    monkeypatch.setattr(interface, "build_page", lambda explorer: f"page of the {explorer}")
+    monkeypatch.setattr(interface, "launch_page", lambda page, **options: served.append((page, options)))
+    app.main([])
+    app.main(["--vididi", "someone/vididi", "--port", "8000"])
+    checkout = str(FOLDER.parents[1] / "model_cards" / "vididi-vicreg-tiny-motion")
+    assert asked == [
+        {"baseline": "someone/plain", "ViDiDi": checkout},
+        {"baseline": "someone/plain", "ViDiDi": "someone/vididi"},
+    ]
+    assert served == [("page of the explorer", {"server_port": port}) for port in (None, 8000)]
+
+
+def test_a_missing_encoder_is_one_line(load_app, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        load_app().main(["--baseline", str(tmp_path / "nowhere")])
+    assert end.value.code == 2
+    assert re.fullmatch(r"app\.py: error: there is no folder '.*nowhere', nor .*\n", capsys.readouterr().err)
