@@ -1,0 +1,310 @@
+#!/usr/bin/env python
+"""Time and memory of a training step, beside the bare network's and beside the steps of others.
+
+python benchmarks/training_step.py                                           # r3d_18, 2 videos of 8 frames of 112²
+python benchmarks/training_step.py --config scripts/recipes/motion-tiny.json --steps 10 --batch_size 32
+python benchmarks/training_step.py --families ours flags --threads 2 --rounds 9 --output training_step.json
+
+All methods take their steps in turn in one process, in several rounds, each of which begins with another method.
+Numbers are medians over rounds, ratios medians of the ratios within a round. The floor is the network alone: forward
+pass of two float views, one after the other, backward pass, step of the same optimizer. BYOL has one more forward pass
+of each view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it
+normalises and differentiates them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
+"""
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torchvision
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from memory import LiveTensors
+from peers.training import Encoder, Step, lightly_step, plain_step
+from vididi_hf.backbone_vididi import build_backbone
+from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
+from vididi_hf.evaluation.results import write_report
+from vididi_hf.objectives import build_objective
+from vididi_hf.pretraining.checkpoints import Progress
+from vididi_hf.pretraining.loop import build_model, build_processor, derivative_views
+from vididi_hf.pretraining.optimizers import build_optimizer
+from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
+from vididi_hf.pretraining.reporter import Reporter
+from vididi_hf.pretraining.representation import describe_representation
+from vididi_hf.pretraining.step import TrainingStep
+
+OBJECTIVES = ("vicreg", "simclr", "byol")
+SCHEDULES = ("baseline", "paper")
+FAMILIES = ("ours", "lightly", "plain", "flags")
+FLOOR, BYOL_FLOOR = "floor", "floor, and the views once more"
+STEPS_PER_EPOCH = 1000
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """The command line."""
+
+    config: str | None = option(default=None, help="Recipe of the network; by default r3d_18 of 8 frames of 112².")
+    batch_size: int = option(default=2, help="Videos of a step.")
+    families: list[str] = option(default_factory=lambda: list(FAMILIES[:3]), help=f"Some of {', '.join(FAMILIES)}.")
+    steps: int = option(default=1, help="Steps that are timed together.")
+    rounds: int = option(default=5, help="Rounds; numbers are medians over them.")
+    seconds: float = option(default=0.0, help="Begin no further round after so many seconds; 0 is no limit.")
+    threads: int = option(default=1, help="Threads of torch, where it computes on the CPU.")
+    memory: bool = option(default=True, help="Count the tensors that are alive at the same time in a step.")
+    output: str | None = option(default=None, help="JSON file of all numbers.")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in self.families:
+            if name not in FAMILIES:
+                raise ValueError(f"families must be some of {', '.join(FAMILIES)}, got {name!r}")
+
+    def recipe(self, **options: Any) -> PretrainingRecipe:
+        """The recipe of one method: its networks are those of `config`."""
+        values = read_recipe_file(self.config) if self.config else {}
+        values |= {"batch_size": self.batch_size, "epochs": 4, "progress": False, "evaluate_epochs": 0}
+        return PretrainingRecipe(**(values | {"optimizer": "lars", "learning_rate": 0.1} | options))
+
+
+class Method:
+    """What is measured, and what it is compared with."""
+
+    def __init__(self, step: Step, floor: str = FLOOR, look: Callable[[], object] | None = None, every: int = 1):
+        self.step, self.floor, self.look, self.every = step, floor, look, every
+
+
+class Bench:
+    """Makes the methods, all of the same clips."""
+
+    def __init__(self, arguments: Arguments, folder: str) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        self.device = self.accelerator.device
+        recipe = arguments.recipe()
+        generator = torch.Generator().manual_seed(0)
+        shape = (arguments.batch_size, 2, recipe.num_frames + 2, 3, recipe.image_size, recipe.image_size)
+        self.clips = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        views = derivative_views(self.clips, (0, 0), build_processor(recipe), recipe.num_frames, self.device)
+        self.views: tuple[Tensor, Tensor] = views.unbind(dim=1)  # type: ignore[assignment]
+        self.config = recipe.model_config()
+        self.config.batch_norm = "shared"
+
+    def backbone(self) -> torch.nn.Module:
+        """The network alone, in the memory layout of ours."""
+        return build_backbone(self.config).to(self.device, memory_format=torch.channels_last_3d).train()
+
+    def floor(self, again: bool = False) -> Method:
+        """The network alone; with `again`, with one more forward pass of each view."""
+        network = Encoder(self.backbone())
+        update = build_optimizer(network, "lars", 0.1, 1e-6)
+        target = torch.randn(self.arguments.batch_size, self.config.hidden_size, device=self.device)
+
+        def step() -> None:
+            features = [network(view) for view in self.views]
+            if again:
+                with torch.no_grad():
+                    features += [network(view) for view in self.views]
+            sum((one * target).sum() for one in features).backward()  # type: ignore[union-attr]
+            update.step()
+            update.zero_grad()
+
+        return Method(step)
+
+    def ours(self, objective: str, schedule: str, floor: str | None = None, **options: Any) -> Method:
+        """What our training loop does with a batch that is loaded."""
+        recipe = self.arguments.recipe(objective=objective, schedule=schedule, output_dir=self.folder, **options)
+        model = build_model(recipe, self.accelerator)
+        optimizer = build_optimizer(model, recipe.optimizer, 0.1, 1e-6, fused=recipe.fused_optimizer)
+        model, optimizer = self.accelerator.prepare(model, optimizer)
+        views_of = partial(
+            derivative_views, processor=build_processor(recipe), num_frames=recipe.num_frames, device=self.device
+        )
+        take_step = TrainingStep(recipe, self.accelerator, model, optimizer, views_of, STEPS_PER_EPOCH)
+        orders_of = recipe.build_schedule()
+        # The monitors are measured by themselves, since they come every so many steps only.
+        reporter = Reporter(replace(recipe, monitor_steps=0), self.accelerator, take_step.total_steps)
+        progress = Progress(steps_per_epoch=STEPS_PER_EPOCH)
+        reporter.open(progress)
+        reporter.start_epoch()
+        clips = self.clips[:, :, : recipe.num_frames + orders_of.max_order]
+        clips = clips.pin_memory() if self.device.type == "cuda" else clips.clone()
+        numbers, sources = count(), [f"{video}.mp4" for video in range(len(clips))]
+        model.train()
+
+        def step() -> Any:
+            number = next(numbers)
+            orders = orders_of(number, number)  # all pairs of orders take turns
+            output = take_step(clips, orders, number)
+            progress.step = progress.total_steps = number + 1
+            reporter.step(orders, take_step.learning_rate(number), output, sources)
+            return output
+
+        output = step()
+        look = partial(describe_representation, output.features, output.embeddings)
+        floor = floor or (BYOL_FLOOR if objective == "byol" else FLOOR)
+        return Method(step, floor, look, recipe.monitor_steps)
+
+    def head_sizes(self, objective: str) -> list[int]:
+        """Widths of our projector's layers, input first."""
+        config = self.arguments.recipe(objective=objective).model_config()
+        projector = build_objective(objective, config.hidden_size, config.objective_options).projector
+        layers = [one for one in projector if isinstance(one, torch.nn.Linear)]
+        return [layers[0].in_features, *(one.out_features for one in layers)]
+
+    def methods(self) -> dict[str, Method]:
+        """All methods that are asked for, with their floors."""
+        families = self.arguments.families
+        found = {FLOOR: self.floor(), BYOL_FLOOR: self.floor(again=True)}
+        if "ours" in families:
+            found |= {f"ours, {o}, {s}": self.ours(o, s) for o in OBJECTIVES for s in SCHEDULES}
+        for family, make in (("lightly", lightly_step), ("plain", plain_step)):
+            for objective in OBJECTIVES if family in families else ():
+                step = make(objective, self.backbone(), self.head_sizes(objective), self.views, 0.1)
+                found[f"{family}, {objective}"] = Method(step, BYOL_FLOOR if objective == "byol" else FLOOR)
+        if "flags" in families:
+            plain = "vicreg, paper"
+            found[plain] = self.ours("vicreg", "paper")
+            options: dict[str, dict[str, Any]] = {
+                "channels_last off": {"channels_last": False},
+                "torch_compile": {"torch_compile": True},
+                "activation_checkpointing": {"activation_checkpointing": True},
+                "adamw": {"optimizer": "adamw"},
+                "adamw, fused_optimizer": {"optimizer": "adamw", "fused_optimizer": True},
+            }
+            for name, flags in options.items():
+                found[f"{plain}, {name}"] = self.ours("vicreg", "paper", plain, **flags)
+        return found
+
+    def seconds(self, work: Callable[[], object], times: int) -> float:
+        """Seconds that work takes: processor time on one CPU thread, on the clock otherwise.
+
+        Whoever else computes disturbs processor time less.
+        """
+        own_time = self.device.type == "cpu" and self.arguments.threads == 1
+        clock = time.process_time if own_time else time.perf_counter
+        self.wait()
+        start = clock()
+        for _ in range(times):
+            work()
+        self.wait()
+        return (clock() - start) / times
+
+    def wait(self) -> None:
+        """Waits for an accelerator to finish."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+
+def count_memory(step: Step) -> float:
+    """Peak of the tensors that a step makes and that are alive at the same time, in MiB."""
+    with LiveTensors() as live:
+        step()
+    return live.peak / 2**20
+
+
+def run_rounds(bench: Bench, methods: dict[str, Method]) -> dict[str, list[float]]:
+    """Seconds per step of every method in every round, the share of the monitors among them."""
+    names = list(methods)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    start, limit = time.perf_counter(), bench.arguments.seconds or math.inf
+    for number in tqdm(range(bench.arguments.rounds), unit="round"):
+        if time.perf_counter() - start > limit:
+            break
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            method = methods[name]
+            taken = bench.seconds(method.step, bench.arguments.steps)
+            if method.look is not None and method.every:
+                taken += bench.seconds(method.look, 1) / method.every
+            seconds[name].append(taken)
+    return seconds
+
+
+def report(methods: dict[str, Method], seconds: dict[str, list[float]], memory: dict[str, float]) -> list[dict]:
+    """One row for each method."""
+    rows = []
+    for name, method in methods.items():
+        ratios = [own / floor for own, floor in zip(seconds[name], seconds[method.floor])]
+        rows.append(
+            {
+                "method": name,
+                "seconds": statistics.median(seconds[name]),
+                "compared_with": method.floor,
+                "ratio": statistics.median(ratios),
+                "smallest_ratio": min(ratios),
+                "largest_ratio": max(ratios),
+                "memory_mib": memory.get(name),
+            }
+        )
+    return rows
+
+
+def schedule_ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """By objective, the time of a ViDiDi step as a multiple of that of a step without derivatives."""
+    pairs = {o: [f"ours, {o}, {s}" for s in SCHEDULES] for o in OBJECTIVES}
+    return {
+        objective: statistics.median(own / base for base, own in zip(seconds[baseline], seconds[paper]))
+        for objective, (baseline, paper) in pairs.items()
+        if paper in seconds
+    }
+
+
+def print_rows(rows: list[dict]) -> None:
+    """Prints a Markdown table."""
+    print("\n| method | seconds a step | × floor | from … to | alive at once |\n| --- | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        memory = "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f} MiB"
+        spread = f"{row['smallest_ratio']:.3f} … {row['largest_ratio']:.3f}"
+        print(f"| {row['method']} | {row['seconds']:.4f} | {row['ratio']:.3f} | {spread} | {memory} |")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers belong to."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((one.split(":")[1].strip() for one in lines if one.startswith("model name")), processor)
+    return {"processor": processor, "torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = parse_arguments(Arguments, None, __doc__)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    with errors_in_one_line("training_step.py"), TemporaryDirectory() as folder:
+        bench = Bench(arguments, folder)
+        methods = bench.methods()
+        memory = {}
+        for name, method in tqdm(methods.items(), desc="warming up", unit="method"):
+            for _ in range(4 if "compile" in name else 1):  # a graph for each order
+                method.step()
+            if arguments.memory and "compile" not in name:  # compiled graphs make their tensors unseen
+                memory[name] = count_memory(method.step)
+        seconds = run_rounds(bench, methods)
+    rows = report(methods, seconds, memory)
+    print_rows(rows)
+    between = schedule_ratios(seconds)
+    for objective, ratio in between.items():
+        print(f"\n{objective}: a step of the paper's schedule takes {ratio:.3f} × one of the baseline")
+    if arguments.output:
+        values = {"arguments": asdict(arguments), "versions": versions(), "seconds": seconds}
+        write_report(arguments.output, {**values, "methods": rows, "paper_to_baseline": between})
+
+
+if __name__ == "__main__":
+    main()
