@@ -23,9 +23,6 @@ def search_exact(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Inte
     vectors scores that differ in the last bit. Therefore a few more than k are kept, and compared once more in double
     precision, where equal vectors have equal scores wherever they lie, and come in their order.
 
-    NumPy computes it, and not torch, because the linear algebra that NumPy brings along (OpenBLAS) is made for the
-    processors of all makers.
-
     Args:
         queries: Finite float32 (queries, dimensions).
         vectors: Finite float32 (vectors, dimensions), which are searched. They are not copied and may be a memory map.
