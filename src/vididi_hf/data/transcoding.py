@@ -97,7 +97,7 @@ def reencode_video(
     try:
         from torchcodec.encoders import Encoder
     except (ImportError, OSError, RuntimeError) as error:
-        raise ImportError(f"re-encoding needs torchcodec 0.17 or newer. {INSTALL_TORCHCODEC}") from error
+        raise ImportError(f"re-encoding needs torchcodec 0.13 or newer. {INSTALL_TORCHCODEC}") from error
     rate = _frame_rate(decoder)
     frames = _frames_in_order(decoder, source_name(source))
     first = next(frames)

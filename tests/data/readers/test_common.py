@@ -79,7 +79,7 @@ def test_videos_are_found_by_folder_and_name_or_by_name(tmp_path, touch):
 
 
 def test_rows_of_what_is_there_and_a_warning_that_names_the_rest(tmp_path, touch, summary):
-    folder = DatasetFolder("some", touch(tmp_path, "a.mp4", "c.mp4"))
+    folder = DatasetFolder("some", touch(tmp_path, "a.mp4", "c.mp4"), least=0.3)
     listed = ["a", "b", "c", "b", "d", "e", "f"]
     with pytest.warns(AbsentVideosWarning, match=r"some: 4 of the 6 listed videos are not under .*: b, d, e, …") as got:
         rows = folder.rows(listed, ["x", "y", "z", "y", "x", "x", "x"], ["z", "y", "x"], number=list(range(7)))
@@ -99,8 +99,20 @@ def test_nothing_is_said_where_nothing_is_missing(tmp_path, touch, summary):
 
 def test_no_rows_are_an_error(tmp_path, touch):
     folder = DatasetFolder("some", touch(tmp_path, "other.mp4"))
-    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos is in .*; looked .* for a, b \(any of "):
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos found .*; looked .* for a, b \(any of "):
         folder.rows(["a", "b", "a"])
+
+
+def test_few_rows_are_an_error_too(tmp_path, touch):
+    """Other sets hold videos of the same names."""
+    root = touch(tmp_path, "a.mp4", "b.mp4", "other.mp4")
+    few = r"only 2 of the 5 listed videos found .*; looked .* for c, d, e \(any of .* holds 3 files: a\.mp4, b\.mp4, "
+    with pytest.raises(FileNotFoundError, match=few):
+        DatasetFolder("some", root).rows(["a", "b", "c", "d", "e"])
+    with pytest.warns(AbsentVideosWarning, match="2 of the 4 listed videos"):
+        assert len(DatasetFolder("some", root).rows(["a", "b", "c", "d"])) == 2
+    with pytest.warns(AbsentVideosWarning, match="3 of the 5 listed videos"):
+        assert len(DatasetFolder("some", root, least=0.0).rows(["a", "b", "c", "d", "e"])) == 2
 
 
 def test_a_class_that_is_not_among_the_names_is_an_error(tmp_path, touch):

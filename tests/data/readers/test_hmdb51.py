@@ -68,6 +68,13 @@ def test_a_wrong_root(tmp_path, touch):
         load_video_dataset("hmdb51", root=tmp_path / "wrong", split="validation")
 
 
+def test_jhmdb_is_no_hmdb51(root, touch):
+    """Its clips are of HMDB51 and have the same names, in other containers."""
+    jhmdb = touch(root / "jhmdb", *(f"{action}/{clip(action, 0)[:-4]}.mp4" for action in ACTIONS[:21]))
+    with pytest.raises(FileNotFoundError, match=r"hmdb51: only 21 of the 51 listed videos found in .*jhmdb; looked"):
+        load_video_dataset("hmdb51", root=jhmdb)  # with the lists of HMDB51 beside it
+
+
 def test_a_damaged_list(root, write):
     path = write(root / "testTrainMulti_7030_splits" / "wave_test_split1.txt", "clip_without_number.avi")
     with pytest.raises(ValueError, match=rf"{path.name}: a line must hold a clip and a number, got 'clip_without"):

@@ -53,6 +53,8 @@ class DatasetFolder:
     Args:
         name: The data set, for messages and the default folder.
         root: The folder; by default the one of that name in the user's cache.
+        least: The share of a list's videos below which a folder is no copy of the data set. By default half: JHMDB and
+            UCF101-24, whose videos have the names that they have in HMDB51 and UCF101, hold less than that of these.
 
     Attributes:
         root: The absolute folder.
@@ -62,8 +64,9 @@ class DatasetFolder:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, name: str, root: str | Path | None = None) -> None:
+    def __init__(self, name: str, root: str | Path | None = None, least: float = 0.5) -> None:
         self.name = name
+        self.least = least
         self.root = (Path(root) if root is not None else default_root(name)).expanduser().absolute()
         if not self.root.is_dir():
             raise FileNotFoundError(
@@ -150,7 +153,7 @@ class DatasetFolder:
             **columns: Further columns, one value for each listed video.
 
         Raises:
-            FileNotFoundError: If no listed video is there.
+            FileNotFoundError: If no listed video is there, or a smaller share of them than `least`.
 
         Warns:
             AbsentVideosWarning: If some are not.
@@ -159,10 +162,12 @@ class DatasetFolder:
         kept = [index for index, path in enumerate(paths) if path is not None]
         distinct = dict.fromkeys(listed)
         absent = list(dict.fromkeys(name for name, path in zip(listed, paths) if path is None))
-        if not kept:
+        if not kept or len(absent) > (1 - self.least) * len(distinct):
+            there = f"only {len(distinct) - len(absent):,}" if kept else "none"
             raise FileNotFoundError(
-                f"{self.name}: none of the {len(distinct):,} listed videos is in {self.root}; looked at any depth for "
-                f"{_few(absent)} (any of {', '.join(VIDEO_SUFFIXES)}). {self._holds()}"
+                f"{self.name}: {there} of the {len(distinct):,} listed videos found in {self.root}; looked there "
+                f"at any depth for {_few(absent)} (any of {', '.join(VIDEO_SUFFIXES)}). {self._holds()}. "
+                "A part of a data set is read as a folder of videos or a list (video,label,split)"
             )
         if absent:
             warnings.warn(AbsentVideosWarning(self.name, self.root, absent, len(distinct)), stacklevel=3)

@@ -31,7 +31,7 @@ def read_hmdb51(
         Columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
 
     Raises:
-        FileNotFoundError: If there are no lists, or no video of them.
+        FileNotFoundError: If there are no lists, or less than half of their videos.
         ValueError: If there is no such split.
     """
     check_official_split("hmdb51", official_split)

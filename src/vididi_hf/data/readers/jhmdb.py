@@ -35,7 +35,7 @@ def read_jhmdb(
         there are boxes, `num_frames` and the box columns of `vididi_hf.data.readers.detection`.
 
     Raises:
-        FileNotFoundError: If the lists, or every video of them, are missing.
+        FileNotFoundError: If the lists, or more than half of their videos, are missing.
         ImportError: If there are masks and SciPy is missing.
         ValueError: If there is no such split.
     """

@@ -28,7 +28,7 @@ def read_something_something(root: str | Path | None = None, split: str | None =
         label; alone it has no column `label`.
 
     Raises:
-        FileNotFoundError: If a list, or every video of it, is missing.
+        FileNotFoundError: If a list, or more than half of its videos, is missing.
         ValueError: If there is no such split, or a template is no class.
     """
     offered = ("train", "validation", "test")

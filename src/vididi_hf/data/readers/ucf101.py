@@ -24,7 +24,7 @@ def read_ucf101(
         from one recording (`Archery_g08`).
 
     Raises:
-        FileNotFoundError: If a list, or every video of it, is missing.
+        FileNotFoundError: If a list, or more than half of its videos, is missing.
         ValueError: If there is no such split.
     """
     check_official_split("ucf101", official_split)

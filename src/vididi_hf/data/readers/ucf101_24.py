@@ -26,7 +26,7 @@ def read_ucf101_24(root: str | Path | None = None, split: str | None = "train") 
         `vididi_hf.data.readers.detection`. A video may show several persons, at different times.
 
     Raises:
-        FileNotFoundError: If the annotations, or every video of them, are missing.
+        FileNotFoundError: If the annotations, or more than half of their videos, are missing.
         ImportError: If SciPy is missing.
         ValueError: If there is no such split.
     """
