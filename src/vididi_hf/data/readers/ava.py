@@ -64,7 +64,7 @@ def read_ava(
     if version not in ("2.1", "2.2"):
         raise ValueError(f"ava: version must be '2.1' or '2.2', got {version!r}")
     splits = choose_splits("ava", split, tuple(_FILE_NAMES))
-    folder = DatasetFolder("ava", root)
+    folder = DatasetFolder("ava", root, least=0.0)  # movies are large, and some use a few
     names = _action_names(folder, version)
     table = pd.concat([_read_list(folder, _FILE_NAMES[part], version) for part in splits])
     excluded: set[tuple[str, int]] = set().union(*(_excluded(folder, _FILE_NAMES[part], version) for part in splits))
