@@ -35,6 +35,11 @@ def test_figures_become_pixels_without_the_white_around():
     assert (image[:, -3:] == 255).all()
 
 
+def test_uploads_do_not_stay(explorer):
+    every, age = build_page(explorer).delete_cache
+    assert every + age <= 3600
+
+
 def test_programs_can_ask(address, broken_videos):
     from gradio_client import Client, handle_file
 

@@ -21,6 +21,7 @@ except ImportError as error:
     raise ImportError("the explorer needs Gradio: pip install 'vididi-hf[explorer]'") from error
 
 _TITLE = "ViDiDi explorer"
+_DELETE = (600, 1800)  # every ten minutes, files older than half an hour: strangers' videos do not stay
 _INTRODUCTION = (
     f"# {_TITLE}\nA video, its temporal derivatives, and what two encoders make of them: one trained on frames alone, "
     "one with *Unfolding Videos Dynamics via Taylor Expansion*."
@@ -58,7 +59,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
     motions = list(MOTIONS)
     longest = 4
 
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_DELETE) as page:
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
