@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
-from vididi_hf.comparison import format_table, plan, run_arms, summarise
-from vididi_hf.comparison_plots import plot_comparison
-from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
+from vididi_hf.files import write_text
+from vididi_hf.pretraining.recipe import read_recipe_file
+from vididi_hf.study.demonstration import plot_comparison
+from vididi_hf.study.grid import Arm, Grid, StudyDataset
+from vididi_hf.study.report import format_table
+from vididi_hf.study.running import run_all
+from vididi_hf.study.runs import Protocol
+from vididi_hf.study.statistics import scores_of, summarise
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
+DATASET = "videos"
+ARMS = {
+    "untrained": Arm({"schedule": "baseline"}, train=False),
+    "baseline": Arm({"schedule": "baseline"}),
+    "ViDiDi": Arm({"schedule": "paper"}),
+}
 
 
 @dataclass
@@ -38,32 +49,48 @@ class DemoArguments:
     output_dir: str = option(default="demo", help="Folder of the encoders, the table and the pictures.")
 
 
+def declare(arguments: DemoArguments) -> Grid:
+    """The demo is a study of one data set, whose recipe is that of the file and the command line."""
+    recipe = {
+        **{name: value for name, value in read_recipe_file(arguments.config).items() if name != "dataset"},
+        "split": arguments.split,
+        "leave_out": arguments.leave_out,
+    }
+    if arguments.epochs is not None:
+        recipe["epochs"] = arguments.epochs
+    return Grid(
+        about="The same tiny network on the same videos, plain and with ViDiDi",
+        datasets={DATASET: StudyDataset(arguments.dataset, recipe)},
+        arms=ARMS,
+        seeds=arguments.seeds,
+        evaluation=Protocol(num_clips=arguments.num_clips, linear=False),
+    )
+
+
 def run(arguments: DemoArguments) -> None:
     """Trains, evaluates, and writes the table and the pictures."""
     output_dir = Path(arguments.output_dir)
-    recipe = replace(
-        PretrainingRecipe(**read_recipe_file(arguments.config)),
-        dataset=arguments.dataset,
-        dataset_root=arguments.dataset_root,
-        split=arguments.split,
-        leave_out=arguments.leave_out,
+    grid = declare(arguments)
+    runs = grid.runs_on(DATASET, arguments.dataset, output_dir, root=arguments.dataset_root)
+    outcomes = run_all(runs, arguments.processes)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    rows = summarise(score for outcome in outcomes if outcome.result for score in scores_of(outcome.result))
+    written = [{name: value for name, value in asdict(row).items() if name not in ("dataset", "about")} for row in rows]
+    write_text(
+        output_dir / "results.json", json.dumps({"arguments": asdict(arguments), "rows": written}, indent=2) + "\n"
     )
-    if arguments.epochs is not None:
-        recipe = replace(recipe, epochs=arguments.epochs)
-    arms = plan(recipe, arguments.seeds, output_dir)
-    results = run_arms(arms, arguments.num_clips, arguments.processes)
-    rows = summarise(results)
-    table = format_table(rows)
-    (output_dir / "results.json").write_text(json.dumps({"arguments": asdict(arguments), "rows": rows}, indent=2))
     if rows:
-        (output_dir / "results.md").write_text(table + "\n")
+        table = format_table(rows)
+        write_text(output_dir / "results.md", table + "\n")
         print(f"\n{table}\n\nIn per cent. R@1: the share of videos whose nearest neighbour has their label.")
     else:
         print("\nThe videos have no labels, so there is no table; retrieval.png shows what each encoder finds alike.")
-    for path in plot_comparison(arms, results, output_dir):
+    for path in plot_comparison(runs, output_dir):
         print(f"picture: {path}")
-    for arm in arms:
-        print(f"encoder: {arm.folder}  (ViDiDiModel.from_pretrained)")
+    for each in runs:
+        print(f"encoder: {each.folder}  (ViDiDiModel.from_pretrained)")
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

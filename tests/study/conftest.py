@@ -42,7 +42,7 @@ GRID = {
         "VICReg + ViDiDi": {"recipe": {"schedule": "paper"}},
     },
     "comparisons": [["VICReg + ViDiDi", "VICReg"]],
-    "evaluation": {"inputs": ["frames", "both"], "num_clips": 2},
+    "evaluation": {"inputs": ["frames", "both"], "num_clips": 1, "linear": False},
 }
 
 

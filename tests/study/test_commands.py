@@ -138,7 +138,7 @@ def test_a_validation_study_asks_about_training_videos(script, here: None, tiny_
             ["{grid}", "--data", "{data}", "--only", "byol*"],
             "no run is called 'byol*'; there are clips/untrained-seed0",
         ),
-        (["{grid}"], "say which folder holds clips.csv"),
+        (["{grid}"], "clips is no built-in data set: say with --data which folder holds clips.csv"),
         (["{grid}", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["{grid}", "--jbos", "1"], "unrecognized arguments: --jbos 1"),
     ],

@@ -107,11 +107,6 @@ def test_missing_fields_and_files_are_named(tiny_study) -> None:
         read_grid(tiny_study.path.with_name("other.json"))
 
 
-def test_the_folder_of_the_data_is_asked_for(tiny_study, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'clips' is no built-in one: say which folder holds clips\.csv"):
-        tiny_study.grid().plan(tmp_path)
-
-
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_declared_grids_are_possible_and_compare_what_differs_in_one_thing(path: Path, tmp_path: Path) -> None:
     grid = read_grid(path)

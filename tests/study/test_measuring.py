@@ -29,14 +29,14 @@ def splits(motion_root: Path) -> RetrievalSplits:
 
 def test_numbers_are_those_of_the_evaluators(encoder, splits, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = encoder
-    protocol = Protocol(inputs=["frames", "both"], num_clips=2, probes=["background"])
+    protocol = Protocol(inputs=["both"], num_clips=2, probes=["background"])
     looks = []
     original = RetrievalEvaluator.embed
     monkeypatch.setattr(RetrievalEvaluator, "embed", lambda self, model: looks.append(1) or original(self, model))
     found = measure(model, processor, splits, protocol)
     assert len(looks) == 1  # for two questions and three evaluations
 
-    options = {"inputs": ("frames", "both"), "num_clips": 2}
+    options = {"inputs": ("both",), "num_clips": 2}
     for about in ("label", "background"):
         if about == "label":
             rows = splits[:2]
@@ -45,12 +45,12 @@ def test_numbers_are_those_of_the_evaluators(encoder, splits, monkeypatch: pytes
         retrieval = RetrievalEvaluator(*rows, processor, **options)(model)
         linear = LinearEvaluator(*rows, processor, **options)(model)
         knn = KNNEvaluator(*rows, processor, **options)(model)
-        for shown in ("frames", "both"):
-            numbers = found.metrics[about][shown]
-            assert numbers == {**retrieval.metrics[shown], "linear": linear.metrics[shown]["top-1"]}
-            assert numbers["20-NN"] == knn.metrics[shown]["top-1"]
+        assert set(found.metrics[about]) == {"both"}
+        numbers = found.metrics[about]["both"]
+        assert numbers == {**retrieval.metrics["both"], "linear": linear.metrics["both"]["top-1"]}
+        assert numbers["20-NN"] == knn.metrics["both"]["top-1"]
         if about == "label":
-            nearest = retrieval.neighbours["frames"][:, :5].tolist()
+            nearest = retrieval.neighbours["both"][:, :5].tolist()
             assert found.neighbours == dict(zip(retrieval.queries.rows.tolist(), nearest))
             assert dict(found.results["retrieval"]) == dict(retrieval)
             assert dict(found.results["linear"]) == dict(linear)

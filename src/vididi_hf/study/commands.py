@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from vididi_hf.data.registry import DATASETS
 from vididi_hf.study.grid import read_grid
 from vididi_hf.study.plots import write_plots
 from vididi_hf.study.records import collect, read_records, write_records
@@ -44,7 +45,7 @@ def run_study(
         The runs that have failed.
 
     Raises:
-        ValueError: If the grid is wrong, or no run has such a name.
+        ValueError: If the grid is wrong, no run has such a name, or `data` is needed and missing.
         FileNotFoundError: If there is no such grid, or a data set is not there.
     """
     path = Path(path)
@@ -60,6 +61,9 @@ def run_study(
     known = read_records(results, path.stem)
     waiting = [run for run in chosen if run.result() is None and not (known is not None and known.holds(run))]
     print(f"{path.stem}: {len(runs)} runs, {len(chosen)} chosen, {len(chosen) - len(waiting)} of them done already")
+    for run in waiting:
+        if data is None and (declared := run.declared["dataset"]) not in DATASETS:
+            raise ValueError(f"{run.dataset} is no built-in data set: say with --data which folder holds {declared}")
     failed = []
 
     def finished(outcome: Outcome) -> None:

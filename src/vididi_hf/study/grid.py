@@ -136,17 +136,15 @@ class Grid:
         Args:
             output_dir: Each run gets the folder `<data set>/<arm>-seed<seed>` in it. Grids can share it, and then share
                 the runs that have the same name; a run of another recipe under this name is an error when it is run.
-            data: The folder of what is no built-in set.
+            data: The folder of what is no built-in set; by default the working one.
             **overrides: Fields of the recipe that say how fast and not what is trained, such as `num_workers`.
 
         Raises:
-            ValueError: If a recipe is impossible, or `data` is needed and missing.
+            ValueError: If a recipe is impossible.
         """
         runs: list[Run] = []
         for name, dataset in self.datasets.items():
             built_in = dataset.dataset in DATASETS
-            if data is None and not built_in:
-                raise ValueError(f"the data set {name!r} is no built-in one: say which folder holds {dataset.dataset}")
             location = dataset.dataset if built_in else str(Path(data or "") / dataset.dataset)
             folder = Path(output_dir) / (f"{name}-validation" if self.validation else name)
             runs += self.runs_on(name, location, folder, **overrides)

@@ -72,21 +72,26 @@ def measure(
     linear = LinearEvaluator(splits.gallery, splits.queries, processor, **facts) if protocol.linear else None
     gallery, queries = retrieval.embed(model)
 
-    metrics, chance, results = {}, {}, {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
+    chance: dict[str, float] = {}
+    neighbours: dict[int, list[int]] = {}
+    results: dict[str, EvaluationResult] = {}
     for about in (LABEL, *protocol.probes):
         if about == LABEL:
             parts = (gallery, queries)
         else:
             parts = _relabelled(gallery, queries, retrieval.gallery, retrieval.queries, about)
         chance[about] = chance_of(*parts)
-        found = {"retrieval": retrieval.score(*parts), **({LINEAR: linear.score(*parts)} if linear else {})}
-        metrics[about] = {shown: dict(found["retrieval"].metrics[shown]) for shown in protocol.inputs}
-        if linear:
+        ranked = retrieval.score(*parts)
+        metrics[about] = {shown: dict(ranked.metrics[shown]) for shown in protocol.inputs}
+        found: dict[str, EvaluationResult] = {"retrieval": ranked}
+        if linear is not None:
+            found[LINEAR] = linear.score(*parts)
             for shown in protocol.inputs:
                 metrics[about][shown][LINEAR] = found[LINEAR].metrics[shown]["top-1"]
         if about == LABEL:
             results = found
-            nearest = found["retrieval"].neighbours[protocol.inputs[0]][:, :NEIGHBOURS]
+            nearest = ranked.neighbours[protocol.inputs[0]][:, :NEIGHBOURS]
             neighbours = dict(zip(queries.features.rows.tolist(), nearest.tolist()))
     return Measurement(metrics, chance, neighbours, results)
 

@@ -37,7 +37,7 @@ def write_plots(records: Records, name: str, folder: str | Path) -> list[Path]:
         elif kind == "amount":
             figure = plot_amount(*amounts(records), chance)
         else:
-            figure = plot_curves(curves(records, dataset), ("loss", METRIC), chance=chance[dataset])
+            figure = plot_curves(curves(records, dataset), (METRIC,), chance=chance[dataset])
         paths.append(save_figure(figure, Path(folder) / file))
     return paths
 
@@ -160,8 +160,8 @@ def plot_amount(
                 continue
             panel.plot(list(spreads), means, color=colour, linewidth=1.8, label=name)
             reach = [point.deviation or 0.0 for point in spreads.values()]
-            edges = [[mean + sign * own for mean, own in zip(means, reach)] for sign in (-1, 1)]
-            panel.fill_between(list(spreads), *edges, color=colour, alpha=0.18, linewidth=0)
+            low, high = ([mean + sign * own for mean, own in zip(means, reach)] for sign in (-1, 1))
+            panel.fill_between(list(spreads), low, high, color=colour, alpha=0.18, linewidth=0)
             dots = [(place, value) for place, values in points.items() for value in values]
             panel.plot(*zip(*dots), "o", color=colour, markersize=3)
         panel.axhline(chance[dataset], color=QUERY, linewidth=1, linestyle="--")

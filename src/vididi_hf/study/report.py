@@ -14,6 +14,8 @@ from vididi_hf.study.statistics import Margin, Spread, Summary, margins, summari
 METRICS = ("R@1", "R@5", "20-NN", "linear")
 """What tables show of the label."""
 PROBE_METRICS = ("R@1", "20-NN", "linear")
+MOST_CURVES = 6
+"""Of more arms, no picture shows how each got there: there are no more colours that one can tell apart."""
 NOT_MEASURED = "*Not measured yet.*"
 
 
@@ -101,8 +103,9 @@ def picture_files(records: Records, name: str) -> dict[str, tuple[str, str, str]
     if records.grid["amount"]:
         files[f"study-{name}-amount.png"] = ("amount", "", f"R@1 on frames by {records.grid['amount']}")
     for dataset in records.grid["datasets"]:
-        if any(run["curve"] for key, run in records.runs.items() if key[0] == dataset):
-            words = f"{dataset}: loss, and R@1 on frames with one clip a video, over the epochs of pretraining"
+        drawn = {key[1] for key, run in records.runs.items() if key[0] == dataset and run["curve"]}
+        if 0 < len(drawn) <= MOST_CURVES:
+            words = f"{dataset}: R@1 on frames, with one clip a video, over the epochs of pretraining"
             files[f"study-{name}-{dataset}.png"] = ("curves", dataset, words)
     return files
 
@@ -146,10 +149,10 @@ def update_page(path: str | Path, blocks: Mapping[str, str]) -> Path:
     page = path.read_text()
     for name, text in blocks.items():
         begin, end = markers(name)
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", flags=re.DOTALL)
-        if not pattern.search(page):
+        found = re.search(f"{re.escape(begin)}.*?{re.escape(end)}", page, flags=re.DOTALL)
+        if found is None:
             raise ValueError(f"{path} has no place for {name!r}: {begin} … {end}")
-        page = pattern.sub(lambda _, new=f"{begin}\n\n{text}\n\n{end}": new, page)  # type: ignore[misc]
+        page = f"{page[: found.start()]}{begin}\n\n{text}\n\n{end}{page[found.end() :]}"
     return write_text(path, page)
 
 

@@ -133,8 +133,8 @@ def _claim(run: Run) -> None:
 def _evaluate(run: Run) -> Measurement:
     """Evaluates a finished encoder, and writes the reports."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    model = ViDiDiModel.from_pretrained(run.folder)
-    model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-arg]
+    model: Any = ViDiDiModel.from_pretrained(run.folder)
+    model.to(device, memory_format=torch.channels_last_3d)
     processor = ViDiDiVideoProcessor.from_pretrained(run.folder)
     splits = run.source.load()
     measurement = measure(
@@ -180,7 +180,7 @@ def run_all(
     Args:
         runs: The runs.
         jobs: How many run at a time; they share the cores.
-        finished: Is told of each run when it ends.
+        finished: Is told of each run when it ends; not of those that were done already.
 
     Returns:
         How each ended, in the order of `runs`.
@@ -190,9 +190,10 @@ def run_all(
     """
     prepare(runs)
     threads = max(1, torch.get_num_threads() // jobs)
-    waiting = list(enumerate(runs))
-    outcomes: dict[int, Outcome] = {}
-    lanes = [_Lane(place, threads) for place in range(min(jobs, len(runs)))]
+    # No process is needed to see what is done already.
+    outcomes = {number: Outcome(run, result) for number, run in enumerate(runs) if (result := run.result()) is not None}
+    waiting = [(number, run) for number, run in enumerate(runs) if number not in outcomes]
+    lanes = [_Lane(place, threads) for place in range(min(jobs, len(waiting)))]
     try:
         while waiting or any(lane.future for lane in lanes):
             for lane in lanes:

@@ -99,8 +99,9 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """Returns what an earlier call has measured, if it is finished and was the run that this is."""
         found = self.read(RESULT_JSON)
-        same = found and found["protocol"] == asdict(self.protocol)
-        return found if same and not differences(found["configuration"], self.configuration()) else None
+        if found is None or found["protocol"] != asdict(self.protocol):
+            return None
+        return None if differences(found["configuration"], self.configuration()) else found
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -159,7 +159,8 @@ def margins(scores: Iterable[Score], comparisons: Iterable[Sequence[str]]) -> li
 def _margin(key: tuple[str, str, str, str, str, str], ours: dict[int, float], theirs: dict[int, float]) -> Margin:
     one, other = spread(list(ours.values())), spread(list(theirs.values()))
     difference = one.mean - other.mean
-    deviation = clear = None
+    deviation: float | None = None
+    clear: bool | None = None
     if one.deviation is not None and other.deviation is not None:
         deviation = math.hypot(one.deviation, other.deviation)
         clear = abs(difference) > CLEAR_DEVIATIONS * deviation

@@ -1,0 +1,117 @@
+"""The demo from end to end, in two processes, on the smallest sets: with labels a table, without them pictures only."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from vididi_hf.evaluation.results import METRICS_JSON, read_report
+from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.study.runs import NEIGHBOURS_JSON
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
+RECIPE = {
+    "dataset": "motion",
+    "hidden_sizes": [4, 4, 8, 8],
+    "depths": [1, 1, 1, 1],
+    "num_frames": 4,
+    "frame_stride": 1,
+    "image_size": 32,
+    "projector_sizes": [8, 8],
+    "epochs": 9,
+    "batch_size": 8,
+    "evaluate_epochs": 1,
+    "num_workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("demo", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(RECIPE))
+    return path
+
+
+def test_arms_differ_in_schedule_seed_and_folder_only(script, recipe: Path, tmp_path: Path) -> None:
+    arguments = script.DemoArguments(config=str(recipe), seeds=[3, 5], output_dir=str(tmp_path / "demo"), epochs=2)
+    runs = script.declare(arguments).runs_on("videos", "motion", tmp_path / "demo", root="here")
+    expected = [(f"{arm}-seed{seed}", seed) for seed in (3, 5) for arm in ("untrained", "baseline", "vididi")]
+    assert [(run.folder.name, run.seed) for run in runs] == expected
+    assert [run.recipe.schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
+    assert [run.trained for run in runs[:3]] == [False, True, True]
+    for run in runs:
+        assert (run.recipe.epochs, run.recipe.image_size, run.recipe.dataset_root) == (2, 32, "here")
+        changed = {name for name, value in vars(run.recipe).items() if value != getattr(runs[0].recipe, name)}
+        assert changed <= {"schedule", "seed", "output_dir"}
+
+
+def test_labelled_videos_become_a_table_pictures_and_encoders(
+    script, recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    dataset = str(motion_root / "clips.csv")
+    command = ["--dataset", dataset, "--config", str(recipe), "--epochs", "1", "--output_dir", str(folder)]
+    script.main([*command, "--num_clips", "2"])
+    printed = capsys.readouterr().out
+    table = (folder / "results.md").read_text()
+    assert table in printed
+    assert table.startswith("| encoder | shown | R@1 | R@5 | 20-NN |\n| --- | --- | --- | --- | --- |\n")
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert [(row["arm"], row["input"]) for row in rows] == [
+        (arm, shown) for arm in ("untrained", "baseline", "ViDiDi") for shown in ("frames", "derivative", "both")
+    ]
+    for row in rows:
+        assert row["seeds"] == 1
+        report = read_report(folder / f"{row['arm'].lower()}-seed0")
+        assert {name: found["mean"] for name, found in row["metrics"].items()} == report["metrics"][row["input"]]
+        assert (report["dataset"], report["split"], report["seed"]) == (motion_root.name, "test", 0)
+        assert report["random_init"] == (row["arm"] == "untrained")
+        assert report["protocol"]["query_videos"] == 8
+        assert f"| {row['arm']} | {row['input']} | {100 * row['metrics']['R@1']['mean']:.1f} |" in table
+    for name in ("curves", "derivatives", "retrieval"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    encoders = sorted(folder.glob("*-seed0/model.safetensors"))
+    assert len(encoders) == 3
+    assert ViDiDiModel.from_pretrained(folder / "vididi-seed0").config.hidden_sizes == (4, 4, 8, 8)
+    # What is done is not done again, and what is no longer wanted is not passed off as it.
+    before = [path.stat().st_mtime_ns for path in encoders]
+    script.main([*command, "--num_clips", "2", "--processes", "1"])
+    assert [path.stat().st_mtime_ns for path in encoders] == before
+    with pytest.raises(SystemExit, match="2"):
+        script.main([*command, "--epochs", "2", "--processes", "1"])
+    assert "epochs was 1 and is 2" in capsys.readouterr().err
+
+
+def test_unlabelled_videos_have_neighbours_instead_of_a_table(
+    script, motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number, video in enumerate(sorted((motion_root / "train").rglob("*.mp4"))):
+        shutil.copy(video, folder / f"{number}.mp4")
+    command = ["--dataset", str(folder), "--config", str(recipe), "--output_dir", str(tmp_path / "demo")]
+    script.main([*command, "--epochs", "1", "--processes", "1"])
+    assert "no labels" in capsys.readouterr().out
+    encoder = tmp_path / "demo" / "vididi-seed0"
+    assert not (encoder / METRICS_JSON).exists()
+    neighbours = json.loads((encoder / NEIGHBOURS_JSON).read_text())
+    assert len(neighbours) == 16
+    assert all(int(query) not in rows for query, rows in neighbours.items())
+    assert (tmp_path / "demo" / "retrieval.png").exists()
