@@ -1,5 +1,4 @@
 import json
-import re
 import runpy
 import sys
 from itertools import pairwise
@@ -360,9 +359,3 @@ def test_script(
     assert {*report["used"], *report["dropped"]} == set(mc3.state_dict())
     back = load_file("back.safetensors")
     assert all(torch.equal(back[name], mc3.state_dict()[name]) for name in back)
-
-
-def test_python_of_the_page_runs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text()
-    [block] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    exec(block, {})

@@ -1,5 +1,4 @@
 import json
-import re
 import runpy
 import sys
 from pathlib import Path
@@ -236,12 +235,3 @@ def test_script(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.int8.onnx", "a.onnx", "a.pt2", "run"]
     assert onnx_function("a.int8.onnx")(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)).shape == (1, 8)
     assert capsys.readouterr().err == "export.py: error: the file must end in .onnx or .pt2, got 'a.tflite'\n"
-
-
-def test_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
-    namespace: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
-        exec(block, namespace)
-    assert namespace["features"].shape == (4, 32)
