@@ -67,11 +67,12 @@ def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
     """Replaces the BatchNorms inside a module, in place, by ones that tell derivative orders apart.
 
     Args:
-        module: Holds `nn.BatchNorm3d`s. Their weights stay; their running statistics start anew.
+        module: Holds `nn.BatchNorm3d`s, or some that tell fewer orders apart. Their weights stay; their running
+            statistics start anew.
         orders: The orders that shall have statistics.
     """
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm3d:
+        if isinstance(child, nn.BatchNorm3d):
             norm = PerOrderBatchNorm3d(child.num_features, orders, child.eps, child.momentum or 0.0)
             norm.weight, norm.bias = child.weight, child.bias
             setattr(module, name, norm)

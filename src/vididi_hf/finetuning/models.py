@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from vididi_hf.batch_norm_vididi import keep_statistics_per_order, synchronise
+from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronise
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.arguments import check_location
@@ -69,23 +70,35 @@ def load_classifier(
         model, report = loaded
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
-    if len(set(recipe.inputs)) > 1 and model.config.batch_norm == "shared":
-        separate_statistics(model)
+    orders = {order for name in recipe.inputs for order in INPUTS[name]}
+    apart = set(model.config.derivative_orders) if model.config.batch_norm == "per_order" else set()
+    if len(orders) > 1 and not orders <= apart:
+        separate_statistics(model, orders)
     model.train_only(recipe.train)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         synchronise(model)
     return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 
-def separate_statistics(model: ViDiDiClassifier) -> None:
-    """Gives frames and derivatives BatchNorm statistics of their own, which all begin as those that they shared.
+def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:
+    """Gives each derivative order BatchNorm statistics of its own, which begin as those that have served it so far.
 
-    One set of statistics would be a mixture of both, which at test time fits neither.
+    Statistics that serve frames and derivatives would be a mixture of both, which at test time fits neither.
+
+    Args:
+        model: The model; its configuration follows.
+        orders: The orders that it shall be shown.
     """
-    shared = {name: buffer.clone() for name, buffer in model.vididi.backbone.named_buffers()}
-    model.config.derivative_orders = tuple(sorted({0, 1, *model.config.derivative_orders}))
-    model.config.view_forward, model.config.batch_norm = "separate", "per_order"
-    keep_statistics_per_order(model.vididi.backbone, model.config.derivative_orders)
-    for name, buffer in model.vididi.backbone.named_buffers():
-        buffer.copy_(shared[name])  # (channels) into every row of (orders, channels)
+    backbone, config = model.vididi.backbone, model.config
+    before: dict[str, Any] = {name: norm for name, norm in backbone.named_modules() if isinstance(norm, nn.BatchNorm3d)}
+    config.derivative_orders = tuple(sorted({*orders, *config.derivative_orders}))
+    config.view_forward, config.batch_norm = "separate", "per_order"
+    keep_statistics_per_order(backbone, config.derivative_orders)
+    for name, old in before.items():
+        new: Any = backbone.get_submodule(name)
+        for row, order in enumerate(config.derivative_orders):
+            select_order(old, order)
+            served = old.row if isinstance(old, PerOrderBatchNorm3d) else slice(None)
+            new.running_mean[row], new.running_var[row] = old.running_mean[served], old.running_var[served]
+        new.num_batches_tracked = old.num_batches_tracked
     model.train(model.training)  # the new modules too
