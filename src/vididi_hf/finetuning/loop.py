@@ -22,7 +22,7 @@ from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.state import STATE_FILE, load_state, save_state
 from vididi_hf.pretraining.monitors import MetricsFile, RunningMeans, merge_broken
 from vididi_hf.pretraining.optimizers import build_optimizer
-from vididi_hf.pretraining.precision import build_accelerator
+from vididi_hf.pretraining.precision import open_accelerator
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
@@ -107,7 +107,7 @@ def run(recipe: FinetuningRecipe, make_task: Callable[[Any, Accelerator], Task])
     output_dir = Path(recipe.output_dir)
     if (output_dir / STATE_FILE).exists() and not recipe.resume:
         raise ValueError(f"{output_dir} holds a run already; add --resume to continue it, or choose another output_dir")
-    accelerator = build_accelerator(recipe.mixed_precision)
+    accelerator = open_accelerator(recipe.mixed_precision)
     set_seed(recipe.seed)
     task = make_task(recipe, accelerator)
     processor, num_frames = task.processor, task.processor.num_frames

@@ -33,7 +33,7 @@ from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.monitors import merge_broken
 from vididi_hf.pretraining.optimizers import build_optimizer
-from vididi_hf.pretraining.precision import usable_precision
+from vididi_hf.pretraining.precision import open_accelerator
 from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.reporter import Reporter
@@ -180,18 +180,10 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     Raises:
         ImportError: If the tracker is not installed.
     """
-    precision = usable_precision(recipe.mixed_precision)
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        # Where there is nothing but a CPU, accelerate has to be told, or it takes each process for a run of its own.
-        cpu=not torch.accelerator.is_available(),
-        log_with=None if recipe.tracker == "none" else recipe.tracker,
-        project_dir=recipe.output_dir,
-    )
+    tracker = None if recipe.tracker == "none" else recipe.tracker
+    accelerator = open_accelerator(recipe.mixed_precision, log_with=tracker, project_dir=recipe.output_dir)
     if recipe.tracker != "none" and not accelerator.log_with:
         raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
-    if precision != recipe.mixed_precision:
-        accelerator.print(f"{recipe.mixed_precision} needs a GPU: training in full precision")
     return accelerator
 
 

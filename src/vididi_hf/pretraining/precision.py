@@ -30,7 +30,7 @@ def usable_precision(asked: str) -> str:
     return asked if torch.accelerator.is_available() else "no"
 
 
-def build_accelerator(mixed_precision: str, **settings: Any) -> Accelerator:
+def open_accelerator(mixed_precision: str, **settings: Any) -> Accelerator:
     """Builds what knows the device, the processes and the precision, and says so where it is not the one asked for.
 
     Args:
