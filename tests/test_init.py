@@ -11,16 +11,21 @@ import vididi_hf
 
 PUBLIC = [
     "AlternatingSchedule",
+    "EmbeddingOptions",
     "PreparationOptions",
     "PretrainingRecipe",
     "RetrievalEvaluator",
+    "SearchOptions",
     "ViDiDiConfig",
     "ViDiDiForPreTraining",
     "ViDiDiModel",
     "ViDiDiVideoProcessor",
+    "embed_videos",
     "load_video_dataset",
     "prepare_dataset",
     "pretrain",
+    "search_exact",
+    "search_videos",
     "taylor_expand",
     "temporal_derivative",
 ]

@@ -14,7 +14,7 @@ from torchcodec.encoders import VideoEncoder
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation import features as module
-from vididi_hf.evaluation.features import VideoFeatures, extract_features
+from vididi_hf.evaluation.features import EvaluationClips, VideoFeatures, extract_features
 
 # Frames, height and width; two frames are too few for a clip, and no frames stand for a broken file.
 VIDEOS = [(20, 40, 48), (20, 48, 40), (0, 0, 0), (2, 40, 40), (9, 64, 40)]
@@ -208,6 +208,20 @@ def test_a_classifier_can_be_trained_on_features(
     layer = nn.Linear(8, 3)
     layer(features).square().sum().backward()
     assert layer.weight.grad.abs().sum() > 0
+
+
+def test_rows_that_fail_are_told_apart_even_where_their_sources_are_not(
+    processor: ViDiDiVideoProcessor, rows: datasets.Dataset
+) -> None:
+    """Row 2 twice, and a row that holds no video."""
+    videos = rows.select_columns("video").cast_column("video", datasets.Video(decode=False))[:]["video"]
+    some = with_video_column([videos[0]["path"], videos[2]["path"], None, videos[2]["path"]])
+    clips = EvaluationClips(some, processor, num_clips=1, lookahead=0)
+    assert [good for good, _ in clips.batches(batch_size=2)] == [[0]]
+    assert list(clips.broken) == [videos[2]["path"], "row 2"]
+    assert list(clips.broken_rows) == [1, 2, 3]
+    assert clips.broken_rows[2] == "there is no video in it"
+    assert clips.broken_rows[1] == clips.broken_rows[3] == clips.broken[videos[2]["path"]]
 
 
 def test_when_nothing_can_be_decoded_the_reasons_are_told(
