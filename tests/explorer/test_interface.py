@@ -70,6 +70,7 @@ PICTURES_LOADED = (
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+@pytest.mark.slow
 def test_in_a_browser(address, browser, write_video, broken_videos, long_video, tmp_path):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(60_000)

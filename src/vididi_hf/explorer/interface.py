@@ -40,7 +40,6 @@ _CSS = (
     STYLE
     + """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-#derivatives img, #taylor img, #saliency img { object-position: left; }
 #message.refused { border-left: 4px solid #d1495b; padding-left: 12px; }
 """
 )
