@@ -16,7 +16,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -216,8 +216,8 @@ def count_memory(step: Step) -> float:
     return live.peak / 2**20
 
 
-def run_rounds(bench: Bench, methods: dict[str, Method]) -> dict[str, list[float]]:
-    """Seconds per step of every method in every round, the share of the monitors among them."""
+def run_rounds(bench: Bench, methods: dict[str, Method]) -> Iterator[dict[str, list[float]]]:
+    """After every round, the seconds per step of every method so far, the share of the monitors among them."""
     names = list(methods)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     start, limit = time.perf_counter(), bench.arguments.seconds or math.inf
@@ -231,7 +231,7 @@ def run_rounds(bench: Bench, methods: dict[str, Method]) -> dict[str, list[float
             if method.look is not None and method.every:
                 taken += bench.seconds(method.look, 1) / method.every
             seconds[name].append(taken)
-    return seconds
+        yield seconds
 
 
 def report(methods: dict[str, Method], seconds: dict[str, list[float]], memory: dict[str, float]) -> list[dict]:
@@ -295,15 +295,15 @@ def main() -> None:
                 method.step()
             if arguments.memory and "compile" not in name:  # compiled graphs make their tensors unseen
                 memory[name] = count_memory(method.step)
-        seconds = run_rounds(bench, methods)
-    rows = report(methods, seconds, memory)
+        values = {"arguments": asdict(arguments), "versions": versions(), "memory_mib": memory}
+        for seconds in run_rounds(bench, methods):
+            rows, between = report(methods, seconds, memory), schedule_ratios(seconds)
+            if arguments.output:  # after every round, since a long measurement may be cut off
+                found = {"seconds": seconds, "methods": rows, "paper_to_baseline": between}
+                write_report(arguments.output, {**values, **found})
     print_rows(rows)
-    between = schedule_ratios(seconds)
     for objective, ratio in between.items():
         print(f"\n{objective}: a step of the paper's schedule takes {ratio:.3f} × one of the baseline")
-    if arguments.output:
-        values = {"arguments": asdict(arguments), "versions": versions(), "seconds": seconds}
-        write_report(arguments.output, {**values, "methods": rows, "paper_to_baseline": between})
 
 
 if __name__ == "__main__":
