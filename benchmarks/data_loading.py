@@ -8,7 +8,8 @@ Every method makes the same clips of the same files: two clips of 8 + 2 frames a
 augmented, as uint8. All run in turn in one process, in several rounds; numbers are medians over rounds, ratios medians
 of the ratios within a round. One thread everywhere: OpenMP, torch, FFmpeg. `--data` is a folder with
 samples/ucf101/*.avi, jhmdb/videos/*/*.mp4 and samples/kinetics400/*.mp4; sets that it lacks are replaced by generated
-H.264 files of the same sizes and lengths.
+H.264 files of the same sizes and lengths. The files of Kinetics are measured once more after what
+`scripts/prepare_dataset.py --short_side 128 --key_frame_interval 12` makes of them.
 """
 
 import os
@@ -21,13 +22,15 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
+import PIL
 import torch
 import torchcodec
 from PIL import Image, ImageFilter
@@ -43,6 +46,7 @@ from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.decoding import VideoReader
 from vididi_hf.data.loading import ClipMaker
+from vididi_hf.data.transcoding import reencode_video
 from vididi_hf.evaluation.results import write_report
 
 SIZE = 112
@@ -53,6 +57,8 @@ SETS = {
     "JHMDB, 128×96": ("jhmdb/videos/*/*.mp4", (96, 128, 40)),
     "Kinetics, 340×256": ("samples/kinetics400/*.mp4", (256, 340, 300)),
 }
+# The set that is prepared as well, and how.
+PREPARED, PREPARATION = "Kinetics, 340×256", {"short_side": 128, "key_frame_interval": 12}
 
 
 @dataclass(kw_only=True)
@@ -92,7 +98,7 @@ class Sample:
         return np.searchsorted(self.distinct, self.indices)
 
 
-Method = Callable[[Sample], Tensor]
+Method = Callable[[Sample], object]
 
 
 # (a) The limit
@@ -126,7 +132,8 @@ def steps() -> dict[str, Method]:
     flip = replace(plain, flip_probability=full.flip_probability)
     colour = replace(flip, jitter_probability=full.jitter_probability, grey_probability=full.grey_probability)
     return {
-        "open, first picture, decode": read_only,
+        "open, first picture": lambda sample: VideoReader(sample.path),
+        "+ decode": read_only,
         "+ crop and resize": partial(ours, augmentation=plain),
         "+ flip": partial(ours, augmentation=flip),
         "+ jitter and grey": partial(ours, augmentation=colour),
@@ -262,6 +269,31 @@ def find_videos(data: str, pattern: str, count: int) -> list[Path]:
     return [found[place] for place in places]
 
 
+def prepare_videos(folder: Path, paths: list[Path]) -> list[Path]:
+    """Encodes videos anew, as `scripts/prepare_dataset.py` does."""
+    prepared = []
+    for index, path in enumerate(paths):
+        prepared.append(folder / f"prepared-{index}.mp4")
+        prepared[-1].write_bytes(reencode_video(str(path), **PREPARATION)[0])
+    return prepared
+
+
+def all_videos(data: str, count: int, folder: Path) -> Iterator[tuple[str, Path, list[Path]]]:
+    """Yields for every set its title, a new folder, and the files to measure."""
+    for name, (pattern, shape) in SETS.items():
+        own = folder / name.split(",")[0]
+        own.mkdir()
+        real = find_videos(data, pattern, count)
+        paths = real or generate_videos(own, count, *shape)
+        title = f"{name}, {len(paths)} {'real' if real else 'generated'} videos"
+        yield title, own, paths
+        if name == PREPARED:
+            again = own / "again"
+            again.mkdir()
+            how = ", ".join(f"{option} {value}" for option, value in PREPARATION.items())
+            yield f"{title}, prepared with {how}", again, prepare_videos(again, paths)
+
+
 def make_samples(paths: list[Path], epochs: int, folder: Path) -> list[Sample]:
     """Chooses the frames of every video and epoch as the loader does, and extracts all frames as JPEG files."""
     samples = []
@@ -284,7 +316,7 @@ def make_samples(paths: list[Path], epochs: int, folder: Path) -> list[Sample]:
 class Items(Dataset):
     """The samples through a method, for worker processes; bare decoding hands nothing over."""
 
-    def __init__(self, samples: list[Sample], method: Method, hand_over: bool):
+    def __init__(self, samples: list[Sample], method: Callable[[Sample], Tensor], hand_over: bool):
         self.samples, self.method, self.hand_over = samples, method, hand_over
 
     def __len__(self) -> int:
@@ -404,7 +436,9 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{os.cpu_count()} × {model}, torch {torch.__version__}, torchcodec {torchcodec.__version__}"
+    versions = {"torch": torch, "torchcodec": torchcodec, "OpenCV": cv2, "PyAV": av, "Pillow": PIL}
+    listed = ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
+    return f"{os.cpu_count()} × {model}, {listed}"
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -416,12 +450,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
         print("decord is not installed, and was not measured")
     results = {}
     with errors_in_one_line("data_loading.py"), tempfile.TemporaryDirectory() as folder:
-        for name, (pattern, shape) in SETS.items():
-            own = Path(folder, name.split(",")[0])
-            own.mkdir()
-            real = find_videos(arguments.data, pattern, arguments.videos)
-            paths = real or generate_videos(own, arguments.videos, *shape)
-            title = f"{name}, {len(paths)} {'real' if real else 'generated'} videos"
+        for title, own, paths in all_videos(arguments.data, arguments.videos, Path(folder)):
             results[title] = benchmark_set(make_samples(paths, arguments.epochs, own), arguments, title)
             print_result(title, results[title])
     if arguments.output:

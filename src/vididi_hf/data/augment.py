@@ -1,4 +1,4 @@
-"""Clip-consistent augmentation: one draw a clip, applied to all of its frames at once, on `uint8`.
+"""Clip-consistent augmentation: one draw a clip, applied to all of its frames, on `uint8`.
 
 Every frame of a clip gets the same crop, flip, colours and blur, so that what changes from frame to frame, and hence
 the temporal derivative, is the video's own motion. The authors' code draws the colours for each frame anew, which puts
@@ -10,27 +10,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _MID_GREY = 127.5
 # Rows: luma (ITU-R BT.601, as torchvision's greyscale and saturation) and the two chroma axes of the YIQ colour space.
-_TO_YIQ = torch.tensor(
-    [(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64
-)
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
-_QUARTER_TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+_TO_YIQ = np.array([(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
 # What keeps the luma, what keeps the chroma and what turns it by a right angle: every jitter is a sum of these three.
-# As numbers, since tiny tensors cost more than the arithmetic.
-_COLOUR_BASIS = [
-    (_FROM_YIQ[:, :1] @ _TO_YIQ[:1]).tolist(),
-    (_FROM_YIQ[:, 1:] @ _TO_YIQ[1:]).tolist(),
-    (_FROM_YIQ[:, 1:] @ _QUARTER_TURN @ _TO_YIQ[1:]).tolist(),
-]
-# Rows of a blur that are computed together, from those within reach: few enough to skip most of the matrix's zeros,
-# enough for a matrix product to be efficient (measured: 8 to 56).
-_BAND = 16
+_LUMA = _FROM_YIQ[:, :1] @ _TO_YIQ[:1]
+_CHROMA = _FROM_YIQ[:, 1:] @ _TO_YIQ[1:]
+_TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YIQ[1:]
 
 
 def random_resized_crop_box(
@@ -67,12 +60,12 @@ def random_resized_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def colour_map(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[list[list[float]], float]:
-    """Returns colour jitter as one affine map of RGB: `colours @ matrix.T + offset`.
+def colour_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    """Returns colour jitter as one affine map of RGB: `colours @ map[:, :3].T + map[:, 3]`.
 
     Saturation blends each pixel with its luma, contrast scales around mid grey, brightness scales, and hue turns the
-    chroma plane of the YIQ colour space. Being affine, the whole jitter is one 3×3 product a pixel and commutes with
-    resizing and blurring; between the steps nothing is clipped.
+    chroma plane of the YIQ colour space. Being affine, the whole jitter is one product a pixel; between the steps
+    nothing is clipped.
 
     Args:
         brightness: Factor; 1 changes nothing.
@@ -81,67 +74,17 @@ def colour_map(brightness: float, contrast: float, saturation: float, hue: float
         hue: Turn of the chroma plane, as a fraction of a full turn; a small positive one takes red towards yellow.
 
     Returns:
-        The rows of the matrix (3, 3), and the offset, the same for all channels, for colours in [0, 255].
+        (3, 4): weights of the channels, and an offset for colours in [0, 255].
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
-    kept, turned = gain * saturation * math.cos(turn), gain * saturation * math.sin(turn)
-    matrix = [
-        [gain * grey + kept * colour + turned * other for grey, colour, other in zip(*rows)]
-        for rows in zip(*_COLOUR_BASIS)
-    ]
-    return matrix, brightness * (1 - contrast) * _MID_GREY
+    chroma = saturation * (math.cos(turn) * _CHROMA + math.sin(turn) * _TURNED_CHROMA)
+    offset = brightness * (1 - contrast) * _MID_GREY
+    return np.column_stack([gain * (_LUMA + chroma), [offset] * 3])
 
 
-def blur_matrix(size: int, sigma: float) -> Tensor:
-    """Returns the matrix that blurs a line of pixels with a Gaussian, the line reflected at its ends.
-
-    Args:
-        size: The number of pixels of the line.
-        sigma: The Gaussian's deviation in pixels; it is cut off at three of them, and at the length of the line.
-
-    Returns:
-        (size, size), rows of weights that sum to 1: `matrix @ line` is the blurred line.
-    """
-    radius = _blur_radius(size, sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    taps = taps / taps.sum()
-    positions = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
-    reflected = positions.abs()
-    reflected = torch.where(reflected > size - 1, 2 * (size - 1) - reflected, reflected)
-    return torch.zeros(size, size).scatter_add_(1, reflected, taps.expand(size, -1).contiguous())
-
-
-def _blur_radius(size: int, sigma: float) -> int:
-    return min(math.ceil(3 * sigma), size - 1)
-
-
-def gaussian_blur(planes: Tensor, sigma: float) -> Tensor:
-    """Blurs frames with a Gaussian, reflected at their borders.
-
-    The same as `blur @ frame @ blur.T` with `blur_matrix`, without most of the products with the zeros off its band.
-
-    Args:
-        planes: Float (channels, size, frames, size), contiguous: rows before frames, so that blurring over rows is a
-            product of few large matrices.
-        sigma: The Gaussian's deviation in pixels.
-
-    Returns:
-        Of the same shape. The input is overwritten.
-    """
-    channels, size, _, _ = planes.shape
-    matrix, radius = blur_matrix(size, sigma), _blur_radius(size, sigma)
-    blurred = torch.empty_like(planes)
-    bands = [
-        (slice(start, start + _BAND), slice(max(0, start - radius), start + _BAND + radius))
-        for start in range(0, size, _BAND)
-    ]
-    source, target = planes.view(channels, size, -1), blurred.view(channels, size, -1)
-    for band, reach in bands:
-        torch.bmm(matrix[band, reach].expand(channels, -1, -1), source[:, reach], out=target[:, band])
-    source, target = blurred.view(-1, size), planes.view(-1, size)
-    for band, reach in bands:
-        torch.mm(source[:, reach], matrix[band, reach].T, out=target[:, band])
-    return planes
+def gaussian_kernel(sigma: float) -> np.ndarray:
+    """Returns the weights (taps, 1) of a Gaussian of that deviation in pixels, cut off at three of them."""
+    return cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
 
 
 def resize(clip: Tensor, size: int) -> Tensor:
@@ -225,57 +168,51 @@ class ClipAugmentation:
         Args:
             clip: uint8 (frames, 3, height, width).
             generator: The source of randomness; the result is a pure function of the clip and its state.
-            out: Where to write the result; a new tensor by default.
+            out: Where to write the result, contiguous; a new tensor by default.
 
         Returns:
             uint8 (frames, 3, image_size, image_size).
+
+        Raises:
+            ValueError: If `out` is not contiguous.
         """
         top, left, height, width = random_resized_crop_box(
             clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
         )
         if out is None:
             out = torch.empty(len(clip), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        elif not out.is_contiguous():
+            raise ValueError(f"out must be contiguous, got strides {out.stride()}")
         # Crop and shrink first: everything after works on the few pixels that remain.
         clip = resize(clip[..., top : top + height, left : left + width], self.image_size)
         # All else is drawn at once, whether it is used or not: a draw by itself costs as much as ten.
-        maps = len(clip) if self.per_frame_colour else 1
-        flip, jitter, blur, sigma, *colours = torch.rand(4 + 5 * maps, generator=generator).tolist()
-        if flip < self.flip_probability:
-            clip = clip.flip(-1)
-        is_blurred = blur < self.blur_probability
-        colour_maps = self._colour_maps(jitter < self.jitter_probability, colours)
-        if not is_blurred and not colour_maps:
-            return out.copy_(clip)
-        # (channels, height, frames, width): blur and colours are then products of large matrices.
-        planes = clip.permute(1, 2, 0, 3).to(torch.float32, memory_format=torch.contiguous_format)
-        if is_blurred:
-            low, high = self.blur_sigma
-            planes = gaussian_blur(planes, (low + (high - low) * sigma) * self.image_size / 112)
-        # And half a level up, since the conversion to integers cuts off.
-        planes = _change_colours(planes, colour_maps, lift=0.5) if colour_maps else planes.add_(0.5)
-        # By way of int16: torch converts floats to uint8 one by one, and to int16 many at once.
-        levels = planes.to(torch.int16).clamp_(0, 255)
-        return out.copy_(levels.permute(2, 0, 1, 3))
+        num_maps = len(clip) if self.per_frame_colour else 1
+        flip, jitter, blur, sigma, *colours = torch.rand(4 + 5 * num_maps, generator=generator).tolist()
+        is_flipped, is_blurred = flip < self.flip_probability, blur < self.blur_probability
+        maps = self._colour_maps(jitter < self.jitter_probability, colours)
+        low, high = self.blur_sigma
+        kernel = gaussian_kernel((low + (high - low) * sigma) * self.image_size / 112)
+        # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
+        # OpenCV starts threads, which worker processes must not have.
+        frames = zip(clip.permute(0, 2, 3, 1).numpy(), out.numpy(), maps if self.per_frame_colour else maps * len(clip))
+        for frame, planes, colour in frames:
+            if is_flipped:
+                frame = cv2.flip(frame, 1)
+            if is_blurred:
+                frame = cv2.sepFilter2D(frame, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+            if colour is not None:
+                frame = cv2.transform(frame, colour)
+            cv2.split(frame, list(planes))
+        return out
 
-    def _colour_maps(self, is_jittered: bool, draws: list[float]) -> list[tuple[list[list[float]], float]]:
-        """Makes one colour map of every five draws in [0, 1); none at all where nothing changes."""
-        maps = []
-        is_changed = is_jittered
+    def _colour_maps(self, is_jittered: bool, draws: list[float]) -> list[np.ndarray | None]:
+        """Makes one colour map of every five draws in [0, 1), or None where nothing changes."""
+        maps: list[np.ndarray | None] = []
         for start in range(0, len(draws), 5):
             *changes, grey = draws[start : start + 5]
             is_grey = grey < self.grey_probability
-            is_changed = is_changed or is_grey
             factors = ((2 * change - 1) * most * is_jittered for change, most in zip(changes, self.jitter))
             brightness, contrast, saturation, hue = factors
-            maps.append(colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue))
-        return maps if is_changed else []
-
-
-def _change_colours(planes: Tensor, maps: list[tuple[list[list[float]], float]], lift: float) -> Tensor:
-    """Applies one colour map, or one a frame, to planes (3, height, frames, width), and adds `lift`."""
-    matrices, offsets = zip(*maps)
-    if len(maps) == 1:
-        offset = torch.full((3, 1), offsets[0] + lift)
-        return torch.addmm(offset, torch.tensor(matrices[0]), planes.flatten(1)).view_as(planes)
-    changed = torch.einsum("tij,jytx->iytx", torch.tensor(matrices), planes)
-    return changed.add_(torch.tensor(offsets)[:, None] + lift)
+            changed = colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue)
+            maps.append(changed if is_jittered or is_grey else None)
+        return maps
