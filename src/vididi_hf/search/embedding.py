@@ -100,7 +100,7 @@ def embed_videos(options: EmbeddingOptions) -> Path:
         >>> from vididi_hf.search.stored import StoredEmbeddings
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1))).save_pretrained(folder)
-        ...     ViDiDiVideoProcessor(size=32, crop_size=32).save_pretrained(folder)
+        ...     _ = ViDiDiVideoProcessor(size=32, crop_size=32).save_pretrained(folder)
         ...     videos = load_video_dataset("motion", split="test", num_train=8, num_test=8)
         ...     videos.save_to_disk(f"{folder}/saved")
         ...     shards = embed_videos(
@@ -274,7 +274,8 @@ class _Work:
         schema = self.features.arrow_schema
         stored = pa.table([columns[name] for name in schema.names], schema=schema)
         record = {"identity": self.split.identity, "settings": self.settings, "videos": len(chosen), "failed": failed}
-        write_tables(self.paths[number], schema, [stored], record)
+        # 🤗 Datasets cannot read a row group without rows.
+        write_tables(self.paths[number], schema, [stored] if good else [], record)
 
     def write_report(self) -> None:
         """Writes what all shards hold, once they are all there."""

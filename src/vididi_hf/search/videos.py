@@ -121,7 +121,7 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
     model, _ = options.load()
     if (digest := encoder_digest(model)) != protocol["encoder"]:
         raise ValueError(
-            f"{folder} was made with another encoder ({stored.report['model']}, {protocol['weights']}) than "
+            f"{folder} was made with another encoder ({stored.report['model']}, {protocol['encoder']}) than "
             f"{options.model} ({digest}): vectors of different encoders cannot be compared"
         )
     inputs = protocol["inputs"]
