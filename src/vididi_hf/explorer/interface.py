@@ -143,9 +143,9 @@ def draw(figure: Figure, dpi: int = 110, margin: int = 8) -> NDArray[np.uint8]:
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    image = np.asarray(canvas.buffer_rgba())[..., :3]
-    inked = (image < 255).any(axis=-1)
-    rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
+    inked = np.any(image < 255, axis=-1)
+    rows, columns = (np.flatnonzero(np.any(inked, axis=axis)) for axis in (1, 0))
     top, left = (max(0, places[0] - margin) for places in (rows, columns))
     return image[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin].copy()
 
