@@ -47,6 +47,8 @@ class StoredEmbeddings:
         """
         folder = Path(folder)
         report = read_report(folder)
+        if not report["embedded"]:
+            raise ValueError(f"{folder} holds no embeddings: none of the {report['videos']} videos could be decoded")
         vectors = np.empty((report["embedded"], report["dimensions"]), np.float32)
         tables, start = [], 0
         for shard in report["shards"]:
@@ -56,6 +58,8 @@ class StoredEmbeddings:
             table = pq.read_table(path)
             if table.num_rows != shard["rows"]:
                 raise ValueError(f"{path} has {table.num_rows} rows, and should have {shard['rows']}")
+            if table.num_rows == 0:
+                continue
             numbers = table[EMBEDDING].combine_chunks().flatten().to_numpy()
             vectors[start : start + table.num_rows] = numbers.reshape(-1, report["dimensions"])
             start += table.num_rows
