@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor
 from torchcodec.encoders import VideoEncoder
@@ -688,6 +690,15 @@ def test_tracker_is_written_or_missed(videos: Path, tmp_path: Path, monkeypatch:
         pytest.raises(ImportError, match="tracker 'trackio' is not installed: pip install trackio"),
     ):
         pretrain(make_recipe(videos, tmp_path / "other", tracker="trackio"))
+
+
+def test_parameters_are_not_spread_over_processes(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ValueError, match="configured for FSDP, but checkpoints are written from whole parameters"):
+        pretrain(make_recipe(videos, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_data_set_smaller_than_a_batch_is_an_error(videos: Path, tmp_path: Path) -> None:

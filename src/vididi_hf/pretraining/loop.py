@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from torch import Tensor
 
 from vididi_hf.batch_norm_vididi import synchronise
@@ -179,11 +179,17 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
 
     Raises:
         ImportError: If the tracker is not installed.
+        ValueError: If accelerate is configured to spread the parameters over the processes.
     """
     tracker = None if recipe.tracker == "none" else recipe.tracker
     accelerator = open_accelerator(recipe.mixed_precision, log_with=tracker, project_dir=recipe.output_dir)
     if recipe.tracker != "none" and not accelerator.log_with:
         raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"accelerate is configured for {accelerator.distributed_type.value}, but checkpoints are written from "
+            "whole parameters: configure it for DistributedDataParallel (MULTI_GPU)"
+        )
     return accelerator
 
 
