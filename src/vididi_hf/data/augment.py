@@ -188,17 +188,18 @@ class ClipAugmentation:
         # All else is drawn at once, whether it is used or not: a draw by itself costs as much as ten.
         num_maps = len(clip) if self.per_frame_colour else 1
         flip, jitter, blur, sigma, *colours = torch.rand(4 + 5 * num_maps, generator=generator).tolist()
-        is_flipped, is_blurred = flip < self.flip_probability, blur < self.blur_probability
+        is_flipped = flip < self.flip_probability
         maps = self._colour_maps(jitter < self.jitter_probability, colours)
         low, high = self.blur_sigma
-        kernel = gaussian_kernel((low + (high - low) * sigma) * self.image_size / 112)
+        deviation = (low + (high - low) * sigma) * self.image_size / 112
+        kernel = gaussian_kernel(deviation) if blur < self.blur_probability else None
         # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
         # OpenCV starts threads, which worker processes must not have.
         frames = zip(clip.permute(0, 2, 3, 1).numpy(), out.numpy(), maps if self.per_frame_colour else maps * len(clip))
         for frame, planes, colour in frames:
             if is_flipped:
                 frame = cv2.flip(frame, 1)
-            if is_blurred:
+            if kernel is not None:
                 frame = cv2.sepFilter2D(frame, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
             if colour is not None:
                 frame = cv2.transform(frame, colour)
@@ -211,8 +212,10 @@ class ClipAugmentation:
         for start in range(0, len(draws), 5):
             *changes, grey = draws[start : start + 5]
             is_grey = grey < self.grey_probability
+            if not (is_jittered or is_grey):
+                maps.append(None)
+                continue
             factors = ((2 * change - 1) * most * is_jittered for change, most in zip(changes, self.jitter))
             brightness, contrast, saturation, hue = factors
-            changed = colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue)
-            maps.append(changed if is_jittered or is_grey else None)
+            maps.append(colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue))
         return maps
