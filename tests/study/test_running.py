@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -151,3 +152,25 @@ def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tin
     assert run_one(whole)["metrics"] == continued["metrics"]
     weights, expected = (ViDiDiModel.from_pretrained(run.folder).state_dict() for run in (killed, whole))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_no_process_outlives_a_killed_study_and_its_run_is_saved(tiny_study, tmp_path: Path) -> None:
+    declared = {
+        "recipe": {"epochs": 1000, "save_epochs": 1000, "save_steps": 1, "evaluate_epochs": 0},
+        "arms": {"long": {}},
+        "comparisons": [],
+        "evaluation": {"inputs": ["frames"], "num_clips": 1, "linear": False},
+    }
+    runs = tiny_study.plan(tmp_path / "out", **declared)
+    study = multiprocessing.get_context("spawn").Process(target=run_all, args=(runs, 1))
+    study.start()
+    while len(list_checkpoints(runs[0].folder)) < 1:
+        assert study.is_alive()
+        time.sleep(0.05)
+    processes = psutil.Process(study.pid).children(recursive=True)
+    study.kill()
+    study.join()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+    assert list_checkpoints(runs[0].folder)
+    assert runs[0].result() is None

@@ -241,7 +241,7 @@ class _Lane:
             position=self.place,
             disable=not run.trained,
         )
-        self.future = self._pool.submit(run_one, run)
+        self.future = self._pool.submit(_run_or_exit, run)
 
     def show_progress(self) -> None:
         if self.future is None:
@@ -285,3 +285,11 @@ def _begin_process(threads: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _run_or_exit(run: Run) -> dict[str, Any]:
+    """Runs one in such a process; a request to stop ends the process, which would wait for the next run otherwise."""
+    try:
+        return run_one(run)
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
