@@ -112,8 +112,10 @@ def reencode_video(
         pixel_format="yuv420p",
         crf=crf,
         preset="veryfast",
+        # What is decoded in every epoch had better be quick to decode: fastdecode leaves out arithmetic coding and the
+        # deblocking filter. At 128 lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
         # The bytes depend on the number of threads, and with macroblock trees x264 makes other ones at every call.
-        extra_options={"threads": "1", "x264-params": f"mbtree=0{keys}"},
+        extra_options={"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"},
     )
     file = io.BytesIO()
     num_frames = 1
