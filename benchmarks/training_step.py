@@ -5,11 +5,12 @@ python benchmarks/training_step.py                                           # r
 python benchmarks/training_step.py --config scripts/recipes/motion-tiny.json --steps 10 --batch_size 32
 python benchmarks/training_step.py --families ours flags --threads 2 --rounds 9 --output training_step.json
 
-All methods take their steps in turn in one process, in several rounds, each of which begins with another method.
-Numbers are medians over rounds, ratios medians of the ratios within a round. The floor is the network alone: forward
-pass of two float views, one after the other, backward pass, step of the same optimizer. BYOL has one more forward pass
-of each view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it
-normalises and differentiates them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
+All methods take their steps in turn in one process, in several rounds. What a method is compared with takes a step
+before it and one after it, and the ratio is that to the mean of the two, so that a machine that grows faster or slower
+meanwhile does not matter. Numbers are medians over rounds. The floor is the network alone: forward pass of two float views, one
+after the other, backward pass, step of the same optimizer. BYOL has one more forward pass of each view without a graph.
+Ours starts from uint8 clips and does all that the training loop does but loading: it normalises and differentiates
+them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
 """
 
 import math
@@ -47,6 +48,7 @@ from vididi_hf.pretraining.step import TrainingStep
 OBJECTIVES = ("vicreg", "simclr", "byol")
 SCHEDULES = ("baseline", "paper")
 FAMILIES = ("ours", "lightly", "plain", "flags")
+Series = dict[str, list[float]]
 FLOOR, BYOL_FLOOR = "floor", "floor, and the views once more"
 STEPS_PER_EPOCH = 1000
 
@@ -216,59 +218,78 @@ def count_memory(step: Step) -> float:
     return live.peak / 2**20
 
 
-def run_rounds(bench: Bench, methods: dict[str, Method]) -> Iterator[dict[str, list[float]]]:
-    """After every round, the seconds per step of every method so far, the share of the monitors among them."""
-    names = list(methods)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def run_rounds(bench: Bench, methods: dict[str, Method]) -> Iterator[tuple[Series, Series]]:
+    """After every round, the seconds a step of every method so far, and their ratios to those of its floor."""
+    seconds: Series = {name: [] for name in methods}
+    ratios: Series = {name: [] for name, method in methods.items() if method.floor != name}
     start, limit = time.perf_counter(), bench.arguments.seconds or math.inf
-    for number in tqdm(range(bench.arguments.rounds), unit="round"):
+
+    def measure(name: str) -> float:
+        method = methods[name]
+        taken = bench.seconds(method.step, bench.arguments.steps)
+        if method.look is not None and method.every:
+            taken += bench.seconds(method.look, 1) / method.every
+        seconds[name].append(taken)
+        return taken
+
+    for _ in tqdm(range(bench.arguments.rounds), unit="round"):
         if time.perf_counter() - start > limit:
             break
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            method = methods[name]
-            taken = bench.seconds(method.step, bench.arguments.steps)
-            if method.look is not None and method.every:
-                taken += bench.seconds(method.look, 1) / method.every
-            seconds[name].append(taken)
-        yield seconds
+        for floor in dict.fromkeys(methods[name].floor for name in ratios):
+            before = measure(floor)
+            for name in ratios:
+                if methods[name].floor == floor:
+                    own, after = measure(name), measure(floor)
+                    ratios[name].append(2 * own / (before + after))
+                    before = after
+        yield seconds, ratios
 
 
-def report(methods: dict[str, Method], seconds: dict[str, list[float]], memory: dict[str, float]) -> list[dict]:
+def summary(values: list[float]) -> dict[str, float]:
+    """The median, and the two values between which that of endless rounds lies with 95 % confidence.
+
+    These are order statistics: the number of values below the true median is binomial, whatever the distribution.
+    Fewer than 6 values have no such interval, and the extremes are given.
+    """
+    ranked, number = sorted(values), len(values)
+    outside = 0
+    while sum(math.comb(number, k) for k in range(outside + 1)) / 2**number <= 0.025:
+        outside += 1
+    cut = max(0, outside - 1)
+    return {"ratio": statistics.median(ranked), "low": ranked[cut], "high": ranked[number - 1 - cut]}
+
+
+def report(methods: dict[str, Method], seconds: Series, ratios: Series, memory: dict[str, float]) -> list[dict]:
     """One row for each method."""
-    rows = []
-    for name, method in methods.items():
-        ratios = [own / floor for own, floor in zip(seconds[name], seconds[method.floor])]
-        rows.append(
-            {
-                "method": name,
-                "seconds": statistics.median(seconds[name]),
-                "compared_with": method.floor,
-                "ratio": statistics.median(ratios),
-                "smallest_ratio": min(ratios),
-                "largest_ratio": max(ratios),
-                "memory_mib": memory.get(name),
-            }
-        )
-    return rows
+    return [
+        {
+            "method": name,
+            "seconds": statistics.median(seconds[name]),
+            "compared_with": methods[name].floor,
+            **summary(ratios.get(name, [1.0])),
+            "memory_mib": memory.get(name),
+        }
+        for name in methods
+        if seconds[name]
+    ]
 
 
-def schedule_ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+def schedule_ratios(ratios: Series) -> dict[str, dict[str, float]]:
     """By objective, the time of a ViDiDi step as a multiple of that of a step without derivatives."""
     pairs = {o: [f"ours, {o}, {s}" for s in SCHEDULES] for o in OBJECTIVES}
     return {
-        objective: statistics.median(own / base for base, own in zip(seconds[baseline], seconds[paper]))
+        objective: summary([own / base for base, own in zip(ratios[baseline], ratios[paper])])
         for objective, (baseline, paper) in pairs.items()
-        if paper in seconds
+        if paper in ratios
     }
 
 
 def print_rows(rows: list[dict]) -> None:
     """Prints a Markdown table."""
-    print("\n| method | seconds a step | × floor | from … to | alive at once |\n| --- | ---: | ---: | ---: | ---: |")
+    print("\n| method | seconds a step | × floor | 95 % | alive at once |\n| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         memory = "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f} MiB"
-        spread = f"{row['smallest_ratio']:.3f} … {row['largest_ratio']:.3f}"
+        spread = f"{row['low']:.3f} – {row['high']:.3f}"
         print(f"| {row['method']} | {row['seconds']:.4f} | {row['ratio']:.3f} | {spread} | {memory} |")
 
 
@@ -296,14 +317,15 @@ def main() -> None:
             if arguments.memory and "compile" not in name:  # compiled graphs make their tensors unseen
                 memory[name] = count_memory(method.step)
         values = {"arguments": asdict(arguments), "versions": versions(), "memory_mib": memory}
-        for seconds in run_rounds(bench, methods):
-            rows, between = report(methods, seconds, memory), schedule_ratios(seconds)
+        for seconds, ratios in run_rounds(bench, methods):
+            rows, between = report(methods, seconds, ratios, memory), schedule_ratios(ratios)
             if arguments.output:  # after every round, since a long measurement may be cut off
-                found = {"seconds": seconds, "methods": rows, "paper_to_baseline": between}
+                found = {"seconds": seconds, "ratios": ratios, "methods": rows, "paper_to_baseline": between}
                 write_report(arguments.output, {**values, **found})
     print_rows(rows)
-    for objective, ratio in between.items():
-        print(f"\n{objective}: a step of the paper's schedule takes {ratio:.3f} × one of the baseline")
+    for objective, found in between.items():
+        spread = f"{found['ratio']:.3f} ({found['low']:.3f} – {found['high']:.3f})"
+        print(f"\n{objective}: a step of the paper's schedule takes {spread} × one of the baseline")
 
 
 if __name__ == "__main__":
