@@ -168,14 +168,18 @@ class VideoReader:
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
-            distinct = sorted(set(indices.flatten().tolist()))
+            numbers = indices.flatten().tolist()
+            distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
                 raise IndexError(
                     f"frames {distinct[0]} to {distinct[-1]} were asked of {self._name}, "
                     f"which has {self.num_frames} frames"
                 )
             try:
-                return _take(self._decode(distinct), distinct, indices)
+                frames = self._windows(distinct, indices)
+                if frames is None:
+                    frames = self._decode(numbers)
+                return frames.reshape(*indices.shape, *frames.shape[-3:])
             except RuntimeError as error:
                 self.num_frames = self._frames_before_failure(distinct, error)
 
@@ -190,14 +194,32 @@ class VideoReader:
         """The place of a time stamp among those of a constant frame rate."""
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
+    def _windows(self, distinct: list[int], indices: Tensor) -> Tensor | None:
+        """Decode clips that are equally distant windows of their distinct frames, or return None where they are not.
+
+        Such clips, adjacent ones of one stride above all, are views: copying full frames costs more than augmenting them.
+        """
+        place = {number: place for place, number in enumerate(distinct)}
+        positions = [place[number] for number in indices.flatten().tolist()]
+        length = indices.shape[-1] if indices.ndim > 1 else len(positions)
+        distance = positions[length] - positions[0] if len(positions) > length else length
+        starts = range(0, distance * len(positions) // length, distance) if distance > 0 else []
+        if positions != [start + i for start in starts for i in range(length)]:
+            return None
+        frames = self._decode(distinct)
+        step, *within = frames.stride()
+        size = (len(starts), length, *frames.shape[1:])
+        return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())
+
     def _decode(self, indices: list[int]) -> Tensor:
-        """Decode frames in ascending order."""
+        """Decode frames in the order of the indices, each distinct one once."""
         frames = self._seek(indices)
         if frames is None:
             # torchcodec takes the frame after the last one without a seek, so that counting up from 0 is exact.
             wanted = set(indices)
-            in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(indices[-1] + 1))
-            frames = torch.stack([frame for index, frame in in_order if index in wanted])
+            in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(max(indices) + 1))
+            found = {index: frame for index, frame in in_order if index in wanted}
+            frames = torch.stack([found[index] for index in indices])
         # A decoder that the user opened may give another format: channels last, or floats in [0, 1].
         if frames.is_floating_point():
             frames = (frames * 255).round().to(torch.uint8)
@@ -248,30 +270,10 @@ def _stores_display_times(source: Any) -> bool:
     if isinstance(source, dict):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with open(source, "rb", buffering=0) as file:
             head = file.read(8)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         head = bytes(source[:8])
     else:
         return False
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)
-
-
-def _take(frames: Tensor, numbers: list[int], indices: Tensor) -> Tensor:
-    """Arrange frames of ascending numbers as an array of numbers says, without a copy where its rows are windows.
-
-    A copy of full frames costs more than to augment them, and adjacent clips of one stride are equally distant windows.
-    """
-    place = {number: place for place, number in enumerate(numbers)}
-    positions = [place[index] for index in indices.flatten().tolist()]
-    length = indices.shape[-1] if indices.ndim > 1 else len(positions)
-    distance = positions[length] - positions[0] if len(positions) > length else length
-    windows = [
-        first + i for first in range(0, distance * len(positions) // length, distance or 1) for i in range(length)
-    ]
-    if positions == windows:
-        taken = frames.unfold(0, length, distance).movedim(-1, 1)
-    else:
-        pixels = frames.permute(0, 2, 3, 1).index_select(0, torch.tensor(positions))
-        taken = pixels.permute(0, 3, 1, 2)
-    return taken.reshape(*indices.shape, *frames.shape[1:])

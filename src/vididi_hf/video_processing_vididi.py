@@ -22,11 +22,11 @@ from .derivatives_vididi import derivative_view
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
 
 
-def clip_indices(starts: Tensor, num_video_frames: int, num_frames: int, stride: int) -> Tensor:
+def clip_indices(starts: Sequence[int], num_video_frames: int, num_frames: int, stride: int) -> Tensor:
     """Frame indices of clips that begin at the given frames; a clip that runs off the end goes on at the beginning.
 
     Args:
-        starts: (clips,) int64 frame indices.
+        starts: The first frame of each clip.
         num_video_frames: Number of frames of the video.
         num_frames: Frames per clip.
         stride: Distance of two sampled frames.
@@ -34,7 +34,7 @@ def clip_indices(starts: Tensor, num_video_frames: int, num_frames: int, stride:
     Returns:
         (clips, `num_frames`) int64.
     """
-    return (starts.unsqueeze(1) + torch.arange(num_frames) * stride) % num_video_frames
+    return torch.tensor([[(start + i * stride) % num_video_frames for i in range(num_frames)] for start in starts])
 
 
 def looped_stride(num_video_frames: int, stride: int) -> int:
@@ -81,12 +81,12 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
     """
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, lookahead)
     if room < 0:
-        starts = torch.arange(num_clips) * num_video_frames // num_clips
+        starts = [clip * num_video_frames // num_clips for clip in range(num_clips)]
         stride = looped_stride(num_video_frames, stride)
     elif num_clips == 1:
-        starts = torch.tensor([room // 2])
+        starts = [room // 2]
     else:
-        starts = torch.arange(num_clips) * room // (num_clips - 1)
+        starts = [clip * room // (num_clips - 1) for clip in range(num_clips)]
     return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)
 
 

@@ -286,15 +286,15 @@ def test_no_threads_are_started():
 
 
 def test_the_result_is_written_where_it_shall_be():
-    clip, places = noise(), torch.zeros(2, 6, 3, 48, 48, dtype=torch.uint8)
+    clip, places = noise(), torch.zeros(2, 6, 48, 48, 3, dtype=torch.uint8).movedim(-1, -3)
     augmentation = ClipAugmentation(image_size=48, jitter_probability=0.5)
     for seed in range(20):  # with and without blur and colours
         returned = augmentation(clip, generator(seed), out=places[1])
         assert returned.data_ptr() == places[1].data_ptr()
         assert torch.equal(places[1], augmentation(clip, generator(seed)))
     assert not places[0].any()
-    with pytest.raises(ValueError, match="out must be contiguous, got strides"):
-        augmentation(clip, generator(), out=places[1].mT)
+    with pytest.raises(ValueError, match="out must have its channels last in memory, got strides"):
+        augmentation(clip, generator(), out=places[1].contiguous())
 
 
 @pytest.mark.parametrize("size", [32, 48, 112])

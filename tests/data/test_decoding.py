@@ -101,14 +101,17 @@ def test_clips_come_back_in_the_order_asked_for(video):
     assert decode_clips(video, lambda n: [5, 4]).shape == (2, 3, 48, 64)
 
 
-def test_each_distinct_frame_is_decoded_once(video):
+def test_all_frames_are_asked_for_at_once(video):
+    """torchcodec then seeks and decodes in order, each distinct frame once, whatever the order they were asked in."""
     decoder = VideoDecoder(str(video))
     reader = VideoReader(decoder)
     asked = []
     original = decoder.get_frames_at
     decoder.get_frames_at = lambda indices: asked.append(list(indices)) or original(indices)
     reader.read(lambda n: torch.tensor([[7, 2, 7], [2, 2, 4]]))
-    assert asked == [[2, 4, 7]]
+    assert asked == [[7, 2, 7, 2, 2, 4]]
+    reader.read(lambda n: torch.tensor([[1, 2, 3], [2, 3, 4]]))  # windows of four frames
+    assert asked[1:] == [[1, 2, 3, 4]]
 
 
 def index_arrays():

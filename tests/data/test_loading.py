@@ -168,6 +168,12 @@ def test_a_batch(rows):
         assert torch.equal(batch["clips"][position], clips_of(rows, num_clips=3)[0, index]["clips"])
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_channels_stay_last_in_memory(rows, num_workers):
+    for batch in load(rows, num_workers=num_workers):
+        assert batch["clips"].movedim(-3, -1).is_contiguous()
+
+
 # The order of an epoch
 
 

@@ -417,6 +417,9 @@ def test_the_model_sees_the_scheduled_derivative_of_each_clip(
         orders = schedule(*divmod(place, STEPS))
         expected = torch.stack([normalised_derivative(clips[:, i], order, 4) for i, order in enumerate(orders)], dim=1)
         torch.testing.assert_close(views.double(), expected, rtol=0, atol=1e-5)
+        # As 3-D convolutions take it without a copy: (batch, channels, frames, height, width), channels last in memory.
+        inputs = [view.transpose(1, 2) for view in views.unbind(dim=1)]
+        assert all(clip.is_contiguous(memory_format=torch.channels_last_3d) for clip in inputs)
         pairs.add(orders)
     assert pairs == {"baseline": {(0, 0)}, "fixed-pair": {(0, 1)}}.get(name, pairs)
     assert {order for pair in pairs for order in pair} == set(range(schedule.max_order + 1))

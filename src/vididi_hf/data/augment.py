@@ -24,6 +24,9 @@ _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 _LUMA = _FROM_YIQ[:, :1] @ _TO_YIQ[:1]
 _CHROMA = _FROM_YIQ[:, 1:] @ _TO_YIQ[1:]
 _TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YIQ[1:]
+# The three and the offset as (3, 4) maps of colours, flat, so that a jitter is one product of a vector and a matrix.
+_JITTER = np.stack([np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)])
+_JITTER = np.vstack([_JITTER, [0.0, 0.0, 0.0, _MID_GREY] * 3])
 
 
 def random_resized_crop_box(
@@ -77,9 +80,8 @@ def colour_map(brightness: float, contrast: float, saturation: float, hue: float
         (3, 4): weights of the channels, and an offset for colours in [0, 255].
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
-    chroma = saturation * (math.cos(turn) * _CHROMA + math.sin(turn) * _TURNED_CHROMA)
-    offset = brightness * (1 - contrast) * _MID_GREY
-    return np.column_stack([gain * (_LUMA + chroma), [offset] * 3])
+    weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
+    return np.dot(weights, _JITTER).reshape(3, 4)
 
 
 def gaussian_kernel(sigma: float) -> np.ndarray:
@@ -168,21 +170,22 @@ class ClipAugmentation:
         Args:
             clip: uint8 (frames, 3, height, width).
             generator: The source of randomness; the result is a pure function of the clip and its state.
-            out: Where to write the result, contiguous; a new tensor by default.
+            out: Where to write the result, channels last in memory; a new tensor by default.
 
         Returns:
-            uint8 (frames, 3, image_size, image_size).
+            uint8 (frames, 3, image_size, image_size), channels last in memory as the clip is.
 
         Raises:
-            ValueError: If `out` is not contiguous.
+            ValueError: If `out` lies in memory in another way.
         """
         top, left, height, width = random_resized_crop_box(
             clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
         )
         if out is None:
-            out = torch.empty(len(clip), 3, self.image_size, self.image_size, dtype=torch.uint8)
-        elif not out.is_contiguous():
-            raise ValueError(f"out must be contiguous, got strides {out.stride()}")
+            size = (len(clip), 3, self.image_size, self.image_size)
+            out = torch.empty(size, dtype=torch.uint8, memory_format=torch.channels_last)
+        elif not out.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError(f"out must have its channels last in memory, got strides {out.stride()}")
         # Crop and shrink first: everything after works on the few pixels that remain.
         clip = resize(clip[..., top : top + height, left : left + width], self.image_size)
         # All else is drawn at once, whether it is used or not: a draw by itself costs as much as ten.
@@ -195,15 +198,16 @@ class ClipAugmentation:
         kernel = gaussian_kernel(deviation) if blur < self.blur_probability else None
         # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
         # OpenCV starts threads, which worker processes must not have.
-        frames = zip(clip.permute(0, 2, 3, 1).numpy(), out.numpy(), maps if self.per_frame_colour else maps * len(clip))
-        for frame, planes, colour in frames:
+        pixels, results = (frames.permute(0, 2, 3, 1).numpy() for frames in (clip, out))
+        for frame, result, colour in zip(pixels, results, maps if self.per_frame_colour else maps * len(clip)):
             if is_flipped:
-                frame = cv2.flip(frame, 1)
+                frame = cv2.flip(frame, 1, result)
             if kernel is not None:
-                frame = cv2.sepFilter2D(frame, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+                frame = cv2.sepFilter2D(frame, -1, kernel, kernel, result, borderType=cv2.BORDER_REFLECT_101)
             if colour is not None:
-                frame = cv2.transform(frame, colour)
-            cv2.split(frame, list(planes))
+                frame = cv2.transform(frame, colour, result)
+            if frame is not result:
+                result[...] = frame
         return out
 
     def _colour_maps(self, is_jittered: bool, draws: list[float]) -> list[np.ndarray | None]:

@@ -49,12 +49,12 @@ def sample_training_clips(
     """
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, lookahead)
     slack = room - (num_clips - 1) * num_frames * stride
-    order = torch.arange(num_clips)
     if slack >= 0:
-        starts = torch.randint(slack + 1, (1,), generator=generator) + order * num_frames * stride
+        first, distance = int(torch.randint(slack + 1, (), generator=generator)), num_frames * stride
+        starts = [first + clip * distance for clip in range(num_clips)]
     elif room >= 0:
-        starts = order * room // (num_clips - 1)
+        starts = [clip * room // (num_clips - 1) for clip in range(num_clips)]
     else:
         stride = looped_stride(num_video_frames, stride)
-        starts = order * num_frames * stride
+        starts = [clip * num_frames * stride for clip in range(num_clips)]
     return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)

@@ -6,7 +6,7 @@ its augmentation depend on nothing else. The number of workers, a restart, the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
@@ -35,9 +35,9 @@ SampleKey = tuple[int, int]
 class ClipBatch(TypedDict):
     """One batch as the loader yields it.
 
-    `clips`: uint8 (batch, clips, frames, 3, height, width). `indices`: int64 (batch,), the rows that were *asked for*.
-    `rows`: int64 (batch,), the rows that the clips come from, and whose labels are theirs. `sources`: their files.
-    `broken`: reasons by name of the videos that could not be decoded and were replaced.
+    `clips`: uint8 (batch, clips, frames, 3, height, width), channels last in memory. `indices`: int64 (batch,), the
+    rows that were *asked for*. `rows`: int64 (batch,), the rows that the clips come from, and whose labels are theirs.
+    `sources`: their files. `broken`: reasons by name of the videos that could not be decoded and were replaced.
     """
 
     clips: Tensor
@@ -69,7 +69,7 @@ class ClipMaker:
             key: What the choice of frames and the augmentation depend on.
 
         Returns:
-            uint8 (clips, frames, 3, height, width).
+            uint8 (clips, frames, 3, height, width), channels last in memory.
 
         Raises:
             BrokenVideoError: If the video cannot be decoded.
@@ -77,7 +77,7 @@ class ClipMaker:
         clips = decode_clips(video, partial(self.choose_frames, key))
         generator = seeded_generator("augmentation", self.seed, *key)
         size = self.augmentation.image_size
-        augmented = torch.empty(*clips.shape[:-2], size, size, dtype=torch.uint8)
+        augmented = torch.empty(*clips.shape[:2], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
         for clip, out in zip(clips, augmented):
             self.augmentation(clip, generator, out)
         return augmented
@@ -175,13 +175,22 @@ class TrainingClips(Dataset):
         return video
 
 
+def stack_frames(clips: Sequence[Tensor]) -> Tensor:
+    """Stacks clips (…, 3, height, width) to (clips, …, 3, height, width), with channels last in memory.
+
+    This is how frames are decoded and augmented, and how convolutions like their input best: `torch.stack` would sort
+    every pixel into planes on the way.
+    """
+    return torch.stack([clip.movedim(-3, -1) for clip in clips]).movedim(-1, -3)
+
+
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
     """Stacks samples of `TrainingClips` into a `ClipBatch`."""
     broken: dict[str, str] = {}
     for sample in samples:
         broken |= sample["broken"]
     return {
-        "clips": torch.stack([sample["clips"] for sample in samples]),
+        "clips": stack_frames([sample["clips"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
         "rows": torch.tensor([sample["row"] for sample in samples]),
         "sources": [sample["source"] for sample in samples],

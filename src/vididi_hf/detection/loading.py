@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey
+from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey, stack_frames
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
@@ -97,7 +97,7 @@ def collate_key_frames(samples: list[dict[str, Any]]) -> KeyFrameBatch:
     for sample in samples:
         broken |= sample["broken"]
     return {
-        "clips": torch.stack([sample["clip"] for sample in samples]),
+        "clips": stack_frames([sample["clip"] for sample in samples]),
         "boxes": [sample["boxes"] for sample in samples],
         "labels": torch.cat([sample["labels"] for sample in samples]),
         "broken": broken,

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from torch import Tensor
 
 from vididi_hf.batch_norm_vididi import synchronise
-from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
+from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips, stack_frames
 from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
@@ -171,7 +171,8 @@ def derivative_views(
     views = [
         processor.views(clips[:, view, : num_frames + order], orders=(order,))[0] for view, order in enumerate(orders)
     ]
-    return torch.stack(views, dim=1)
+    # Each view lies in memory by itself, as the encoder takes it.
+    return stack_frames(views).transpose(0, 1)
 
 
 def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
