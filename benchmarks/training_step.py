@@ -6,11 +6,11 @@ python benchmarks/training_step.py --config scripts/recipes/motion-tiny.json --s
 python benchmarks/training_step.py --families ours flags --threads 2 --rounds 9 --output training_step.json
 
 All methods take their steps in turn in one process, in several rounds. What a method is compared with takes a step
-before it and one after it, and the ratio is that to the mean of the two, so that a machine that grows faster or slower
-meanwhile does not matter. Numbers are medians over rounds. The floor is the network alone: forward pass of two float views, one
-after the other, backward pass, step of the same optimizer. BYOL has one more forward pass of each view without a graph.
-Ours starts from uint8 clips and does all that the training loop does but loading: it normalises and differentiates
-them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
+before it and one after it, and the ratio is that to the mean of the two, so that a machine that grows faster or
+slower meanwhile does not matter. Numbers are medians over rounds. The floor is the network alone: forward pass of two
+float views, one after the other, backward pass, step of the same optimizer. BYOL has one more forward pass of each
+view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it normalises
+and differentiates them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
 """
 
 import math

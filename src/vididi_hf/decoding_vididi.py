@@ -197,7 +197,8 @@ class VideoReader:
     def _windows(self, distinct: list[int], indices: Tensor) -> Tensor | None:
         """Decode clips that are equally distant windows of their distinct frames, or return None where they are not.
 
-        Such clips, adjacent ones of one stride above all, are views: copying full frames costs more than augmenting them.
+        Such clips, adjacent ones of one stride above all, are views: a copy of full frames costs more than to augment
+        them.
         """
         place = {number: place for place, number in enumerate(distinct)}
         positions = [place[number] for number in indices.flatten().tolist()]

@@ -5,7 +5,7 @@ import doctest
 import torch
 
 from vididi_hf.data import seeding
-from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.seeding import seeded_generator, seeded_random
 
 
 def draw(*key, count=8):
@@ -41,6 +41,13 @@ def test_every_part_of_a_key_matters():
     ]
     streams = {tuple(draw(*key).tolist()) for key in keys}
     assert len(streams) == len(keys)
+
+
+def test_pythons_generator_is_a_function_of_the_same_keys():
+    keys = [("clip",), ("order",), ("clip", 0), ("clip", 0, 0), ("clip", 0, 1), ("clip", 1, 0), ("clip", 2**64)]
+    assert [seeded_random(*key).random() for key in keys] == [seeded_random(*key).random() for key in keys]
+    assert len({seeded_random(*key).random() for key in keys}) == len(keys)
+    assert seeded_random("clip", 3).random() == seeded_random("clip", torch.tensor(3)).random()
 
 
 def test_streams_of_neighbouring_keys_are_uncorrelated():

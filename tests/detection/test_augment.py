@@ -1,6 +1,7 @@
 """Boxes follow the pixels: what a box encloses before augmentation, it encloses afterwards."""
 
 import doctest
+from random import Random
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_boxes_enclose_what_they_enclosed(clip, flip, area):
     augmentation = BoxAugmentation(64, area=area, flip_probability=flip, colour_probability=0.0)
     flipped = 0
     for seed in range(40):
-        augmented, boxes, kept = augmentation(clip, BOXES, torch.Generator().manual_seed(seed))
+        augmented, boxes, kept = augmentation(clip, BOXES, Random(seed))
         assert augmented.shape == (3, 3, 64, 64)
         assert len(kept) == len(boxes) > 0
         for box, mark in zip(boxes * 64, kept.tolist()):
@@ -52,7 +53,7 @@ def test_persons_who_are_cut_off_are_left_out(clip):
     augmentation = BoxAugmentation(64, area=(0.1, 0.2), flip_probability=0.0, colour_probability=0.0)
     numbers = set()
     for seed in range(40):
-        augmented, _, kept = augmentation(clip, BOXES, torch.Generator().manual_seed(seed))
+        augmented, _, kept = augmentation(clip, BOXES, Random(seed))
         numbers.add(len(kept))
         for mark in set(MARKS) - set(kept.tolist()):
             seen = marked(augmented, mark)
@@ -64,9 +65,7 @@ def test_persons_who_are_cut_off_are_left_out(clip):
 
 def test_without_any_box_to_keep_the_whole_picture_is_taken(clip):
     speck = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-    augmented, boxes, kept = BoxAugmentation(60, flip_probability=0.0, colour_probability=0.0)(
-        clip, speck, torch.Generator().manual_seed(0)
-    )
+    augmented, boxes, kept = BoxAugmentation(60, flip_probability=0.0, colour_probability=0.0)(clip, speck, Random(0))
     assert (boxes.shape, kept.tolist()) == ((0, 4), [])
     expected = BOXES[0] * 60
     assert (marked(augmented, 0) - expected).abs().max() <= 1.01
@@ -74,10 +73,8 @@ def test_without_any_box_to_keep_the_whole_picture_is_taken(clip):
 
 def test_colours_change_alike_in_all_frames_and_nothing_moves(clip):
     settings = {"area": (1.0, 1.0), "ratio": (1.5, 1.5), "flip_probability": 0.0}
-    plain, _, _ = BoxAugmentation(64, **settings, colour_probability=0.0)(clip, BOXES, torch.Generator().manual_seed(3))
-    coloured, _, _ = BoxAugmentation(64, **settings, colour_probability=1.0)(
-        clip, BOXES, torch.Generator().manual_seed(3)
-    )
+    plain, _, _ = BoxAugmentation(64, **settings, colour_probability=0.0)(clip, BOXES, Random(3))
+    coloured, _, _ = BoxAugmentation(64, **settings, colour_probability=1.0)(clip, BOXES, Random(3))
     assert not torch.equal(plain, coloured)
     assert torch.equal(coloured[0], coloured[2])
     for mark in MARKS:
@@ -85,7 +82,7 @@ def test_colours_change_alike_in_all_frames_and_nothing_moves(clip):
 
 
 def test_it_is_a_function_of_the_generator(clip):
-    runs = [BoxAugmentation(32)(clip, BOXES, torch.Generator().manual_seed(5)) for _ in range(2)]
+    runs = [BoxAugmentation(32)(clip, BOXES, Random(5)) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*runs))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from random import Random
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ _JITTER = np.vstack([_JITTER, [0.0, 0.0, 0.0, _MID_GREY] * 3])
 
 
 def random_resized_crop_box(
-    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], generator: Random
 ) -> tuple[int, int, int, int]:
     """Draws a box (top, left, height, width) covering a random share of the frame, with a random aspect ratio.
 
@@ -46,18 +47,13 @@ def random_resized_crop_box(
 
     Source: Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), in torchvision's form.
     """
-    draws = torch.rand(10, 4, generator=generator).tolist()
-    for share, shape, vertical, horizontal in draws:
-        target = height * width * (area[0] + (area[1] - area[0]) * share)
-        aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * shape)
+    for _ in range(10):
+        target = height * width * generator.uniform(*area)
+        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
         box_width, box_height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
-            return (
-                int(vertical * (height - box_height + 1)),
-                int(horizontal * (width - box_width + 1)),
-                box_height,
-                box_width,
-            )
+            top, left = generator.randrange(height - box_height + 1), generator.randrange(width - box_width + 1)
+            return top, left, box_height, box_width
     box_width = min(width, round(height * ratio[1]))
     box_height = min(height, round(width / ratio[0]))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
@@ -131,10 +127,11 @@ class ClipAugmentation:
 
     Example:
         ```python
+        >>> from random import Random
         >>> import torch
         >>> from vididi_hf.data.augment import ClipAugmentation
         >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
-        >>> tuple(ClipAugmentation(image_size=112)(clip, torch.Generator().manual_seed(0)).shape)
+        >>> tuple(ClipAugmentation(image_size=112)(clip, Random(0)).shape)
         (10, 3, 112, 112)
 
         ```
@@ -164,7 +161,7 @@ class ClipAugmentation:
         if len(self.jitter) != 4 or min(self.jitter) < 0 or max(self.jitter) > 1:
             raise ValueError(f"jitter must be four changes in [0, 1], got {self.jitter}")
 
-    def __call__(self, clip: Tensor, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    def __call__(self, clip: Tensor, generator: Random, out: Tensor | None = None) -> Tensor:
         """Augments a clip.
 
         Args:
@@ -188,14 +185,13 @@ class ClipAugmentation:
             raise ValueError(f"out must have its channels last in memory, got strides {out.stride()}")
         # Crop and shrink first: everything after works on the few pixels that remain.
         clip = resize(clip[..., top : top + height, left : left + width], self.image_size)
-        # All else is drawn at once, whether it is used or not: a draw by itself costs as much as ten.
-        num_maps = len(clip) if self.per_frame_colour else 1
-        flip, jitter, blur, sigma, *colours = torch.rand(4 + 5 * num_maps, generator=generator).tolist()
-        is_flipped = flip < self.flip_probability
-        maps = self._colour_maps(jitter < self.jitter_probability, colours)
-        low, high = self.blur_sigma
-        deviation = (low + (high - low) * sigma) * self.image_size / 112
-        kernel = gaussian_kernel(deviation) if blur < self.blur_probability else None
+        # Everything is drawn, whether it is used or not: a draw stays what it is when a probability changes.
+        is_flipped = generator.random() < self.flip_probability
+        is_jittered = generator.random() < self.jitter_probability
+        is_blurred = generator.random() < self.blur_probability
+        sigma = generator.uniform(*self.blur_sigma) * self.image_size / 112
+        maps = [self._draw_colours(is_jittered, generator) for _ in range(len(clip) if self.per_frame_colour else 1)]
+        kernel = gaussian_kernel(sigma) if is_blurred else None
         # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
         # OpenCV starts threads, which worker processes must not have.
         pixels, results = (frames.permute(0, 2, 3, 1).numpy() for frames in (clip, out))
@@ -210,16 +206,10 @@ class ClipAugmentation:
                 result[...] = frame
         return out
 
-    def _colour_maps(self, is_jittered: bool, draws: list[float]) -> list[np.ndarray | None]:
-        """Makes one colour map of every five draws in [0, 1), or None where nothing changes."""
-        maps: list[np.ndarray | None] = []
-        for start in range(0, len(draws), 5):
-            *changes, grey = draws[start : start + 5]
-            is_grey = grey < self.grey_probability
-            if not (is_jittered or is_grey):
-                maps.append(None)
-                continue
-            factors = ((2 * change - 1) * most * is_jittered for change, most in zip(changes, self.jitter))
-            brightness, contrast, saturation, hue = factors
-            maps.append(colour_map(1 + brightness, 1 + contrast, (1 + saturation) * (not is_grey), hue))
-        return maps
+    def _draw_colours(self, is_jittered: bool, generator: Random) -> np.ndarray | None:
+        """Draws a colour map, or None where nothing changes."""
+        brightness, contrast, saturation, hue = (generator.uniform(-most, most) for most in self.jitter)
+        is_grey = generator.random() < self.grey_probability
+        if not is_jittered:
+            return colour_map(1, 1, 0, 0) if is_grey else None
+        return colour_map(1 + brightness, 1 + contrast, 0 if is_grey else 1 + saturation, hue)

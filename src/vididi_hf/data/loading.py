@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
-from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
 
@@ -75,7 +75,7 @@ class ClipMaker:
             BrokenVideoError: If the video cannot be decoded.
         """
         clips = decode_clips(video, partial(self.choose_frames, key))
-        generator = seeded_generator("augmentation", self.seed, *key)
+        generator = seeded_random("augmentation", self.seed, *key)
         size = self.augmentation.image_size
         augmented = torch.empty(*clips.shape[:2], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
         for clip, out in zip(clips, augmented):
@@ -90,7 +90,7 @@ class ClipMaker:
             num_clips=self.num_clips,
             num_frames=self.num_frames,
             stride=self.frame_stride,
-            generator=seeded_generator("clip", self.seed, *key),
+            generator=seeded_random("clip", self.seed, *key),
             lookahead=self.lookahead,
         )
 

@@ -5,6 +5,7 @@ sample, …). Workers, ranks and resumed runs therefore see the same draws.
 """
 
 import hashlib
+import random
 
 import torch
 
@@ -32,5 +33,32 @@ def seeded_generator(stream: str, *key: int) -> torch.Generator:
 
         ```
     """
+    return torch.Generator().manual_seed(_hashed(stream, key))
+
+
+def seeded_random(stream: str, *key: int) -> random.Random:
+    """Returns Python's generator where `seeded_generator` returns torch's: for a few numbers it is ten times as fast.
+
+    Args:
+        stream: As for `seeded_generator`.
+        *key: Likewise.
+
+    Returns:
+        A `random.Random`.
+
+    Example:
+        ```python
+        >>> from vididi_hf.data.seeding import seeded_random
+        >>> first, again, other = (seeded_random("crop", 0, epoch).random() for epoch in (3, 3, 4))
+        >>> first == again, first == other
+        (True, False)
+
+        ```
+    """
+    return random.Random(_hashed(stream, key))
+
+
+def _hashed(stream: str, key: tuple[int, ...]) -> int:
+    """An integer of 64 bits, the same on every machine."""
     digest = hashlib.sha256(repr((stream, *map(int, key))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    return int.from_bytes(digest[:8], "little")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import Random
 
-import torch
 from torch import Tensor
 
 from vididi_hf.data.augment import ClipAugmentation, random_resized_crop_box, resize
@@ -34,12 +34,12 @@ class BoxAugmentation:
 
     Example:
         ```python
+        >>> from random import Random
         >>> import torch
         >>> from vididi_hf.detection.augment import BoxAugmentation
         >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
         >>> boxes = torch.tensor([[0.1, 0.1, 0.4, 0.9], [0.5, 0.2, 0.9, 1.0]])
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> augmented, moved, kept = BoxAugmentation(image_size=112)(clip, boxes, generator)
+        >>> augmented, moved, kept = BoxAugmentation(image_size=112)(clip, boxes, Random(0))
         >>> augmented.shape, len(moved) == len(kept)
         (torch.Size([10, 3, 112, 112]), True)
 
@@ -67,7 +67,7 @@ class BoxAugmentation:
         )
         object.__setattr__(self, "_colours", colours)
 
-    def __call__(self, clip: Tensor, boxes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, clip: Tensor, boxes: Tensor, generator: Random) -> tuple[Tensor, Tensor, Tensor]:
         """Augments a clip.
 
         Args:
@@ -85,13 +85,11 @@ class BoxAugmentation:
         kept = (visible_shares(boxes, *part) >= LEAST_VISIBLE).nonzero().flatten()
         boxes = crop_boxes(boxes[kept], *part)
         clip = resize(clip[..., top : top + rows, left : left + columns], self.image_size)
-        if float(torch.rand((), generator=generator)) < self.flip_probability:
+        if generator.random() < self.flip_probability:
             clip, boxes = clip.flip(-1), flip_boxes(boxes)
         return self._colours(clip, generator), boxes, kept
 
-    def _choose_crop(
-        self, height: int, width: int, boxes: Tensor, generator: torch.Generator
-    ) -> tuple[int, int, int, int]:
+    def _choose_crop(self, height: int, width: int, boxes: Tensor, generator: Random) -> tuple[int, int, int, int]:
         """Draws top, left, height and width of a crop, in pixels."""
         for _ in range(_TRIES):
             top, left, rows, columns = random_resized_crop_box(height, width, self.area, self.ratio, generator)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey, stack_frames
-from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
 
@@ -83,7 +83,7 @@ class TrainingKeyFrames(Dataset):
 
     def _sample(self, index: int, key: SampleKey) -> dict[str, Any]:
         clip, row = self.reader.read(index)
-        generator = seeded_generator("detection augmentation", self.seed, *key)
+        generator = seeded_random("detection augmentation", self.seed, *key)
         clip, boxes, kept = self.augmentation(clip, torch.tensor(row["boxes"]), generator)
         labels = torch.zeros(len(kept), self.num_classes)
         for place, box in enumerate(kept.tolist()):
