@@ -4,12 +4,12 @@
 python benchmarks/data_loading.py
 python benchmarks/data_loading.py --data path/to/data --rounds 9 --output benchmarks/data_loading.json
 
-Every method makes the same clips of the same files: two clips of 8 + 2 frames at stride 3, cropped, resized to 112² and
-augmented, as uint8. All run in turn in one process, in several rounds; numbers are medians over rounds, ratios medians
-of the ratios within a round. One thread everywhere: OpenMP, torch, FFmpeg. `--data` is a folder with
-samples/ucf101/*.avi, jhmdb/videos/*/*.mp4 and samples/kinetics400/*.mp4; sets that it lacks are replaced by generated
-H.264 files of the same sizes and lengths. The files of Kinetics are measured once more after what
-`scripts/prepare_dataset.py --short_side 128 --key_frame_interval 12` makes of them.
+Every method makes the same clips of the same files: two clips of 8 + 2 frames at stride 3, cropped, resized to 112²
+and augmented, as uint8. All run in turn in one process, in several rounds, each between two runs of the limit, to
+whose mean it is compared; numbers and ratios are medians over rounds. One thread everywhere: OpenMP, torch, FFmpeg.
+`--data` is a folder with samples/ucf101/*.avi, jhmdb/videos/*/*.mp4 and samples/kinetics400/*.mp4; sets that it lacks
+are replaced by generated H.264 files of the same sizes and lengths. The files of Kinetics are measured once more
+after what `scripts/prepare_dataset.py --short_side 128 --key_frame_interval 12` makes of them.
 """
 
 import os
@@ -334,8 +334,17 @@ class Timing:
     wall: float
     cpu: float
 
+    def between(self, other: "Timing") -> "Timing":
+        """The mean of two."""
+        return Timing((self.wall + other.wall) / 2, (self.cpu + other.cpu) / 2)
+
+
+# What a method took, and what the limit took around it.
+Pairs = list[tuple[Timing, Timing]]
+
 
 def measure_here(method: Method, samples: list[Sample]) -> Timing:
+    method(samples[-1])  # what ran before has left its own code and data in the caches
     wall, cpu = time.perf_counter(), time.process_time()
     for sample in samples:
         method(sample)
@@ -349,39 +358,50 @@ def measure_workers(loader: DataLoader, count: int) -> Timing:
     return Timing((time.perf_counter() - wall) / count, float("nan"))
 
 
-def run_rounds(measures: dict[str, Callable[[], Timing]], rounds: int, title: str) -> dict[str, list[Timing]]:
-    """Measures everything in turn, in every round from another beginning, after one round that does not count."""
-    names = list(measures)
-    timings: dict[str, list[Timing]] = {name: [] for name in names}
+def run_rounds(measures: dict[str, Callable[[], Timing]], rounds: int, title: str) -> dict[str, Pairs]:
+    """Measures everything in turn, in every round from another beginning, after one round that does not count.
+
+    The limit is measured before and after each of the others: a machine that grows faster or slower does not matter.
+    """
+    others = [name for name in measures if name != LIMIT]
+    timings: dict[str, Pairs] = {name: [] for name in measures}
     for number in tqdm(range(-1, rounds), desc=title, unit="round"):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            timing = measures[name]()
+        shift = number % len(others)
+        before = measures[LIMIT]()
+        for name in others[shift:] + others[:shift]:
+            own, after = measures[name](), measures[LIMIT]()
             if number >= 0:
-                timings[name].append(timing)
+                timings[name].append((own, before.between(after)))
+                timings[LIMIT].append((after, after))
+            before = after
     return timings
 
 
-def ratios(timings: dict[str, list[Timing]], name: str, clock: str) -> float:
+def ratio_to_limit(pairs: Pairs, clock: str) -> float:
     """How fast a method is as a fraction of the limit: the median over rounds."""
-    pairs = zip(timings[LIMIT], timings[name])
-    return statistics.median(getattr(limit, clock) / getattr(own, clock) for limit, own in pairs)
+    return statistics.median(getattr(limit, clock) / getattr(own, clock) for own, limit in pairs)
 
 
-def report(timings: dict[str, list[Timing]], methods: Sequence[str], clock: str) -> list[dict]:
+def seconds(pairs: Pairs, clock: str) -> float:
+    """Of a video: the median over rounds."""
+    return statistics.median(getattr(own, clock) for own, _ in pairs)
+
+
+def report(timings: dict[str, Pairs], methods: Sequence[str], clock: str) -> list[dict]:
     return [
         {
             "method": name,
-            "videos_per_second": round(1 / statistics.median(getattr(timing, clock) for timing in timings[name]), 2),
-            "ratio_to_limit": round(ratios(timings, name, clock), 3),
+            "videos_per_second": round(1 / seconds(timings[name], clock), 2),
+            "ratio_to_limit": round(ratio_to_limit(timings[name], clock), 3),
         }
         for name in methods
     ]
 
 
-def step_costs(timings: dict[str, list[Timing]], names: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of CPU time per video that each step adds."""
-    totals = [statistics.median(timing.cpu for timing in timings[name]) * 1000 for name in names]
+def step_costs(timings: dict[str, Pairs], names: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of CPU time per video that each step adds, at the median speed of the machine."""
+    limit = seconds(timings[LIMIT], "cpu") * 1000
+    totals = [limit / ratio_to_limit(timings[name], "cpu") for name in names]
     return {name: round(total - before, 2) for name, total, before in zip(names, totals, [0.0, *totals])}
 
 

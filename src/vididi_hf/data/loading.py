@@ -20,11 +20,9 @@ from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator, seeded_random
+from vididi_hf.data.substitutes import make_or_replace
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
-
-# So many other videos are tried in place of a broken one; when all are broken, the data set is at fault.
-_SUBSTITUTES = 20
 
 Batch = TypeVar("Batch")
 
@@ -149,24 +147,13 @@ class TrainingClips(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        _, index = key
-        broken: dict[str, str] = {}
-        for row in self._candidates(key):
-            try:
-                video = self._video(row)
-                clips = self._make_clips(video, key)
-                return {"clips": clips, "index": index, "row": row, "source": source_name(video), "broken": broken}
-            except BrokenVideoError as error:
-                broken[error.source] = error.reason
-        listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
-        raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
-
-    def _candidates(self, key: SampleKey) -> Iterator[int]:
-        """The row asked for and then, should it be broken, others in random order."""
         epoch, index = key
-        yield index
-        others = torch.randperm(len(self), generator=seeded_generator("substitutes", self.seed, epoch, index))
-        yield from others[others != index][:_SUBSTITUTES].tolist()
+
+        def make(row: int) -> dict[str, Any]:
+            video = self._video(row)
+            return {"clips": self._make_clips(video, key), "index": index, "row": row, "source": source_name(video)}
+
+        return make_or_replace(make, index, range(len(self)), self.seed, epoch)
 
     def _video(self, row: int) -> dict[str, Any]:
         video = self.rows[row]["video"]

@@ -27,10 +27,11 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.loading import ClipBatch, ClipMaker, EpochLoader, collate_clips
 from vididi_hf.data.parquet_videos import ParquetVideos
 from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.data.substitutes import SUBSTITUTES, make_or_replace
 from vididi_hf.decoding_vididi import source_name
 
 # A batch knows at least so many videos, so that a broken one can be replaced without another fetch.
-_CANDIDATES = 21
+_CANDIDATES = SUBSTITUTES + 1
 # Row groups are fetched for so many batches beyond those that workers have been given.
 _BATCHES_AHEAD = 2
 
@@ -69,21 +70,14 @@ class StreamedClips(Dataset):
         return [self._sample(batch, index) for index in batch.asked]
 
     def _sample(self, batch: StreamedBatch, index: int) -> dict[str, Any]:
-        key = (batch.epoch, index)
-        others = [row for row in batch.videos if row != index]
-        order = torch.randperm(len(others), generator=seeded_generator("substitutes", self.make_clips.seed, *key))
-        broken: dict[str, str] = {}
-        for row in [index, *(others[place] for place in order.tolist())]:
-            try:
-                video = batch.videos[row]
-                if video is None:
-                    raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-                clips = self.make_clips(video, key)
-                return {"clips": clips, "index": index, "row": row, "source": source_name(video), "broken": broken}
-            except BrokenVideoError as error:
-                broken[error.source] = error.reason
-        listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
-        raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
+        def make(row: int) -> dict[str, Any]:
+            video = batch.videos[row]
+            if video is None:
+                raise BrokenVideoError(f"<row {row}>", "the row holds no video")
+            clips = self.make_clips(video, (batch.epoch, index))
+            return {"clips": clips, "index": index, "row": row, "source": source_name(video)}
+
+        return make_or_replace(make, index, list(batch.videos), self.make_clips.seed, batch.epoch)
 
 
 class StreamedBatches(Sampler[StreamedBatch]):

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey, stack_frames
-from vididi_hf.data.seeding import seeded_generator, seeded_random
+from vididi_hf.data.seeding import seeded_random
+from vididi_hf.data.substitutes import make_or_replace
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
-
-# So many other key frames are tried in place of a broken one.
-_SUBSTITUTES = 20
 
 
 class KeyFrameBatch(TypedDict):
@@ -71,15 +68,7 @@ class TrainingKeyFrames(Dataset):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         epoch, index = key
-        others = torch.randperm(len(self), generator=seeded_generator("substitutes", self.seed, epoch, index))
-        broken: dict[str, str] = {}
-        for row in (index, *others[others != index][:_SUBSTITUTES].tolist()):
-            try:
-                return {**self._sample(row, key), "broken": broken}
-            except BrokenVideoError as error:
-                broken[error.source] = error.reason
-        listed = "; ".join(f"{source}: {reason}" for source, reason in list(broken.items())[:3])
-        raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
+        return make_or_replace(lambda row: self._sample(row, key), index, range(len(self)), self.seed, epoch)
 
     def _sample(self, index: int, key: SampleKey) -> dict[str, Any]:
         clip, row = self.reader.read(index)

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as vision
 from tqdm.auto import tqdm
 
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.readers.ava import EVALUATED_ACTIONS
-from vididi_hf.data.workers import leave_process_group
+from vididi_hf.data.workers import ordered_loader
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, names_of
 from vididi_hf.detection.sources import ground_truth_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
@@ -250,15 +250,7 @@ class EvaluationKeyFrames(Dataset):
         Raises:
             ValueError: At the end, if no video could be decoded.
         """
-        loader = DataLoader(
-            self,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=list,
-            worker_init_fn=leave_process_group,
-            # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global one.
-            generator=torch.Generator(),
-        )
+        loader = ordered_loader(self, batch_size, num_workers)
         decoded = 0
         with tqdm(total=len(self), desc="detection", unit="frame", disable=not progress) as bar:
             for samples in loader:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from vididi_hf.data.workers import leave_process_group
+from vididi_hf.data.workers import ordered_loader
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
 
@@ -107,15 +107,7 @@ class EvaluationClips(Dataset):
         Raises:
             NothingDecodedError: At the end, if no video could be decoded; a `ValueError`.
         """
-        loader = DataLoader(
-            self,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=list,
-            worker_init_fn=leave_process_group,
-            # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global one.
-            generator=torch.Generator(),
-        )
+        loader = ordered_loader(self, batch_size, num_workers)
         nothing_yet = True
         for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
             for index, _, reasons in samples:
