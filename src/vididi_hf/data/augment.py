@@ -85,12 +85,13 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
     return cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
 
 
-def resize(clip: Tensor, size: int) -> Tensor:
+def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
     """Resizes frames to a square by antialiased bilinear interpolation.
 
     Args:
         clip: uint8 (frames, channels, height, width). Channels last in memory, as decoders yield them, is fast.
         size: The new height and width in pixels.
+        out: Where to write the result, channels last in memory; a new tensor by default.
 
     Returns:
         uint8 (frames, channels, size, size), within a level of torchvision's `resize`: both round after each axis.
@@ -99,7 +100,10 @@ def resize(clip: Tensor, size: int) -> Tensor:
     if clip.shape[-2] > size:
         # Rows first where that leaves fewer of them: it is the cheap direction, torch by itself takes the other first.
         clip = F.interpolate(clip, (size, clip.shape[-1]), mode="bilinear", antialias=True)
-    return F.interpolate(clip, (size, size), mode="bilinear", antialias=True)
+    if out is None:
+        return F.interpolate(clip, (size, size), mode="bilinear", antialias=True)
+    # What `interpolate` calls, which itself cannot write to a place.
+    return torch.ops.aten._upsample_bilinear2d_aa.out(clip, (size, size), False, None, None, out=out)
 
 
 @dataclass(frozen=True)
@@ -183,28 +187,31 @@ class ClipAugmentation:
             out = torch.empty(size, dtype=torch.uint8, memory_format=torch.channels_last)
         elif not out.is_contiguous(memory_format=torch.channels_last):
             raise ValueError(f"out must have its channels last in memory, got strides {out.stride()}")
-        # Crop and shrink first: everything after works on the few pixels that remain.
-        clip = resize(clip[..., top : top + height, left : left + width], self.image_size)
         # Everything is drawn, whether it is used or not: a draw stays what it is when a probability changes.
         is_flipped = generator.random() < self.flip_probability
         is_jittered = generator.random() < self.jitter_probability
         is_blurred = generator.random() < self.blur_probability
-        sigma = generator.uniform(*self.blur_sigma) * self.image_size / 112
+        sigma = generator.uniform(*self.blur_sigma) / 112
         maps = [self._draw_colours(is_jittered, generator) for _ in range(len(clip) if self.per_frame_colour else 1)]
-        kernel = gaussian_kernel(sigma) if is_blurred else None
+
+        # Crop first, then shrink, and enlarge last: all else works on as few pixels as possible.
+        clip = clip[..., top : top + height, left : left + width]
+        shrinks = height * width > self.image_size**2
+        small = resize(clip, self.image_size, out) if shrinks else clip.clone(memory_format=torch.channels_last)
+        # A crop that is enlarged later is blurred in its own proportions.
+        kernels = [gaussian_kernel(sigma * length) for length in small.shape[-2:]] if is_blurred else None
         # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
         # OpenCV starts threads, which worker processes must not have.
-        pixels, results = (frames.permute(0, 2, 3, 1).numpy() for frames in (clip, out))
-        for frame, result, colour in zip(pixels, results, maps if self.per_frame_colour else maps * len(clip)):
+        frames = small.permute(0, 2, 3, 1).numpy()
+        for frame, colours in zip(frames, maps if self.per_frame_colour else maps * len(frames)):
             if is_flipped:
-                frame = cv2.flip(frame, 1, result)
-            if kernel is not None:
-                frame = cv2.sepFilter2D(frame, -1, kernel, kernel, result, borderType=cv2.BORDER_REFLECT_101)
-            if colour is not None:
-                frame = cv2.transform(frame, colour, result)
-            if frame is not result:
-                result[...] = frame
-        return out
+                cv2.flip(frame, 1, frame)
+            if kernels is not None:
+                down, across = kernels
+                cv2.sepFilter2D(frame, -1, across, down, frame, borderType=cv2.BORDER_REFLECT_101)
+            if colours is not None:
+                cv2.transform(frame, colours, frame)
+        return small if shrinks else resize(small, self.image_size, out)
 
     def _draw_colours(self, is_jittered: bool, generator: Random) -> np.ndarray | None:
         """Draws a colour map, or None where nothing changes."""
