@@ -266,6 +266,19 @@ def test_the_blur_is_measured_at_112_pixels(no_augmentation):
     assert (augmentation(clip, generator()).float() - expected).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("shape", "near"), [((24, 24), 2.0), ((20, 40), 2.0), ((96, 96), 0.5), ((60, 90), 0.5)])
+def test_a_crop_is_blurred_at_the_smaller_size_and_it_looks_as_after_resizing(shape, near, no_augmentation):
+    """What is enlarged is enlarged last: on average it differs by a level, where the blur takes away thirty."""
+    clip, sigma = noise(2, *shape), 3.0
+    augmentation = replace(no_augmentation, ratio=(0.5, 2.0), blur_probability=1.0, blur_sigma=(7.0, 7.0))
+    box = random_resized_crop_box(*shape, augmentation.area, augmentation.ratio, generator(1))
+    top, left, height, width = box
+    resized = tvf.resize(clip[..., top : top + height, left : left + width].float(), [48, 48], antialias=True)
+    expected = tvf.gaussian_blur(resized, [19, 19], [sigma, sigma])
+    assert (resized - expected).abs().mean() > 12
+    assert (augmentation(clip, generator(1)).float() - expected).abs().mean() < near
+
+
 # All together
 
 
