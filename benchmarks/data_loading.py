@@ -45,7 +45,7 @@ from tqdm.auto import tqdm
 from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.decoding import VideoReader
-from vididi_hf.data.loading import ClipMaker
+from vididi_hf.data.loading import ClipMaker, stack_frames
 from vididi_hf.data.transcoding import reencode_video
 from vididi_hf.evaluation.results import write_report
 
@@ -430,7 +430,7 @@ def benchmark_set(samples: list[Sample], arguments: Arguments, title: str) -> di
                 batch_size=4,
                 num_workers=arguments.workers,
                 persistent_workers=True,
-                collate_fn=list,
+                collate_fn=stack_frames if name == OURS else list,  # ours writes a batch into shared memory at once
             )
             for name, method in methods.items()
         }

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
@@ -166,9 +166,9 @@ def stack_frames(clips: Sequence[Tensor]) -> Tensor:
     """Stacks clips (…, 3, height, width) to (clips, …, 3, height, width), with channels last in memory.
 
     This is how frames are decoded and augmented, and how convolutions like their input best: `torch.stack` would sort
-    every pixel into planes on the way.
+    every pixel into planes on the way. Where a worker of a `DataLoader` does it, the result lies in shared memory.
     """
-    return torch.stack([clip.movedim(-3, -1) for clip in clips]).movedim(-1, -3)
+    return default_collate([clip.movedim(-3, -1) for clip in clips]).movedim(-1, -3)
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
