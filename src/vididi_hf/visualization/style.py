@@ -13,7 +13,7 @@ from torch import Tensor
 
 SAME, OTHER, QUERY = "#2a9d5c", "#d1495b", "#30343b"
 """Border colours of retrieved videos with the query's label and with another one, and of the query."""
-RUN_COLOURS = ("#8a8f98", "#2f6fdb", "#e07b39", "#2a9d5c", "#8e5bd0", "#c2185b")
+RUN_COLOURS = ("#8a8f98", "#2f6fdb", "#e07b39", "#2a9d5c", "#8e5bd0", "#c2185b", "#c8a415")
 """Colours of runs, in their order; the first, grey, suits a baseline."""
 SIGNED_COLOURS = ("rgb", "diverging")
 """How a signed image is drawn: each colour channel around mid-grey, or the mean of the channels from blue to red."""
