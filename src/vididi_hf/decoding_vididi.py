@@ -176,7 +176,7 @@ class VideoReader:
                     f"which has {self.num_frames} frames"
                 )
             try:
-                frames = self._windows(distinct, indices)
+                frames = self._windows(distinct, numbers, indices.shape[-1] if indices.ndim > 1 else len(numbers))
                 if frames is None:
                     frames = self._decode(numbers)
                 return frames.reshape(*indices.shape, *frames.shape[-3:])
@@ -194,15 +194,14 @@ class VideoReader:
         """The place of a time stamp among those of a constant frame rate."""
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
-    def _windows(self, distinct: list[int], indices: Tensor) -> Tensor | None:
-        """Decode clips that are equally distant windows of their distinct frames, or return None where they are not.
+    def _windows(self, distinct: list[int], numbers: list[int], length: int) -> Tensor | None:
+        """Decode clips of a length that are equally distant windows of their distinct frames; None if they are not.
 
         Such clips, adjacent ones of one stride above all, are views: a copy of full frames costs more than to augment
         them.
         """
         place = {number: place for place, number in enumerate(distinct)}
-        positions = [place[number] for number in indices.flatten().tolist()]
-        length = indices.shape[-1] if indices.ndim > 1 else len(positions)
+        positions = [place[number] for number in numbers]
         distance = positions[length] - positions[0] if len(positions) > length else length
         starts = range(0, distance * len(positions) // length, distance) if distance > 0 else []
         if positions != [start + i for start in starts for i in range(length)]:

@@ -26,8 +26,10 @@ _LUMA = _FROM_YIQ[:, :1] @ _TO_YIQ[:1]
 _CHROMA = _FROM_YIQ[:, 1:] @ _TO_YIQ[1:]
 _TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YIQ[1:]
 # The three and the offset as (3, 4) maps of colours, flat, so that a jitter is one product of a vector and a matrix.
-_JITTER = np.stack([np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)])
-_JITTER = np.vstack([_JITTER, [0.0, 0.0, 0.0, _MID_GREY] * 3])
+_JITTER = np.stack(
+    [np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)]
+    + [np.array([0.0, 0.0, 0.0, _MID_GREY] * 3)]
+)
 
 
 def random_resized_crop_box(
