@@ -9,7 +9,7 @@ and augmented, as uint8. All run in turn in one process, in several rounds, each
 whose mean it is compared; numbers and ratios are medians over rounds. One thread everywhere: OpenMP, torch, FFmpeg.
 `--data` is a folder with samples/ucf101/*.avi, jhmdb/videos/*/*.mp4 and samples/kinetics400/*.mp4; sets that it lacks
 are replaced by generated H.264 files of the same sizes and lengths. The files of Kinetics are measured once more
-after what `scripts/prepare_dataset.py --short_side 128 --key_frame_interval 12` makes of them.
+after what `scripts/prepare_dataset.py --short_side 128 --key_frame_interval 1` makes of them.
 """
 
 import os
@@ -59,7 +59,7 @@ SETS = {
     "Kinetics, 340×256": ("samples/kinetics400/*.mp4", (256, 340, 300)),
 }
 # The set that is prepared as well, and how.
-PREPARED, PREPARATION = "Kinetics, 340×256", {"short_side": 128, "key_frame_interval": 12}
+PREPARED, PREPARATION = "Kinetics, 340×256", {"short_side": 128, "key_frame_interval": 1}
 
 
 @dataclass(kw_only=True)
