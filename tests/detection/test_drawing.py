@@ -10,9 +10,9 @@ from PIL import Image
 from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
 from vididi_hf.detection import drawing as module
 from vididi_hf.detection.drawing import RIGHT, TRUTH, WRONG, draw_boxes, save_picture
+from vididi_hf.detection.evaluation import DetectionEvaluator
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.detection import DetectionEvaluator
 
 
 def rgb(colour):

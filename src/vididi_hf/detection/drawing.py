@@ -15,8 +15,8 @@ from torchvision.utils import draw_bounding_boxes, make_grid
 
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.seeding import seeded_generator
+from vididi_hf.detection.evaluation import DetectionEvaluator
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names, names_of
-from vididi_hf.evaluation.detection import DetectionEvaluator
 
 # The colours of `vididi_hf.visualization`: right, wrong, and the ground truth.
 RIGHT, WRONG, TRUTH = "#2e8540", "#c0392b", "#e8e8e8"

@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 
 from vididi_hf.detection.drawing import save_picture
+from vididi_hf.detection.evaluation import DetectionEvaluator
 from vididi_hf.detection.recipe import BoxOptions
-from vididi_hf.evaluation.detection import DetectionEvaluator
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
 from vididi_hf.metrics.ava_map import write_ava_csv
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor

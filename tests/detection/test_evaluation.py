@@ -10,8 +10,8 @@ from torchcodec.encoders import VideoEncoder
 from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.readers.detection import box_features, key_frames
+from vididi_hf.detection.evaluation import DetectionEvaluator
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.detection import DetectionEvaluator
 
 NAMES = ["run", "sit", "walk"]
 
