@@ -57,17 +57,19 @@ def test_a_table_holds_means_and_deviations_in_per_cent() -> None:
 
 
 def test_margins_are_signed_and_bold_where_they_are_clear() -> None:
-    values = {"ours": (0.80, 0.82), "theirs": (0.30, 0.31), "near": (0.76, 0.90)}
+    values = {"ours": (0.80, 0.82), "theirs": (0.30, 0.31), "near": (0.76, 0.90), "even": (0.8002, 0.8202)}
     scores = [
         Score("x", arm, seed, "label", "frames", "R@1", value)
         for arm, found in values.items()
         for seed, value in enumerate(found)
     ]
-    table = format_margins(margins(scores, [("ours", "theirs"), ("ours", "near")])).splitlines()
+    pairs = [("ours", "theirs"), ("ours", "near"), ("ours", "even")]
+    table = format_margins(margins(scores, pairs)).splitlines()
     assert table[0] == "| difference | shown | R@1 |"
     # Paired differences 0.50 and 0.51: 0.505 ± 12.706 · 0.00707 / √2. And 0.04 and −0.08.
     assert table[2] == "| ours − theirs | frames | **+50.5** [44.1, 56.9] |"
     assert table[3] == "| ours − near | frames | −2.0 [−78.2, 74.2] |"
+    assert table[4].startswith("| ours − even | frames | +0.0 [")  # −0.02 points are no −0.0
 
 
 def test_a_page_has_each_data_set_its_probes_and_what_is_missing() -> None:

@@ -167,13 +167,17 @@ def _spread(found: Spread) -> str:
 
 
 def _margin(margin: Margin) -> str:
-    cell = f"{100 * margin.difference:+.1f}".replace("-", "−")
+    cell = f"{_points(margin.difference):+.1f}".replace("-", "−")
     if margin.clear:
         cell = f"**{cell}**"
     if margin.interval is not None:
-        low, high = (f"{100 * end:.1f}".replace("-", "−") for end in margin.interval)
+        low, high = (f"{_points(end):.1f}".replace("-", "−") for end in margin.interval)
         cell += f" [{low}, {high}]"
     return cell
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 1) + 0.0  # no negative zero
 
 
 def _format_choice(chosen: Mapping[tuple[str, str], str]) -> str:
