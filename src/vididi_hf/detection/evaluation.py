@@ -20,7 +20,7 @@ from vididi_hf.data.workers import ordered_loader
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, names_of
 from vididi_hf.detection.sources import ground_truth_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.classification import own_input
+from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import (
     CLASSIFIER_INPUTS,
@@ -29,7 +29,6 @@ from vididi_hf.evaluation.inputs import (
     INPUTS,
     check_inputs,
     orders_of,
-    single_inputs,
 )
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.metrics.ava_map import ava_mean_ap
@@ -168,10 +167,7 @@ class DetectionEvaluator:
             For each of `single_inputs(inputs)` and each row float32 (boxes, classes of the data set); and the reasons
             why videos could not be decoded, by their names. The boxes of such a video have the score 0.
         """
-        names = single_inputs(inputs)
-        for name in names:
-            if len(INPUTS[name]) != len(model.config.classifier_orders):
-                raise ValueError(f"a model that was trained with {own_input(model)!r} cannot be shown {name!r}")
+        names = suitable_inputs(model, inputs)
         order = _class_order(self.rows, model)
         wanted = [index for index, one in enumerate(boxes) if len(one)]
         scores = {name: [torch.zeros(len(one), len(order)) for one in boxes] for name in names}

@@ -122,10 +122,7 @@ class ClassificationEvaluator:
             For each of `single_inputs(inputs)` float32 (videos, classes); the rows of the videos; and the reasons why
             others could not be decoded, by their names.
         """
-        names = single_inputs(inputs)
-        for name in names:
-            if len(INPUTS[name]) != len(model.config.classifier_orders):
-                raise ValueError(f"a model that was trained with {own_input(model)!r} cannot be shown {name!r}")
+        names = suitable_inputs(model, inputs)
         lookahead = max(orders_of(names))
         num_frames = self.processor.num_frames
         clips = EvaluationClips(self.videos, self.processor, self.num_clips, lookahead)
@@ -154,6 +151,19 @@ def own_input(model: ViDiDiClassifier) -> str:
         if orders == tuple(model.config.classifier_orders):
             return name
     raise ValueError(f"the model's classifier_orders {model.config.classifier_orders} are none of {INPUTS}")
+
+
+def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]:
+    """Returns the `single_inputs` of the names in `inputs`, after a look at what the model can be shown.
+
+    Raises:
+        ValueError: If one of them has more or fewer parts than the model was made for; the message names both.
+    """
+    names = single_inputs(inputs)
+    for name in names:
+        if len(INPUTS[name]) != len(model.config.classifier_orders):
+            raise ValueError(f"a model that was trained with {own_input(model)!r} cannot be shown {name!r}")
+    return names
 
 
 def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:

@@ -9,11 +9,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.hub.conversion import (
-    from_tensors,
-    to_authors,
-    to_authors_training,
-)
+from vididi_hf.hub.conversion import from_tensors, to_authors, to_authors_training
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 
 Build = Callable[..., nn.Module]

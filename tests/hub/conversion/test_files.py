@@ -10,10 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.hub.conversion import (
-    convert_file,
-    convert_folder,
-)
+from vididi_hf.hub.conversion import convert_file, convert_folder
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor

@@ -10,10 +10,7 @@ from torchvision.models import get_model
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
-from vididi_hf.hub.conversion import (
-    from_tensors,
-    to_torchvision,
-)
+from vididi_hf.hub.conversion import from_tensors, to_torchvision
 from vididi_hf.modeling_vididi import ViDiDiModel
 
 Build = Callable[..., nn.Module]
