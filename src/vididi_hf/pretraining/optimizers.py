@@ -92,7 +92,7 @@ class LARS(Optimizer):
             gradient_norms = torch.stack(list(torch._foreach_norm(gradients)))
             ratios = group["trust_coefficient"] * weight_norms / gradient_norms
             ratios = torch.where((weight_norms > 0) & (gradient_norms > 0), ratios, 1.0)
-            gradients = list(torch._foreach_mul(gradients, list(ratios.unbind())))
+            torch._foreach_mul_(gradients, list(ratios.unbind()))  # the sums above, not the parameters' own gradients
         momenta = [self._momentum_of(param) for param in params]
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, gradients)
