@@ -3,6 +3,7 @@
 import doctest
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from vididi_hf.pretraining import representation
 from vididi_hf.pretraining.representation import (
     alignment,
     describe_representation,
+    participation_ratio,
     rank_me,
     relative_deviation,
     signs_of_collapse,
@@ -70,12 +72,25 @@ def test_uniformity_is_the_log_of_the_mean_potential_of_all_pairs() -> None:
     assert uniformity(torch.ones(5, 3)).item() == 0
 
 
+@pytest.mark.parametrize("shares", [(1.0, 0.0, 0.0), (0.7, 0.2, 0.1), (0.4, 0.3, 0.3)])
+def test_the_participation_ratio_is_that_of_the_eigenvalues_of_the_covariance(shares: tuple[float, ...]) -> None:
+    rows = unit(random(40, 3) * torch.tensor(shares, dtype=torch.float64).sqrt() + torch.tensor([3.0, 1.0, 2.0]))
+    eigenvalues = np.linalg.eigvalsh(np.cov(rows.numpy(), rowvar=False))
+    expected = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert participation_ratio(5 * rows).item() == pytest.approx(expected, rel=1e-6)
+    assert participation_ratio(torch.ones(5, 3)).item() == pytest.approx(3)  # no direction stands out
+
+
 def test_a_batch_is_described_view_by_view() -> None:
     features, embeddings = random(10, 2, 6), random(10, 2, 4, seed=1)
     values = describe_representation(features.requires_grad_(), embeddings.to(torch.float32))
     assert values["rank_me"].item() == pytest.approx(rank_me(features.reshape(20, 6)).item())
     assert values["alignment"].item() == pytest.approx(alignment(embeddings[:, 0], embeddings[:, 1]).item(), rel=1e-5)
-    for name, measure in (("deviation", relative_deviation), ("uniformity", uniformity)):
+    for name, measure in (
+        ("deviation", relative_deviation),
+        ("participation", participation_ratio),
+        ("uniformity", uniformity),
+    ):
         expected = (measure(embeddings[:, 0]) + measure(embeddings[:, 1])).item() / 2
         assert values[name].item() == pytest.approx(expected, rel=1e-5)
     assert not any(value.requires_grad for value in values.values())
@@ -93,6 +108,9 @@ def test_collapse_is_named_and_health_is_not() -> None:
     line = random(16, 2, 1) * random(1, 1, 32)
     dimensional = describe_representation(line, random(16, 2, 8))
     assert signs_of_collapse(dimensional) == {"rank_me": "the features lie on one line (rank_me 1 is below 1.1)"}
+    two_poles = random(1, 1, 8) * random(16, 2, 1, seed=1).sign() + 0.1 * random(16, 2, 8, seed=2)
+    (words,) = signs_of_collapse(describe_representation(random(16, 2, 32), two_poles)).values()
+    assert words.startswith("the embeddings of the videos vary along hardly more than one line (participation 1.")
 
 
 def test_examples() -> None:

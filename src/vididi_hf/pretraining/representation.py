@@ -9,6 +9,7 @@ from torch import Tensor
 # Below these, downstream tasks have nothing left to tell videos apart by.
 _SMALLEST_DEVIATION = 0.05
 _SMALLEST_RANK = 1.1
+_SMALLEST_PARTICIPATION = 1.5
 
 
 def rank_me(features: Tensor) -> Tensor:
@@ -56,6 +57,34 @@ def relative_deviation(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings, dim=1).std(dim=0, correction=0).mean() * embeddings.shape[1] ** 0.5
 
 
+def participation_ratio(embeddings: Tensor) -> Tensor:
+    r"""Compute how many directions share the variance of unit vectors.
+
+    .. math::
+        \Bigl(\sum_k \lambda_k\Bigr)^2 \Big/ \sum_k \lambda_k^2
+
+    with the eigenvalues :math:`\lambda` of their covariance. An objective whose embeddings vary along one direction has
+    found only one thing that views have in common, although its loss may be small and no two embeddings are the same.
+
+    Args:
+        embeddings: (rows, dimensions), of any length; they are scaled to length 1.
+
+    Returns:
+        A scalar from 1 to min(rows, dimensions); the latter also where all point in the same direction, since none
+        stands out then. It grows with the number of rows: compare equal batches only.
+
+    Source: Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement"
+    (https://doi.org/10.1101/214262).
+
+    Example:
+        >>> round(participation_ratio(torch.cat([torch.eye(4), -torch.eye(4)])).item(), 3)
+        4.0
+    """
+    unit = F.normalize(embeddings, dim=1)
+    variances = torch.linalg.svdvals(unit - unit.mean(dim=0)).square() + 1e-12
+    return variances.sum().square() / variances.square().sum()
+
+
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Compute the mean squared distance between the unit embeddings (pairs, dimensions) of two views.
 
@@ -98,12 +127,12 @@ def describe_representation(features: Tensor, embeddings: Tensor) -> dict[str, T
         embeddings: The projector's outputs for both views (batch, 2, dimensions).
 
     Returns:
-        Scalars on the CPU: `rank_me` of the features of both views together, and of the embeddings `deviation` and
-        `uniformity` (means over the views) and `alignment`.
+        Scalars on the CPU: `rank_me` of the features of both views together, and of the embeddings `deviation`,
+        `participation` and `uniformity` (means over the views) and `alignment`.
 
     Example:
         >>> sorted(describe_representation(torch.randn(8, 2, 16), torch.randn(8, 2, 4)))
-        ['alignment', 'deviation', 'rank_me', 'uniformity']
+        ['alignment', 'deviation', 'participation', 'rank_me', 'uniformity']
     """
     # Tiny problems, for which a CPU is fast; in double, since singular values of half precision mean little.
     features, embeddings = features.detach().cpu().double(), embeddings.detach().cpu().double()
@@ -111,6 +140,7 @@ def describe_representation(features: Tensor, embeddings: Tensor) -> dict[str, T
     return {
         "rank_me": rank_me(features.flatten(0, 1)),
         "deviation": torch.stack([relative_deviation(view) for view in views]).mean(),
+        "participation": torch.stack([participation_ratio(view) for view in views]).mean(),
         "alignment": alignment(*views),
         "uniformity": torch.stack([uniformity(view) for view in views]).mean(),
     }
@@ -126,12 +156,14 @@ def signs_of_collapse(values: dict[str, Tensor]) -> dict[str, str]:
         By the name of a value the words for it; empty if nothing is wrong.
 
     Example:
-        >>> signs_of_collapse({"rank_me": torch.tensor(1.02), "deviation": torch.tensor(0.4)})
+        >>> values = {"rank_me": 1.02, "deviation": 0.4, "participation": 3.0}
+        >>> signs_of_collapse({name: torch.tensor(value) for name, value in values.items()})
         {'rank_me': 'the features lie on one line (rank_me 1.02 is below 1.1)'}
     """
     words = {
         "deviation": ("all videos have nearly the same embedding", _SMALLEST_DEVIATION),
         "rank_me": ("the features lie on one line", _SMALLEST_RANK),
+        "participation": ("the embeddings of the videos vary along hardly more than one line", _SMALLEST_PARTICIPATION),
     }
     return {
         name: f"{meaning} ({name} {values[name].item():.3g} is below {limit})"
