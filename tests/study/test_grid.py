@@ -45,9 +45,7 @@ def test_later_recipes_are_stronger(tiny_study, tmp_path: Path) -> None:
 
 
 def test_runs_of_one_seed_come_before_those_of_the_next(tiny_study, tmp_path: Path) -> None:
-    both = json.loads((tiny_study.path.parent / "datasets.json").read_text())
-    both["others"] = both["clips"]
-    (tiny_study.path.parent / "datasets.json").write_text(json.dumps(both))
+    tiny_study.add_dataset("others")
     runs = tiny_study.plan(tmp_path, seeds=[1, 0], datasets=["clips", "others"])
     assert [run.seed for run in runs] == [1] * 6 + [0] * 6
     assert {run.dataset for run in runs[:6]} == {"clips", "others"}
@@ -70,6 +68,40 @@ def test_a_share_is_trained_on_and_everything_is_searched(tiny_study, tmp_path: 
     assert half.source == whole.source
     assert not whole.selections
     assert half.configuration()["train_share"] == 0.5
+
+
+def test_encoders_of_one_data_set_are_evaluated_on_another(tiny_study, tmp_path: Path) -> None:
+    tiny_study.add_dataset("others", pretrained_on="clips", recipe={"frame_stride": 2, "leave_out": "background"})
+    runs = tiny_study.plan(tmp_path, datasets=["others", "clips"], validation=True)
+    for transferred, trained in zip(runs[:3], runs[3:]):
+        assert (transferred.name, trained.name) == (f"others/{trained.folder.name}", f"clips/{trained.folder.name}")
+        assert transferred.pretrained == trained
+        assert (transferred.recipe.frame_stride, trained.recipe.frame_stride) == (2, 1)
+        assert transferred.recipe.epochs == trained.recipe.epochs
+        own = tmp_path / "others-validation" / "videos" / "validation.csv"
+        assert transferred.source.dataset == str(own)
+        assert [selection.path for selection in transferred.selections] == [trained.selections[0].path, own]
+        assert transferred.configuration()["pretrained_on"] == "clips"
+    assert not any("pretrained_on" in run.configuration() for run in runs[3:])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pretrained_on": "clips"}, "dataset 'others' is pretrained_on 'clips', which must be in the grid, too"),
+        ({"pretrained_on": "others"}, "which must be in the grid, too, and be pretrained on itself"),
+    ],
+)
+def test_where_encoders_come_from_has_to_be_declared(tiny_study, fields: dict, message: str) -> None:
+    tiny_study.add_dataset("others", **fields)
+    with pytest.raises(ValueError, match=message):
+        tiny_study.grid(datasets=["others"])
+
+
+def test_a_data_set_that_does_not_train_says_no_more_than_how_it_is_shown(tiny_study) -> None:
+    tiny_study.add_dataset("others", pretrained_on="clips", recipe={"epochs": 3})
+    with pytest.raises(ValueError, match="dataset 'others' does not train, and sets epochs"):
+        tiny_study.grid(datasets=["clips", "others"])
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.pretraining.checkpoints import list_checkpoints
-from vididi_hf.pretraining.loop import build_model, save_untrained
+from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
 from vididi_hf.study import running
 from vididi_hf.study.running import BusyError, prepare, run_all, run_one
 from vididi_hf.study.runs import Run
@@ -60,6 +61,31 @@ def test_a_run_leaves_an_encoder_reports_and_a_result_and_is_not_done_again(tiny
     assert set(again["metrics"]) == {"label"}
     assert files_of(run)["model.safetensors"] == before["model.safetensors"]
     assert files_of(run)["result.json"] > before["result.json"]
+
+
+def test_an_encoder_is_shown_the_videos_of_another_data_set_as_that_says(tiny_study, tmp_path: Path) -> None:
+    tiny_study.add_dataset("larger", pretrained_on="clips", recipe={"image_size": 48, "frame_stride": 2})
+    runs = tiny_study.plan(tmp_path / "out", datasets=["clips", "larger"])
+    trained, transferred = runs[2], runs[5]
+    result = run_one(transferred)
+    assert (result["dataset"], result["arm"]) == ("larger", "VICReg + ViDiDi")
+    assert trained.result() is not None
+    assert transferred.result() == result
+    assert not (transferred.folder / "model.safetensors").exists()
+    assert read_report(transferred.folder)["model"] == str(trained.folder)
+
+    splits = transferred.source.load()
+    processor = build_processor(replace(trained.recipe, image_size=48, frame_stride=2))
+    facts = {"num_clips": 1, "inputs": ("frames", "both"), "dataset": "clips", "split": "test"}
+    evaluator = RetrievalEvaluator(splits.gallery, splits.queries, processor, **facts)
+    expected = evaluator(ViDiDiModel.from_pretrained(trained.folder)).metrics["frames"]
+    assert result["metrics"]["label"]["frames"]["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+    assert result["metrics"]["label"]["frames"]["mAP"] != trained.result()["metrics"]["label"]["frames"]["mAP"]
+
+    before = files_of(trained)
+    (transferred.folder / "result.json").unlink()
+    assert run_one(transferred)["metrics"] == result["metrics"]
+    assert files_of(trained) == before
 
 
 def test_the_untrained_arm_is_what_training_starts_from(tiny_study, tmp_path: Path) -> None:

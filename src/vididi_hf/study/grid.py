@@ -20,6 +20,8 @@ DATASETS_JSON = "datasets.json"
 # What each run gets from the grid itself.
 _NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
 AMOUNTS = ("epochs", "train_share")
+# What a data set says of its videos where encoders were pretrained on another one.
+_SHOWN = {"num_frames", "frame_stride", "image_size", "split", "leave_out"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ class StudyDataset:
         recipe: What pretraining on it needs, as fields of the recipe; `split` and `leave_out` are those of evaluation.
         probes: Columns that the encoder had better not tell, asked about beside the label.
         validation: What grids that choose hyper-parameters hold out.
+        pretrained_on: Another data set of the grid, whose encoders are evaluated on this one; by default they are
+            trained on this one.
     """
 
     dataset: str
     recipe: dict[str, Any] = field(default_factory=dict)
     probes: list[str] = field(default_factory=list)
     validation: Validation = Validation()
+    pretrained_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,16 @@ class Grid:
         for arm in self.arms.values():
             if not 0 < arm.train_share <= 1:
                 raise ValueError(f"train_share must be above 0 and at most 1, got {arm.train_share}")
-        for dataset in self.datasets.values():
+        for name, dataset in self.datasets.items():
+            if dataset.pretrained_on is not None:
+                other = self.datasets.get(dataset.pretrained_on)
+                if other is None or other.pretrained_on is not None:
+                    raise ValueError(
+                        f"dataset {name!r} is pretrained_on {dataset.pretrained_on!r}, which must be in the grid, too, "
+                        "and be pretrained on itself"
+                    )
+                if excess := sorted(set(dataset.recipe) - _SHOWN):
+                    raise ValueError(f"dataset {name!r} does not train, and sets {', '.join(excess)}")
             if not 0 < dataset.validation.share < 1:
                 raise ValueError(f"the share of a validation part must lie between 0 and 1, got {dataset.validation}")
 
@@ -142,13 +156,21 @@ class Grid:
         Raises:
             ValueError: If a recipe is impossible.
         """
-        runs: list[Run] = []
+        places: dict[str, tuple[str, Path]] = {}
         for name, dataset in self.datasets.items():
             built_in = dataset.dataset in DATASETS
             location = dataset.dataset if built_in else str(Path(data or "") / dataset.dataset)
-            folder = Path(output_dir) / (f"{name}-validation" if self.validation else name)
-            runs += self.runs_on(name, location, folder, **overrides)
-        return sorted(runs, key=lambda run: self.seeds.index(run.seed))
+            places[name] = location, Path(output_dir) / (f"{name}-validation" if self.validation else name)
+        runs = {
+            name: self.runs_on(name, *place, **overrides)
+            for name, place in places.items()
+            if self.datasets[name].pretrained_on is None
+        }
+        for name, dataset in self.datasets.items():
+            if dataset.pretrained_on is not None:
+                runs[name] = self._transferred(name, *places[name], runs[dataset.pretrained_on])
+        in_order = [run for name in self.datasets for run in runs[name]]
+        return sorted(in_order, key=lambda run: self.seeds.index(run.seed))
 
     def runs_on(
         self, name: str, location: str, output_dir: str | Path, root: str | None = None, **overrides: Any
@@ -189,6 +211,28 @@ class Grid:
                 protocol = replace(self.evaluation, probes=list(dataset.probes))
                 runs.append(Run(name, arm_name, recipe, arm.train, declared, protocol, evaluated, selections))
         return runs
+
+    def _transferred(self, name: str, location: str, folder: Path, pretrained: list[Run]) -> list[Run]:
+        """Lists the runs on a data set that evaluate the encoders of others, shown its videos as its recipe says."""
+        dataset = self.datasets[name]
+        shown = dict(dataset.recipe)
+        source = VideoSource(location, None, shown.pop("split", "train"), shown.pop("leave_out", None))
+        source, _, selections = self._choose_videos(source, dataset, Arm(), folder / "videos")
+        protocol = replace(self.evaluation, probes=list(dataset.probes))
+        return [
+            Run(
+                dataset=name,
+                arm=run.arm,
+                recipe=replace(run.recipe, **shown, output_dir=str(folder / run.folder.name)),
+                trained=run.trained,
+                declared={**run.declared, "dataset": dataset.dataset, "pretrained_on": dataset.pretrained_on},
+                protocol=protocol,
+                source=source,
+                selections=(*run.selections, *selections),
+                pretrained=run,
+            )
+            for run in pretrained
+        ]
 
     def _choose_videos(
         self, source: VideoSource, dataset: StudyDataset, arm: Arm, folder: Path

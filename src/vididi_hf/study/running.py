@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from vididi_hf.evaluation.results import METRICS_JSON, dataset_name, report_of, versions, write_report
 from vididi_hf.files import write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.loop import pretrain, save_untrained
+from vididi_hf.pretraining.loop import build_processor, pretrain, save_untrained
 from vididi_hf.pretraining.monitors import read_metrics
 from vididi_hf.pretraining.recipe import RECIPE_FILE
 from vididi_hf.study.measuring import LINEAR, Measurement, measure
@@ -35,7 +35,6 @@ from vididi_hf.study.runs import (
     Run,
     differences,
 )
-from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 LOCK = ".lock"
 
@@ -59,14 +58,17 @@ class Outcome:
     error: BaseException | None = None
 
 
-def run_one(run: Run) -> dict[str, Any]:
+def run_one(run: Run, patience: float = 0) -> dict[str, Any]:
     """Trains and evaluates one encoder, continuing or skipping what an earlier call has done.
+
+    An encoder that was pretrained on another data set is first trained, and evaluated, there.
 
     In the run's folder there are then the encoder, what pretraining writes, `metrics.json` and `linear.json` (the
     reports of the evaluators), `neighbours.json`, and `result.json`, which is written last.
 
     Args:
         run: The run; its `selections` are written already.
+        patience: How many seconds to wait for another process that is working on it; -1 is without end.
 
     Returns:
         What `result.json` holds: `dataset`, `arm`, `seed`, `configuration`, `protocol`, `metrics` by what was asked
@@ -79,7 +81,7 @@ def run_one(run: Run) -> dict[str, Any]:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder / LOCK, timeout=0):
+        with FileLock(run.folder / LOCK, timeout=patience):
             return _run_locked(run)
     except Timeout:
         raise BusyError(f"another process is working on {run.name}") from None
@@ -91,8 +93,10 @@ def _run_locked(run: Run) -> dict[str, Any]:
     (run.folder / FAILURE_JSON).unlink(missing_ok=True)
     try:
         _claim(run)
+        if run.pretrained is not None:
+            run_one(run.pretrained, patience=-1)
         # The recipe is the last file that pretraining writes.
-        if not (run.folder / RECIPE_FILE).exists():
+        elif not (run.folder / RECIPE_FILE).exists():
             (pretrain if run.trained else save_untrained)(run.recipe)
         measurement = _evaluate(run)
     except Exception as error:
@@ -133,9 +137,10 @@ def _claim(run: Run) -> None:
 def _evaluate(run: Run) -> Measurement:
     """Evaluates a finished encoder, and writes the reports."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    model: Any = ViDiDiModel.from_pretrained(run.folder)
+    encoder = (run.pretrained or run).folder
+    model: Any = ViDiDiModel.from_pretrained(encoder)
     model.to(device, memory_format=torch.channels_last_3d)
-    processor = ViDiDiVideoProcessor.from_pretrained(run.folder)
+    processor = build_processor(run.recipe)
     splits = run.source.load()
     measurement = measure(
         model,
@@ -149,7 +154,7 @@ def _evaluate(run: Run) -> Measurement:
     facts = {"random_init": not run.trained, "seed": run.seed, "source": run.source.dataset}
     files = {"retrieval": METRICS_JSON, LINEAR: f"{LINEAR}.json"}
     for name, result in measurement.results.items():
-        write_report(run.folder / files[name], report_of(result, str(run.folder), **facts))
+        write_report(run.folder / files[name], report_of(result, str(encoder), **facts))
     write_text(run.folder / NEIGHBOURS_JSON, json.dumps(measurement.neighbours))
     return measurement
 
@@ -239,7 +244,7 @@ class _Lane:
             desc=f"{run.dataset} · {run.arm} · seed {run.seed}",
             unit="epoch",
             position=self.place,
-            disable=not run.trained,
+            disable=not run.trained or run.pretrained is not None,
         )
         self.future = self._pool.submit(_run_or_exit, run)
 

@@ -50,12 +50,13 @@ class Run:
     Attributes:
         dataset: The name of its data set in the study.
         arm: The name of its arm.
-        recipe: How it is trained; `output_dir` and `seed` are its own.
+        recipe: How it is trained and shown videos; `output_dir` and `seed` are its own.
         trained: Whether it is trained at all, or evaluated as it is initialised.
         declared: What the grid says of its videos, without the place where they lie here.
         protocol: How it is evaluated.
         source: The videos that it is evaluated with.
         selections: Lists of videos that have to be written before it can begin, in this order.
+        pretrained: The run on another data set whose encoder is evaluated; by default it trains its own.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Run:
     protocol: Protocol
     source: VideoSource
     selections: tuple[Selection, ...] = ()
+    pretrained: Run | None = None
 
     @property
     def folder(self) -> Path:
