@@ -61,10 +61,6 @@ def test_margin_paired_by_seed_is_the_paired_t_test() -> None:
     [margin] = margins(scores(ours=OURS, theirs=THEIRS), [("ours", "theirs")])
     found = scipy.stats.ttest_rel(OURS, THEIRS).confidence_interval(0.95)
     assert margin.interval == pytest.approx((found.low, found.high))
-    differences = np.subtract(OURS, THEIRS)
-    assert margin.paired is not None
-    assert margin.paired.mean == pytest.approx(differences.mean())
-    assert margin.paired.deviation == pytest.approx(differences.std(ddof=1))
     assert (margin.seeds, margin.wins) == (4, 4)
 
 
@@ -83,13 +79,14 @@ def test_one_seed_has_no_deviation_and_is_not_called_clear() -> None:
     assert margin.difference == pytest.approx(0.8)
 
 
-def test_only_common_seeds_are_paired() -> None:
+def test_only_common_seeds_are_compared() -> None:
     rows = [row for row in scores(ours=OURS, theirs=THEIRS) if (row.arm, row.seed) not in {("ours", 0), ("theirs", 3)}]
     [margin] = margins(rows, [("ours", "theirs")])
     assert margin.seeds == 2
-    assert margin.paired is not None
-    assert margin.paired.mean == pytest.approx(np.mean([OURS[1] - THEIRS[1], OURS[2] - THEIRS[2]]))
-    assert margin.difference == pytest.approx(np.mean(OURS[1:]) - np.mean(THEIRS[:3]))
+    [alone] = margins(scores(ours=OURS[1:3], theirs=THEIRS[1:3]), [("ours", "theirs")])
+    assert margin == alone
+    assert margin.difference == pytest.approx(np.mean([OURS[1] - THEIRS[1], OURS[2] - THEIRS[2]]))
+    assert margins([row for row in rows if row.seed in (0, 3)], [("ours", "theirs")]) == []
 
 
 def test_arms_without_results_are_not_compared() -> None:

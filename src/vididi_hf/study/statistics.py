@@ -61,15 +61,14 @@ class Margin:
         about: The question.
         input: What the encoders were shown.
         metric: In what.
-        difference: The difference of the two means.
+        difference: The difference of the two means, over the seeds that both have, as everything here.
         deviation: √(s² + s'²) of the two sample deviations: the deviation of the difference between a run of the one
-            and a run of the other. None where either has a single seed.
+            and a run of the other. None for a single seed.
         clear: Whether the difference exceeds `CLEAR_DEVIATIONS` of these; None where they are not known.
-        seeds: The seeds that both have.
+        seeds: How many seeds both have.
         wins: With how many of them the one is above the other.
-        paired: Mean and sample deviation of the differences seed by seed, None without common seeds.
-        interval: Where the mean of the paired differences lies with `CONFIDENCE`, by Student's t; None for fewer than
-            two common seeds.
+        interval: Where the mean of the differences seed by seed lies with `CONFIDENCE`, by Student's t; None for a
+            single seed.
     """
 
     dataset: str
@@ -83,7 +82,6 @@ class Margin:
     clear: bool | None
     seeds: int
     wins: int
-    paired: Spread | None
     interval: tuple[float, float] | None
 
 
@@ -125,7 +123,7 @@ def summarise(scores: Iterable[Score]) -> list[Summary]:
 
 
 def margins(scores: Iterable[Score], comparisons: Iterable[Sequence[str]]) -> list[Margin]:
-    """Compares arms on every data set, in every metric, for every question and input that both have.
+    """Compares arms on every data set, in every metric, for every question, input and seed that both have.
 
     Args:
         scores: The numbers of all runs.
@@ -150,30 +148,30 @@ def margins(scores: Iterable[Score], comparisons: Iterable[Sequence[str]]) -> li
     found = []
     for arm, against in comparisons:
         for key, ours in by_arm.get(arm, {}).items():
-            if (theirs := by_arm.get(against, {}).get(key)) is not None:
+            theirs = by_arm.get(against, {}).get(key, {})
+            if common := [(value, theirs[seed]) for seed, value in ours.items() if seed in theirs]:
                 dataset, about, shown, metric = key
-                found.append(_margin((dataset, arm, against, about, shown, metric), ours, theirs))
+                found.append(_margin((dataset, arm, against, about, shown, metric), common))
     return found
 
 
-def _margin(key: tuple[str, str, str, str, str, str], ours: dict[int, float], theirs: dict[int, float]) -> Margin:
-    one, other = spread(list(ours.values())), spread(list(theirs.values()))
+def _margin(key: tuple[str, str, str, str, str, str], pairs: Sequence[tuple[float, float]]) -> Margin:
+    one, other = (spread(values) for values in zip(*pairs))
     difference = one.mean - other.mean
     deviation: float | None = None
     clear: bool | None = None
     if one.deviation is not None and other.deviation is not None:
         deviation = math.hypot(one.deviation, other.deviation)
         clear = abs(difference) > CLEAR_DEVIATIONS * deviation
-    paired = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    differences = [ours - theirs for ours, theirs in pairs]
     return Margin(
         *key,
         difference=difference,
         deviation=deviation,
         clear=clear,
-        seeds=len(paired),
-        wins=sum(value > 0 for value in paired),
-        paired=spread(paired) if paired else None,
-        interval=mean_interval(paired) if len(paired) > 1 else None,
+        seeds=len(pairs),
+        wins=sum(value > 0 for value in differences),
+        interval=mean_interval(differences) if len(pairs) > 1 else None,
     )
 
 
