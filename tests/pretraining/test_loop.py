@@ -172,7 +172,7 @@ def test_each_epoch_writes_one_row(whole_runs: Callable[[str], Path]) -> None:
         rows = read_metrics(whole_runs(objective))
         assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, STEPS), (2, TOTAL)]
         for row in rows:
-            measured = {f"{name}/" for name in ("rank_me", "deviation", "participation", "alignment", "uniformity")}
+            measured = {f"{name}/" for name in ("rank_me", "deviation", "alignment", "uniformity")}
             assert {name[:-2] for name in row if "/" in name} == measured
             assert {name for name in row if "/" not in name} == names | {
                 *("epoch", "total_steps", "loss", "learning_rate", "videos_per_second")

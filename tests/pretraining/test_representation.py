@@ -82,7 +82,7 @@ def test_the_participation_ratio_is_that_of_the_eigenvalues_of_the_covariance(sh
 
 
 def test_a_batch_is_described_view_by_view() -> None:
-    features, embeddings = random(10, 2, 6), random(10, 2, 4, seed=1)
+    features, embeddings = random(10, 2, 6), random(10, 2, 8, seed=1)
     values = describe_representation(features.requires_grad_(), embeddings.to(torch.float32))
     assert values["rank_me"].item() == pytest.approx(rank_me(features.reshape(20, 6)).item())
     assert values["alignment"].item() == pytest.approx(alignment(embeddings[:, 0], embeddings[:, 1]).item(), rel=1e-5)
@@ -94,6 +94,8 @@ def test_a_batch_is_described_view_by_view() -> None:
         expected = (measure(embeddings[:, 0]) + measure(embeddings[:, 1])).item() / 2
         assert values[name].item() == pytest.approx(expected, rel=1e-5)
     assert not any(value.requires_grad for value in values.values())
+    for too_few in (embeddings[:7], embeddings[..., :7]):
+        assert "participation" not in describe_representation(features[: len(too_few)], too_few)
 
 
 def test_collapse_is_named_and_health_is_not() -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 _SMALLEST_DEVIATION = 0.05
 _SMALLEST_RANK = 1.1
 _SMALLEST_PARTICIPATION = 1.5
+# Fewer rows or dimensions leave too few directions to be shared: two rows always lie on one line.
+_FEWEST_DIRECTIONS = 8
 
 
 def rank_me(features: Tensor) -> Tensor:
@@ -128,22 +130,24 @@ def describe_representation(features: Tensor, embeddings: Tensor) -> dict[str, T
 
     Returns:
         Scalars on the CPU: `rank_me` of the features of both views together, and of the embeddings `deviation`,
-        `participation` and `uniformity` (means over the views) and `alignment`.
+        `uniformity` and, from 8 videos and dimensions on, `participation` (means over the views), and `alignment`.
 
     Example:
-        >>> sorted(describe_representation(torch.randn(8, 2, 16), torch.randn(8, 2, 4)))
+        >>> sorted(describe_representation(torch.randn(8, 2, 16), torch.randn(8, 2, 8)))
         ['alignment', 'deviation', 'participation', 'rank_me', 'uniformity']
     """
     # Tiny problems, for which a CPU is fast; in double, since singular values of half precision mean little.
     features, embeddings = features.detach().cpu().double(), embeddings.detach().cpu().double()
     views = embeddings.unbind(dim=1)
-    return {
+    values = {
         "rank_me": rank_me(features.flatten(0, 1)),
         "deviation": torch.stack([relative_deviation(view) for view in views]).mean(),
-        "participation": torch.stack([participation_ratio(view) for view in views]).mean(),
         "alignment": alignment(*views),
         "uniformity": torch.stack([uniformity(view) for view in views]).mean(),
     }
+    if min(views[0].shape) >= _FEWEST_DIRECTIONS:
+        values["participation"] = torch.stack([participation_ratio(view) for view in views]).mean()
+    return values
 
 
 def signs_of_collapse(values: dict[str, Tensor]) -> dict[str, str]:
@@ -156,8 +160,7 @@ def signs_of_collapse(values: dict[str, Tensor]) -> dict[str, str]:
         By the name of a value the words for it; empty if nothing is wrong.
 
     Example:
-        >>> values = {"rank_me": 1.02, "deviation": 0.4, "participation": 3.0}
-        >>> signs_of_collapse({name: torch.tensor(value) for name, value in values.items()})
+        >>> signs_of_collapse({"rank_me": torch.tensor(1.02), "deviation": torch.tensor(0.4)})
         {'rank_me': 'the features lie on one line (rank_me 1.02 is below 1.1)'}
     """
     words = {
@@ -168,5 +171,5 @@ def signs_of_collapse(values: dict[str, Tensor]) -> dict[str, str]:
     return {
         name: f"{meaning} ({name} {values[name].item():.3g} is below {limit})"
         for name, (meaning, limit) in words.items()
-        if values[name].item() < limit
+        if name in values and values[name].item() < limit
     }
