@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -139,14 +141,18 @@ def describe_representation(features: Tensor, embeddings: Tensor) -> dict[str, T
     # Tiny problems, for which a CPU is fast; in double, since singular values of half precision mean little.
     features, embeddings = features.detach().cpu().double(), embeddings.detach().cpu().double()
     views = embeddings.unbind(dim=1)
+
+    def over_views(measure: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([measure(view) for view in views]).mean()
+
     values = {
         "rank_me": rank_me(features.flatten(0, 1)),
-        "deviation": torch.stack([relative_deviation(view) for view in views]).mean(),
+        "deviation": over_views(relative_deviation),
         "alignment": alignment(*views),
-        "uniformity": torch.stack([uniformity(view) for view in views]).mean(),
+        "uniformity": over_views(uniformity),
     }
     if min(views[0].shape) >= _FEWEST_DIRECTIONS:
-        values["participation"] = torch.stack([participation_ratio(view) for view in views]).mean()
+        values["participation"] = over_views(participation_ratio)
     return values
 
 
