@@ -83,13 +83,15 @@ def test_encoders_of_one_data_set_are_evaluated_on_another(tiny_study, tmp_path:
         assert [selection.path for selection in transferred.selections] == [trained.selections[0].path, own]
         assert transferred.configuration()["pretrained_on"] == "clips"
     assert not any("pretrained_on" in run.configuration() for run in runs[3:])
+    # Where encoders come from need not be evaluated on.
+    assert tiny_study.plan(tmp_path, datasets=["others"], validation=True) == runs[:3]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pretrained_on": "clips"}, "dataset 'others' is pretrained_on 'clips', which must be in the grid, too"),
-        ({"pretrained_on": "others"}, "which must be in the grid, too, and be pretrained on itself"),
+        ({"pretrained_on": "nowhere"}, "dataset 'others' is pretrained_on 'nowhere', which must be declared, too"),
+        ({"pretrained_on": "others"}, "which must be declared, too, and be pretrained on itself"),
     ],
 )
 def test_where_encoders_come_from_has_to_be_declared(tiny_study, fields: dict, message: str) -> None:

@@ -48,8 +48,8 @@ class StudyDataset:
         recipe: What pretraining on it needs, as fields of the recipe; `split` and `leave_out` are those of evaluation.
         probes: Columns that the encoder had better not tell, asked about beside the label.
         validation: What grids that choose hyper-parameters hold out.
-        pretrained_on: Another data set of the grid, whose encoders are evaluated on this one; by default they are
-            trained on this one.
+        pretrained_on: Another data set, whose encoders are evaluated on this one; by default they are trained on this
+            one.
     """
 
     dataset: str
@@ -82,7 +82,7 @@ class Grid:
 
     Attributes:
         about: What it is about, in a sentence.
-        datasets: By name.
+        datasets: By name, those that encoders are evaluated on.
         arms: By name, in the order of the tables.
         seeds: The seeds of each arm; arms of one seed share their initial weights and their order of videos.
         recipe: Fields of the recipe that all arms share. Weakest first: the data set's, these, the arm's.
@@ -90,6 +90,7 @@ class Grid:
         comparisons: Pairs of arms, the second of which is subtracted from the first.
         validation: Whether a part of the training split is asked about instead of the test split.
         amount: What the series of a curve vary, one of `AMOUNTS`; None where there is no curve.
+        sources: By name, the data sets that others are `pretrained_on`.
 
     Raises:
         ValueError: If something is declared that does not exist or cannot be; the message names it.
@@ -104,6 +105,7 @@ class Grid:
     comparisons: list[tuple[str, str]] = field(default_factory=list)
     validation: bool = False
     amount: str | None = None
+    sources: dict[str, StudyDataset] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.datasets or not self.arms or not self.seeds:
@@ -122,7 +124,7 @@ class Grid:
         check_inputs(self.evaluation.inputs, tuple(INPUTS))
         for where, recipe in (
             ("recipe", self.recipe),
-            *((f"dataset {name!r}", dataset.recipe) for name, dataset in self.datasets.items()),
+            *((f"dataset {name!r}", dataset.recipe) for name, dataset in {**self.sources, **self.datasets}.items()),
             *((f"arm {name!r}", arm.recipe) for name, arm in self.arms.items()),
         ):
             known = {field.name for field in fields(PretrainingRecipe)} - _NOT_DECLARED
@@ -133,10 +135,10 @@ class Grid:
                 raise ValueError(f"train_share must be above 0 and at most 1, got {arm.train_share}")
         for name, dataset in self.datasets.items():
             if dataset.pretrained_on is not None:
-                other = self.datasets.get(dataset.pretrained_on)
-                if other is None or other.pretrained_on is not None:
+                source = self.sources.get(dataset.pretrained_on)
+                if source is None or source.pretrained_on is not None:
                     raise ValueError(
-                        f"dataset {name!r} is pretrained_on {dataset.pretrained_on!r}, which must be in the grid, too, "
+                        f"dataset {name!r} is pretrained_on {dataset.pretrained_on!r}, which must be declared, too, "
                         "and be pretrained on itself"
                     )
                 if excess := sorted(set(dataset.recipe) - _SHOWN):
@@ -156,21 +158,21 @@ class Grid:
         Raises:
             ValueError: If a recipe is impossible.
         """
-        places: dict[str, tuple[str, Path]] = {}
-        for name, dataset in self.datasets.items():
+
+        def place(name: str, dataset: StudyDataset) -> tuple[str, Path]:
             built_in = dataset.dataset in DATASETS
             location = dataset.dataset if built_in else str(Path(data or "") / dataset.dataset)
-            places[name] = location, Path(output_dir) / (f"{name}-validation" if self.validation else name)
-        runs = {
-            name: self.runs_on(name, *place, **overrides)
-            for name, place in places.items()
-            if self.datasets[name].pretrained_on is None
-        }
+            return location, Path(output_dir) / (f"{name}-validation" if self.validation else name)
+
+        runs: list[Run] = []
         for name, dataset in self.datasets.items():
-            if dataset.pretrained_on is not None:
-                runs[name] = self._transferred(name, *places[name], runs[dataset.pretrained_on])
-        in_order = [run for name in self.datasets for run in runs[name]]
-        return sorted(in_order, key=lambda run: self.seeds.index(run.seed))
+            if dataset.pretrained_on is None:
+                runs += self.runs_on(name, *place(name, dataset), **overrides)
+            else:
+                source = self.sources[dataset.pretrained_on]
+                pretrained = self.runs_on(dataset.pretrained_on, *place(dataset.pretrained_on, source), **overrides)
+                runs += self._transferred(name, *place(name, dataset), pretrained)
+        return sorted(runs, key=lambda run: self.seeds.index(run.seed))
 
     def runs_on(
         self, name: str, location: str, output_dir: str | Path, root: str | None = None, **overrides: Any
@@ -178,13 +180,13 @@ class Grid:
         """Lists the runs on one data set, seed by seed.
 
         Args:
-            name: Which of `datasets`.
+            name: Which of `datasets` or `sources`.
             location: Where it lies, as for `load_video_dataset`.
             output_dir: Each run gets the folder `<arm>-seed<seed>` in it.
             root: Where a built-in set lies.
             **overrides: As for `plan`.
         """
-        dataset, folder = self.datasets[name], Path(output_dir)
+        dataset, folder = {**self.sources, **self.datasets}[name], Path(output_dir)
         shared = {**dataset.recipe, **self.recipe, **overrides, "dataset": location, "dataset_root": root}
         runs = []
         for seed in self.seeds:
@@ -264,6 +266,8 @@ def slug(name: str) -> str:
 def read_grid(path: str | Path) -> Grid:
     """Reads a grid, a JSON object of the fields of `Grid`, whose `datasets` are names of those in `datasets.json`.
 
+    What these are `pretrained_on` is looked up there, too, and need not be among them: it becomes `sources`.
+
     Args:
         path: The file; `datasets.json` lies beside it.
 
@@ -278,7 +282,10 @@ def read_grid(path: str | Path) -> Grid:
         if not isinstance(names, list) or (unknown := [name for name in names if name not in known]):
             listed = ", ".join(map(str, unknown)) if isinstance(names, list) else names
             raise ValueError(f"datasets names {listed}, and {DATASETS_JSON} has {', '.join(known)}")
-        values["datasets"] = {name: _dataset(known[name], f"dataset {name!r}") for name in names}
+        datasets = {name: _dataset(known[name], f"dataset {name!r}") for name in names}
+        pretrained_on = [dataset.pretrained_on for dataset in datasets.values() if dataset.pretrained_on in known]
+        values["datasets"] = datasets
+        values["sources"] = {name: _dataset(known[name], f"dataset {name!r}") for name in pretrained_on}
         arms = values.get("arms", {})
         values["arms"] = {name: _build(Arm, arm, f"arm {name!r}") for name, arm in arms.items()}
         values["comparisons"] = [tuple(pair) for pair in values.get("comparisons", [])]

@@ -221,7 +221,7 @@ def prepare(runs: Sequence[Run]) -> None:
     """Makes or downloads the data sets, and writes the selections, before several processes want them."""
     for selection in dict.fromkeys(selection for run in runs for selection in run.selections):
         selection.write()
-    for source in dict.fromkeys(run.source for run in runs):
+    for source in dict.fromkeys(each.source for run in runs for each in (run, run.pretrained) if each is not None):
         source.load()
 
 
@@ -244,14 +244,14 @@ class _Lane:
             desc=f"{run.dataset} · {run.arm} · seed {run.seed}",
             unit="epoch",
             position=self.place,
-            disable=not run.trained or run.pretrained is not None,
+            disable=not run.trained,
         )
         self.future = self._pool.submit(_run_or_exit, run)
 
     def show_progress(self) -> None:
         if self.future is None:
             return
-        rows = read_metrics(self.run.folder)
+        rows = read_metrics((self.run.pretrained or self.run).folder)
         if rows and rows[-1]["epoch"] > self.bar.n:
             latest = {key: rows[-1][key] for key in ("loss", "videos_per_second")}
             recalls = [row["R@1"] for row in rows if "R@1" in row]
