@@ -70,7 +70,6 @@ def test_an_encoder_is_shown_the_videos_of_another_data_set_as_that_says(tiny_st
     assert trained is not None
     result = run_one(transferred)
     assert (result["dataset"], result["arm"]) == ("larger", "VICReg + ViDiDi")
-    assert trained.result() is not None
     assert transferred.result() == result
     assert not (transferred.folder / "model.safetensors").exists()
     assert read_report(transferred.folder)["model"] == str(trained.folder)
@@ -81,9 +80,8 @@ def test_an_encoder_is_shown_the_videos_of_another_data_set_as_that_says(tiny_st
     evaluator = RetrievalEvaluator(splits.gallery, splits.queries, processor, **facts)
     expected = evaluator(ViDiDiModel.from_pretrained(trained.folder)).metrics["frames"]
     assert result["metrics"]["label"]["frames"]["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
-    assert result["metrics"]["label"]["frames"]["mAP"] != trained.result()["metrics"]["label"]["frames"]["mAP"]
-
     before = files_of(trained)
+    assert "result.json" not in before
     (transferred.folder / "result.json").unlink()
     assert run_one(transferred)["metrics"] == result["metrics"]
     assert files_of(trained) == before

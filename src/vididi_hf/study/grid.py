@@ -13,6 +13,7 @@ from vididi_hf.evaluation.inputs import INPUTS, check_inputs
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.study.runs import Protocol, Run
 from vididi_hf.study.selection import Selection, VideoSource
+from vididi_hf.study.tasks import check_tasks
 
 DATASETS_JSON = "datasets.json"
 """The data sets of all grids in a folder."""
@@ -50,6 +51,7 @@ class StudyDataset:
         validation: What grids that choose hyper-parameters hold out.
         pretrained_on: Another data set, whose encoders are evaluated on this one; by default they are trained on this
             one.
+        root: Where a built-in set lies, below the folder of the data.
     """
 
     dataset: str
@@ -57,6 +59,7 @@ class StudyDataset:
     probes: list[str] = field(default_factory=list)
     validation: Validation = Validation()
     pretrained_on: str | None = None
+    root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Grid:
         if self.amount is not None and self.amount not in AMOUNTS:
             raise ValueError(f"amount must be one of {', '.join(AMOUNTS)}, got {self.amount!r}")
         check_inputs(self.evaluation.inputs, tuple(INPUTS))
+        check_tasks(self.evaluation)
         for where, recipe in (
             ("recipe", self.recipe),
             *((f"dataset {name!r}", dataset.recipe) for name, dataset in {**self.sources, **self.datasets}.items()),
@@ -143,6 +147,8 @@ class Grid:
                     )
                 if excess := sorted(set(dataset.recipe) - _SHOWN):
                     raise ValueError(f"dataset {name!r} does not train, and sets {', '.join(excess)}")
+            if dataset.recipe.get("leave_out") is not None and self.evaluation.trains:
+                raise ValueError(f"dataset {name!r} has no split of its own to test on after training with labels")
             if not 0 < dataset.validation.share < 1:
                 raise ValueError(f"the share of a validation part must lie between 0 and 1, got {dataset.validation}")
 
@@ -159,10 +165,11 @@ class Grid:
             ValueError: If a recipe is impossible.
         """
 
-        def place(name: str, dataset: StudyDataset) -> tuple[str, Path]:
+        def place(name: str, dataset: StudyDataset) -> tuple[str, Path, str | None]:
             built_in = dataset.dataset in DATASETS
             location = dataset.dataset if built_in else str(Path(data or "") / dataset.dataset)
-            return location, Path(output_dir) / (f"{name}-validation" if self.validation else name)
+            root = None if dataset.root is None else str(Path(data or "") / dataset.root)
+            return location, Path(output_dir) / (f"{name}-validation" if self.validation else name), root
 
         runs: list[Run] = []
         for name, dataset in self.datasets.items():
@@ -214,11 +221,13 @@ class Grid:
                 runs.append(Run(name, arm_name, recipe, arm.train, declared, protocol, evaluated, selections))
         return runs
 
-    def _transferred(self, name: str, location: str, folder: Path, pretrained: list[Run]) -> list[Run]:
+    def _transferred(
+        self, name: str, location: str, folder: Path, root: str | None, pretrained: list[Run]
+    ) -> list[Run]:
         """Lists the runs on a data set that evaluate the encoders of others, shown its videos as its recipe says."""
         dataset = self.datasets[name]
         shown = dict(dataset.recipe)
-        source = VideoSource(location, None, shown.pop("split", "train"), shown.pop("leave_out", None))
+        source = VideoSource(location, root, shown.pop("split", "train"), shown.pop("leave_out", None))
         source, _, selections = self._choose_videos(source, dataset, Arm(), folder / "videos")
         protocol = replace(self.evaluation, probes=list(dataset.probes))
         return [

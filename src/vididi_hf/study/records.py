@@ -60,7 +60,7 @@ class Records:
         """Whether a run has a result here, of its very configuration and protocol."""
         if (run.dataset, run.arm, run.seed) not in self.runs:
             return False
-        same = self.protocols[run.dataset] == asdict(run.protocol)
+        same = run.protocol.agrees_with(self.protocols[run.dataset])
         return same and not differences(self.configurations[run.dataset][run.arm], run.configuration())
 
     def add(self, result: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from vididi_hf.files import write_text
 from vididi_hf.study.measuring import LABEL
 from vididi_hf.study.records import Records
 from vididi_hf.study.statistics import Margin, Spread, Summary, margins, summarise
+from vididi_hf.study.tasks import TASKS
 
-METRICS = ("R@1", "R@5", "20-NN", "linear")
+METRICS = ("R@1", "R@5", "20-NN", "linear", *(task.column for task in TASKS.values()))
 """What tables show of the label."""
 PROBE_METRICS = ("R@1", "20-NN", "linear")
 MOST_CURVES = 6

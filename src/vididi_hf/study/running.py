@@ -26,7 +26,7 @@ from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.loop import build_processor, pretrain, save_untrained
 from vididi_hf.pretraining.monitors import read_metrics
 from vididi_hf.pretraining.recipe import RECIPE_FILE
-from vididi_hf.study.measuring import LINEAR, Measurement, measure
+from vididi_hf.study.measuring import LABEL, LINEAR, Measurement, measure
 from vididi_hf.study.runs import (
     CONFIGURATION_JSON,
     FAILURE_JSON,
@@ -35,6 +35,7 @@ from vididi_hf.study.runs import (
     Run,
     differences,
 )
+from vididi_hf.study.tasks import train_tasks
 
 LOCK = ".lock"
 
@@ -58,30 +59,29 @@ class Outcome:
     error: BaseException | None = None
 
 
-def run_one(run: Run, patience: float = 0) -> dict[str, Any]:
+def run_one(run: Run) -> dict[str, Any]:
     """Trains and evaluates one encoder, continuing or skipping what an earlier call has done.
 
-    An encoder that was pretrained on another data set is first trained, and evaluated, there.
+    An encoder that is pretrained on another data set is trained in the folder of that run, and not evaluated there.
 
     In the run's folder there are then the encoder, what pretraining writes, `metrics.json` and `linear.json` (the
     reports of the evaluators), `neighbours.json`, and `result.json`, which is written last.
 
     Args:
         run: The run; its `selections` are written already.
-        patience: How many seconds to wait for another process that is working on it; -1 is without end.
 
     Returns:
         What `result.json` holds: `dataset`, `arm`, `seed`, `configuration`, `protocol`, `metrics` by what was asked
         about and by input, R@1 by `chance`, the `curve` of pretraining, `versions`.
 
     Raises:
-        BusyError: If another process is working on it.
+        BusyError: If another process is working on it. One that trains the encoder on another data set is waited for.
         ValueError: If the folder holds a run of another configuration.
         Exception: Whatever training or evaluation raises; it is written to `failure.json`.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder / LOCK, timeout=patience):
+        with FileLock(run.folder / LOCK, timeout=0):
             return _run_locked(run)
     except Timeout:
         raise BusyError(f"another process is working on {run.name}") from None
@@ -93,11 +93,13 @@ def _run_locked(run: Run) -> dict[str, Any]:
     (run.folder / FAILURE_JSON).unlink(missing_ok=True)
     try:
         _claim(run)
-        if run.pretrained is not None:
-            run_one(run.pretrained, patience=-1)
-        # The recipe is the last file that pretraining writes.
-        elif not (run.folder / RECIPE_FILE).exists():
-            (pretrain if run.trained else save_untrained)(run.recipe)
+        if run.pretrained is None:
+            _train(run)
+        else:
+            run.pretrained.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(run.pretrained.folder / LOCK):
+                _claim(run.pretrained)
+                _train(run.pretrained)
         measurement = _evaluate(run)
     except Exception as error:
         failure = {"error": describe(error), "traceback": traceback.format_exc()}
@@ -134,8 +136,14 @@ def _claim(run: Run) -> None:
         )
 
 
+def _train(run: Run) -> None:
+    # The recipe is the last file that pretraining writes.
+    if not (run.folder / RECIPE_FILE).exists():
+        (pretrain if run.trained else save_untrained)(run.recipe)
+
+
 def _evaluate(run: Run) -> Measurement:
-    """Evaluates a finished encoder, and writes the reports."""
+    """Evaluates a finished encoder, frozen and then trained for tasks, and writes the reports."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     encoder = (run.pretrained or run).folder
     model: Any = ViDiDiModel.from_pretrained(encoder)
@@ -156,6 +164,8 @@ def _evaluate(run: Run) -> Measurement:
     for name, result in measurement.results.items():
         write_report(run.folder / files[name], report_of(result, str(encoder), **facts))
     write_text(run.folder / NEIGHBOURS_JSON, json.dumps(measurement.neighbours))
+    for shown, numbers in train_tasks(run, encoder).items():
+        measurement.metrics[LABEL].setdefault(shown, {}).update(numbers)
     return measurement
 
 

@@ -35,12 +35,25 @@ class Protocol:
         num_clips: Clips per video, whose features are averaged.
         linear: Whether linear probes are fitted.
         probes: Columns that are asked about beside the label.
+        recognition: Fields of `FinetuningRecipe` by which encoders are then fine-tuned to tell the label; None: not.
+        detection: Fields of `DetectionRecipe` by which they are trained to detect actions; None: not.
     """
 
     inputs: list[str] = field(default_factory=lambda: list(INPUTS))
     num_clips: int = 10
     linear: bool = True
     probes: list[str] = field(default_factory=list)
+    recognition: dict[str, Any] | None = None
+    detection: dict[str, Any] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether encoders are trained with labels, beside being evaluated frozen."""
+        return self.recognition is not None or self.detection is not None
+
+    def agrees_with(self, found: dict[str, Any]) -> bool:
+        """Whether this is a protocol that was written down; a field that it did not have yet counts as its default."""
+        return {**asdict(Protocol()), **found} == asdict(self)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """Returns what an earlier call has measured, if it is finished and was the run that this is."""
         found = self.read(RESULT_JSON)
-        if found is None or found["protocol"] != asdict(self.protocol):
+        if found is None or not self.protocol.agrees_with(found["protocol"]):
             return None
         return None if differences(found["configuration"], self.configuration()) else found
 
