@@ -6,28 +6,23 @@ its augmentation depend on nothing else. The number of workers, a restart, the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
-from vididi_hf.data.seeding import seeded_generator, seeded_random
+from vididi_hf.data.epochs import EpochBatches, EpochLoader, SampleKey
+from vididi_hf.data.seeding import seeded_random
 from vididi_hf.data.substitutes import make_or_replace
-from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
-
-Batch = TypeVar("Batch")
-
-SampleKey = tuple[int, int]
-"""(epoch, index of the row): all that a worker needs to know to make a training sample."""
 
 
 class ClipBatch(TypedDict):
@@ -183,115 +178,6 @@ def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
         "sources": [sample["source"] for sample in samples],
         "broken": broken,
     }
-
-
-class EpochBatches(Sampler[list[SampleKey]]):
-    """Batches of sample keys for one rank, in an order that is a pure function of (seed, epoch).
-
-    Every video comes once an epoch; where the last global batch would be short, it is filled up from the beginning of
-    the same epoch's order, so that batches are equal and no video is left out.
-
-    Args:
-        num_samples: The number of videos.
-        batch_size: Videos per batch of *one* rank.
-        seed: The seed of the order.
-        rank: This process.
-        world_size: All processes.
-
-    Raises:
-        ValueError: If there are fewer videos than one global batch needs.
-    """
-
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1):
-        if num_samples < batch_size * world_size:
-            raise ValueError(
-                f"the data set has {num_samples} videos, fewer than one global batch: "
-                f"batch_size {batch_size} × {world_size} processes; lower batch_size"
-            )
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_step = 0
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Chooses the epoch, and the step to start at, of the next iteration."""
-        self.epoch, self.first_step = epoch, first_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch, wherever iteration starts."""
-        return -(-self.num_samples // (self.batch_size * self.world_size))
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch - self.first_step
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = torch.randperm(self.num_samples, generator=seeded_generator("order", self.seed, self.epoch))
-        global_batch = self.batch_size * self.world_size
-        order = torch.cat([order, order[: self.steps_per_epoch * global_batch - self.num_samples]])
-        for step in range(self.first_step, self.steps_per_epoch):
-            first = step * global_batch + self.rank * self.batch_size
-            yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
-
-
-class EpochSampler(Protocol):
-    """What says which samples, or which batches, an epoch has."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Chooses the epoch, and the step to start at, of the next iteration."""
-
-
-class EpochLoader(Generic[Batch]):
-    """Yields the batches of one epoch, from any step on.
-
-    Args:
-        samples: What is loaded.
-        batches: Their order; also given to the `DataLoader`, by one of `how`.
-        collate: Makes a batch of samples.
-        num_workers: Worker processes; 0 loads in this process.
-        pin_memory: Put batches in page-locked memory, from which a GPU copies while it computes.
-        **how: Further arguments of the `DataLoader`.
-    """
-
-    def __init__(
-        self,
-        samples: Dataset,
-        batches: EpochSampler,
-        collate: Callable[[Any], Batch],
-        *,
-        num_workers: int,
-        pin_memory: bool,
-        **how: Any,
-    ):
-        self.batches = batches
-        self._loader = DataLoader(
-            samples,
-            collate_fn=collate,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=leave_process_group,
-            # No draw depends on torch's global generator; an own one keeps iteration from advancing it.
-            generator=torch.Generator(),
-            **how,
-        )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Iterates over the batches of an epoch, from `first_step` on."""
-        self.batches.set_epoch(epoch, first_step)
-        return iter(self._loader)
 
 
 class ClipLoader(EpochLoader[ClipBatch]):

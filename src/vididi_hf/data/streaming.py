@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.loading import ClipBatch, ClipMaker, EpochLoader, collate_clips
+from vididi_hf.data.epochs import EpochLoader, EpochSampler
+from vididi_hf.data.loading import ClipBatch, ClipMaker, collate_clips
 from vididi_hf.data.parquet_videos import ParquetVideos
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.data.substitutes import SUBSTITUTES, make_or_replace
@@ -80,21 +81,16 @@ class StreamedClips(Dataset):
         return make_or_replace(make, index, list(batch.videos), self.make_clips.seed, batch.epoch)
 
 
-class StreamedBatches(Sampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos, in an order that is a pure function of (seed, epoch).
-
-    Every video comes once an epoch; where the last global batch would be short, it is filled up from the beginning of
-    the same epoch's order, so that all processes have equally many equal batches and no video is left out.
+class StreamedBatches(EpochSampler[StreamedBatch]):
+    """The batches of one rank with the bytes of their videos.
 
     Args:
         videos: The shards.
         batch_size: Videos per batch of *one* rank.
-        seed: The seed of the order.
-        rank: This process.
-        world_size: All processes.
         shuffle_window: How far, in videos, two can lie apart in the shards' (random) order and still change places. As
             many videos are held in memory at most, beside the rest of their row groups.
         num_threads: Row groups that are fetched at the same time.
+        **of_the_rank: `seed`, `rank` and `world_size`, as for `EpochSampler`.
 
     Raises:
         ValueError: If there are fewer videos than one global batch needs, or the window is not positive.
@@ -105,40 +101,16 @@ class StreamedBatches(Sampler[StreamedBatch]):
         videos: ParquetVideos,
         batch_size: int,
         *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         shuffle_window: int = 1024,
         num_threads: int = 4,
+        **of_the_rank: int,
     ):
-        if len(videos) < batch_size * world_size:
-            raise ValueError(
-                f"the data set has {len(videos)} videos, fewer than one global batch: "
-                f"batch_size {batch_size} × {world_size} processes; lower batch_size"
-            )
+        super().__init__(len(videos), batch_size, **of_the_rank)
         if shuffle_window < 1:
             raise ValueError(f"shuffle_window must be at least 1, got {shuffle_window}")
         self.videos = videos
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.shuffle_window = shuffle_window
         self.num_threads = num_threads
-        self.epoch = 0
-        self.first_step = 0
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Chooses the epoch, and the step to start at, of the next iteration."""
-        self.epoch, self.first_step = epoch, first_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch, wherever iteration starts."""
-        return -(-len(self.videos) // (self.batch_size * self.world_size))
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch - self.first_step
 
     def order(self, epoch: int) -> Tensor:
         """Returns the numbers of this rank's videos in an epoch, in order: int64 (steps_per_epoch · batch_size,)."""
