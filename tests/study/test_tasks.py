@@ -61,9 +61,7 @@ def test_a_classifier_is_trained_on_the_encoder_and_its_accuracy_stands_among_th
 
 
 def test_a_detector_is_trained_where_the_set_lies(tiny_study, boxes_root: Path, tmp_path: Path) -> None:
-    path = tiny_study.path.with_name("datasets.json")
-    with_boxes = {"dataset": "jhmdb", "root": str(boxes_root), "pretrained_on": "clips"}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "boxes": with_boxes}))
+    tiny_study.add_dataset("boxes", dataset="jhmdb", root=str(boxes_root), pretrained_on="clips")
     run = tiny_study.plan(tmp_path / "out", datasets=["boxes"], evaluation={**EVALUATION, "detection": DETECTION})[0]
     result = run_one(run)
     report = read_report(run.folder / "detection")

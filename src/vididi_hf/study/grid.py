@@ -147,7 +147,7 @@ class Grid:
                     )
                 if excess := sorted(set(dataset.recipe) - _SHOWN):
                     raise ValueError(f"dataset {name!r} does not train, and sets {', '.join(excess)}")
-            if dataset.recipe.get("leave_out") is not None and self.evaluation.trains:
+            if dataset.recipe.get("leave_out") is not None and self.evaluation.tasks:
                 raise ValueError(f"dataset {name!r} has no split of its own to test on after training with labels")
             if not 0 < dataset.validation.share < 1:
                 raise ValueError(f"the share of a validation part must lie between 0 and 1, got {dataset.validation}")

@@ -145,7 +145,7 @@ def _train(run: Run) -> None:
 def _evaluate(run: Run) -> Measurement:
     """Evaluates a finished encoder, frozen and then trained for tasks, and writes the reports."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    encoder = (run.pretrained or run).folder
+    encoder = run.trainer.folder
     model: Any = ViDiDiModel.from_pretrained(encoder)
     model.to(device, memory_format=torch.channels_last_3d)
     processor = build_processor(run.recipe)
@@ -231,7 +231,7 @@ def prepare(runs: Sequence[Run]) -> None:
     """Makes or downloads the data sets, and writes the selections, before several processes want them."""
     for selection in dict.fromkeys(selection for run in runs for selection in run.selections):
         selection.write()
-    for source in dict.fromkeys(each.source for run in runs for each in (run, run.pretrained) if each is not None):
+    for source in dict.fromkeys(each.source for run in runs for each in (run, run.trainer)):
         source.load()
 
 
@@ -261,7 +261,7 @@ class _Lane:
     def show_progress(self) -> None:
         if self.future is None:
             return
-        rows = read_metrics((self.run.pretrained or self.run).folder)
+        rows = read_metrics(self.run.trainer.folder)
         if rows and rows[-1]["epoch"] > self.bar.n:
             latest = {key: rows[-1][key] for key in ("loss", "videos_per_second")}
             recalls = [row["R@1"] for row in rows if "R@1" in row]

@@ -47,9 +47,10 @@ class Protocol:
     detection: dict[str, Any] | None = None
 
     @property
-    def trains(self) -> bool:
-        """Whether encoders are trained with labels, beside being evaluated frozen."""
-        return self.recognition is not None or self.detection is not None
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The recipes of what encoders are trained for with labels, by the name of the field."""
+        recipes = {"recognition": self.recognition, "detection": self.detection}
+        return {name: recipe for name, recipe in recipes.items() if recipe is not None}
 
     def agrees_with(self, found: dict[str, Any]) -> bool:
         """Whether this is a protocol that was written down; a field that it did not have yet counts as its default."""
@@ -81,6 +82,11 @@ class Run:
     source: VideoSource
     selections: tuple[Selection, ...] = ()
     pretrained: Run | None = None
+
+    @property
+    def trainer(self) -> Run:
+        """The run whose encoder it is: this one, or the one on another data set."""
+        return self.pretrained or self
 
     @property
     def folder(self) -> Path:

@@ -35,7 +35,7 @@ TASKS = {
     "recognition": LabelledTask(FinetuningRecipe, finetune, "top-1", "fine-tuned"),
     "detection": LabelledTask(DetectionRecipe, finetune_detection, "frame-mAP@0.5", "frame-mAP"),
 }
-"""By the field of `Protocol` that asks for it."""
+"""By the field of `Protocol` that has its recipe."""
 
 # What each run says itself, of its encoder and its videos.
 _OF_THE_RUN = {
@@ -50,13 +50,12 @@ def check_tasks(protocol: Protocol) -> None:
     Raises:
         ValueError: If one sets what does not exist, what each run says itself, or an impossible value.
     """
-    for name, task in TASKS.items():
-        declared = getattr(protocol, name)
+    for name, declared in protocol.tasks.items():
+        task = TASKS[name]
         known = {field.name for field in fields(task.recipe) if field.init} - _OF_THE_RUN
-        if unknown := sorted(set(declared or {}) - known):
+        if unknown := sorted(set(declared) - known):
             raise ValueError(f"{name} sets what no grid can: {', '.join(unknown)}")
-        if declared is not None:
-            task.recipe(model="", **declared)
+        task.recipe(model="", **declared)
 
 
 def train_tasks(run: Run, encoder: Path) -> dict[str, dict[str, float]]:
@@ -76,9 +75,8 @@ def train_tasks(run: Run, encoder: Path) -> dict[str, dict[str, float]]:
         ValueError: If the videos have no labels, or no boxes for detection, or the folder holds another recipe's run.
     """
     found: dict[str, dict[str, float]] = {}
-    for name, task in TASKS.items():
-        if (declared := getattr(run.protocol, name)) is None:
-            continue
+    for name, declared in run.protocol.tasks.items():
+        task = TASKS[name]
         recipe = task.recipe(
             model=str(encoder),
             dataset=run.source.dataset,
