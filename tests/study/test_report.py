@@ -80,7 +80,7 @@ def test_a_page_has_each_data_set_its_probes_and_what_is_missing() -> None:
     assert "**x**, asked for its background, chance 4.2:" in text
     assert "| ViDiDi − plain | frames | **+60.0**" in text
     assert "| ViDiDi − plain | frames | **−60.0**" in text
-    assert "Not measured: x late, seed 0 (failed: ValueError: no)." in text
+    assert "Not measured:\n\n- x, seed 0 (failed: ValueError: no): late\n" in text
     assert "![R@1 on frames" in text
     assert "(images/study-tiny.png)" in text
 

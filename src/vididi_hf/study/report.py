@@ -187,13 +187,15 @@ def _format_choice(chosen: Mapping[tuple[str, str], str]) -> str:
 
 
 def _format_missing(missing: Sequence[tuple[str, str, int]], records: Records) -> str:
-    """Names runs without a result, arm by arm, with the errors of those that failed."""
+    """Names runs without a result, with the errors of those that failed; arms that lack the same seeds share a line."""
     by_arm: dict[tuple[str, str], list[str]] = {}
     for dataset, arm, seed in missing:
         error = records.failures.get((dataset, arm, seed))
         by_arm.setdefault((dataset, arm), []).append(f"{seed} (failed: {error})" if error else str(seed))
-    listed = "; ".join(f"{dataset} {arm}, seed {', '.join(seeds)}" for (dataset, arm), seeds in by_arm.items())
-    return f"Not measured: {listed}."
+    by_seeds: dict[str, list[str]] = {}
+    for (dataset, arm), seeds in by_arm.items():
+        by_seeds.setdefault(f"{dataset}, seed {', '.join(seeds)}", []).append(arm)
+    return "\n".join(["Not measured:", "", *(f"- {runs}: {'; '.join(arms)}" for runs, arms in by_seeds.items())])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
