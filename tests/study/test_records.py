@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.study.records import Records, collect, read_records, write_records
+from vididi_hf.study.records import Records, collect, read_all_records, read_records, write_records
 from vididi_hf.study.runs import Run
 
 
@@ -35,7 +35,7 @@ def test_results_are_read_back_as_they_were_written(tiny_study, tmp_path: Path) 
         finish(run, number / 8)
     runs[4].folder.mkdir(parents=True)
     (runs[4].folder / "failure.json").write_text('{"error": "ValueError: no", "traceback": "…"}')
-    records = collect(grid, runs, None, "python study.py")
+    records = collect(grid, runs, [], "python study.py")
     table, described = write_records(records, tmp_path / "results", "tiny")
     again = read_records(tmp_path / "results", "tiny")
     assert again is not None
@@ -63,12 +63,26 @@ def test_results_from_elsewhere_stay_until_there_are_own_ones(tiny_study, tmp_pa
     grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
     for run in there:
         finish(run, 0.5)
-    earlier = collect(grid, there, None, "x")
+    earlier = collect(grid, there, [], "x")
     finish(here[1], 0.75)
-    records = collect(grid, here, earlier, "x")
+    records = collect(grid, here, [earlier], "x")
     values = {score.arm: score.value for score in records.scores() if score[3:6] == ("label", "frames", "R@1")}
     assert values == {"untrained": 0.5, "VICReg": 0.75, "VICReg + ViDiDi": 0.5}
     assert all(earlier.holds(run) for run in here)
+
+
+def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
+    """What another grid has measured is not measured again; where both have, a grid's own result is meant."""
+    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
+    finish(there[0], 0.25)
+    write_records(collect(grid, there, [], "x"), tmp_path, "own")
+    for run in there[:2]:
+        finish(run, 0.5)
+    write_records(collect(grid, there, [], "x"), tmp_path, "another")
+    records = collect(grid, here, read_all_records(tmp_path, "own"), "x")
+    values = {score.arm: score.value for score in records.scores() if score[3:6] == ("label", "frames", "R@1")}
+    assert values == {"untrained": 0.25, "VICReg": 0.5}
+    assert records.missing() == [("clips", "VICReg + ViDiDi", 0)]
 
 
 @pytest.mark.parametrize(
@@ -79,10 +93,10 @@ def test_results_of_another_study_do_not_stay(tiny_study, tmp_path: Path, change
     there = tiny_study.plan(tmp_path / "there")
     for run in there:
         finish(run, 0.5)
-    earlier = collect(tiny_study.grid(), there, None, "x")
+    earlier = collect(tiny_study.grid(), there, [], "x")
     changed = tiny_study.plan(tmp_path / "here", **changes)
     assert not any(earlier.holds(run) for run in changed)
-    records = collect(tiny_study.grid(**changes), changed, earlier, "x")
+    records = collect(tiny_study.grid(**changes), changed, [earlier], "x")
     assert records.runs == {}
     assert len(records.missing()) == 3
 

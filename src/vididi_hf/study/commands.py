@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.study.grid import read_grid
 from vididi_hf.study.plots import write_plots
-from vididi_hf.study.records import collect, read_records, write_records
+from vididi_hf.study.records import Records, collect, read_all_records, read_records, write_records
 from vididi_hf.study.report import render, update_page
 from vididi_hf.study.running import BusyError, Outcome, describe, run_all
 from vididi_hf.study.runs import Run
@@ -29,8 +29,8 @@ def run_study(
 ) -> list[Outcome]:
     """Runs what a grid lacks, and writes its results after every run.
 
-    A run is done if its folder says so, or if the results hold it already, perhaps from another machine, with the same
-    configuration.
+    A run is done if its folder says so, or if the results of some grid hold it already, perhaps from another machine,
+    with the same configuration.
 
     Args:
         path: The grid.
@@ -55,11 +55,13 @@ def run_study(
     chosen = choose_runs(runs, only)
     command = f"python scripts/study.py studies/{path.name} --data DATA"
 
-    def write() -> None:
-        write_records(collect(grid, runs, read_records(results, path.stem), command), results, path.stem)
+    def write() -> Records:
+        records = collect(grid, runs, read_all_records(results, path.stem), command)
+        write_records(records, results, path.stem)
+        return records
 
-    known = read_records(results, path.stem)
-    waiting = [run for run in chosen if run.result() is None and not (known is not None and known.holds(run))]
+    known = read_all_records(results, path.stem)
+    waiting = [run for run in chosen if run.result() is None and not any(records.holds(run) for records in known)]
     print(f"{path.stem}: {len(runs)} runs, {len(chosen)} chosen, {len(chosen) - len(waiting)} of them done already")
     for run in waiting:
         if data is None and (declared := run.declared["dataset"]) not in DATASETS:
@@ -78,8 +80,7 @@ def run_study(
 
     if waiting:
         run_all(waiting, jobs, finished)
-    write()
-    missing = collect(grid, runs, read_records(results, path.stem), command).missing()
+    missing = write().missing()
     print(f"{path.stem}: {len(runs) - len(missing)} of {len(runs)} runs are in {Path(results) / path.stem}.csv")
     return failed
 

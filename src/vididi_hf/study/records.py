@@ -63,6 +63,16 @@ class Records:
         same = run.protocol.agrees_with(self.protocols[run.dataset])
         return same and not differences(self.configurations[run.dataset][run.arm], run.configuration())
 
+    def result(self, run: Run) -> dict[str, Any]:
+        """Returns what `result.json` of a run held that has a result here."""
+        key = (run.dataset, run.arm, run.seed)
+        return {
+            **_named(key),
+            "configuration": self.configurations[run.dataset][run.arm],
+            "protocol": self.protocols[run.dataset],
+            **self.runs[key],
+        }
+
     def add(self, result: dict[str, Any]) -> None:
         """Adds what `result.json` of a run holds."""
         dataset, arm = result["dataset"], result["arm"]
@@ -73,30 +83,22 @@ class Records:
         self.failures.pop((dataset, arm, result["seed"]), None)
 
 
-def collect(grid: Grid, runs: Sequence[Run], earlier: Records | None, command: str) -> Records:
+def collect(grid: Grid, runs: Sequence[Run], earlier: Sequence[Records], command: str) -> Records:
     """Gathers the results of a grid.
 
     Args:
         grid: The grid.
         runs: All its runs, finished or not.
-        earlier: What was recorded before, perhaps elsewhere: it stays for runs that have no result here, if they were
-            of the same configuration and protocol.
+        earlier: What was recorded before, perhaps elsewhere or for another grid: the first that holds a run which has
+            no result here, of the same configuration and protocol, speaks for it.
         command: What was typed.
     """
     records = Records(asdict(grid), command)
     for run in runs:
         if (result := run.result()) is not None:
             records.add(result)
-        elif earlier is not None and earlier.holds(run):
-            key = (run.dataset, run.arm, run.seed)
-            records.add(
-                {
-                    **_named(key),
-                    "configuration": earlier.configurations[run.dataset][run.arm],
-                    "protocol": earlier.protocols[run.dataset],
-                    **earlier.runs[key],
-                }
-            )
+        elif (holder := next((each for each in earlier if each.holds(run)), None)) is not None:
+            records.add(holder.result(run))
         elif (failure := run.failure()) is not None:
             records.failures[run.dataset, run.arm, run.seed] = failure["error"]
     return records
@@ -161,6 +163,16 @@ def read_records(folder: str | Path, name: str) -> Records | None:
             numbers = metrics.setdefault(row["about"], {}).setdefault(row["input"], {})
             numbers[row["metric"]] = float(row["value"])
     return records
+
+
+def read_all_records(folder: str | Path, first: str) -> list[Records]:
+    """Reads the results of every study in a folder, those of one grid before the others.
+
+    Raises:
+        ValueError: If a JSON file there is no such file.
+    """
+    names = sorted((path.stem for path in Path(folder).glob("*.json")), key=lambda name: (name != first, name))
+    return [records for name in names if (records := read_records(folder, name)) is not None]
 
 
 def _named(key: RunKey) -> dict[str, Any]:
