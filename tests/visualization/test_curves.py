@@ -20,7 +20,7 @@ class TestCurves:
         assert (loss.get_title("left"), recall.get_title("left")) == ("loss", "R@1")
         assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 3], [2, 2]], [[1, 4], [2, 3.5]]]
         assert [line.get_xydata().tolist() for line in recall.lines] == [[[2, 0.2]], [[2, 0.8]]]
-        assert recall.get_ylim() == (0, 1)
+        assert recall.get_ylim()[0] == 0 and 0.8 < recall.get_ylim()[1] < 1
         assert loss.get_xlim() == recall.get_xlim()
 
     def test_a_run_has_one_colour_and_one_entry_in_the_legend(self):
@@ -34,6 +34,16 @@ class TestCurves:
         assert len(loss.lines) == 2
         assert recall.lines[2].get_ydata() == [0.125, 0.125]
         assert recall.texts[0].get_text() == "chance"
+
+    def test_recall_is_drawn_from_nothing_to_what_is_reached(self):
+        tops = []
+        for reached in (0.1, 0.5, 1.0):
+            [panel] = plot_curves({"ViDiDi": [{"epoch": 1, "R@1": reached}]}, keys=["R@1"], chance=0.05).axes
+            bottom, top = panel.get_ylim()
+            assert bottom == 0
+            assert reached <= top <= min(1, 1.2 * reached)
+            tops.append(top)
+        assert tops[-1] == 1
 
     def test_seeds_give_a_mean_and_a_band(self):
         rows = [{"epoch": e, "R@1": v} for e, v in ((1, 0.1), (2, 0.4), (1, 0.3), (2, 0.5), (1, 0.2), (2, 0.9))]

@@ -57,11 +57,21 @@ def plot_curves(
                 lowest, highest = ([edge(group) for group in values.values()] for edge in (min, max))
                 panel.fill_between(list(values), lowest, highest, color=colour, alpha=0.18, linewidth=0)
         if recall:
-            panel.set_ylim(0, 1)
             if chance is not None:
                 panel.axhline(chance, color=FAINT, linewidth=1, linestyle="--")
-                across = panel.get_yaxis_transform()
-                panel.text(0.99, chance + 0.015, "chance", color=FAINT, fontsize=8, ha="right", transform=across)
+                panel.annotate(
+                    "chance",
+                    xy=(1, chance),
+                    xycoords=panel.get_yaxis_transform(),
+                    xytext=(-2, -3),
+                    textcoords="offset points",
+                    ha="right",
+                    va="top",
+                    color=FAINT,
+                    fontsize=8,
+                )
+            # From nothing to what is reached: of a hard set, a range up to 1 would show flat lines.
+            panel.set_ylim(0, min(1.0, panel.get_ylim()[1]))
         panel.set_title(key, fontsize=10, color=TEXT, loc="left")
         panel.set_xlabel("epoch", fontsize=9, color=TEXT)
         panel.tick_params(labelsize=8, colors=TEXT, length=3)
