@@ -72,8 +72,9 @@ def test_curves_join_means_and_show_every_seed(records: Records) -> None:
     assert line.get_xydata() == pytest.approx(np.array([[5, 0.25], [40, 0.7]]))
     assert dots.get_xydata() == pytest.approx(np.array([[5, 0.2], [5, 0.3], [40, 0.5], [40, 0.9]]))
     assert chance.get_ydata() == [0.05, 0.05]
-    band = panel.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() == pytest.approx(0.7 + np.std([0.5, 0.9], ddof=1))
+    [_, whisker] = (lines.get_paths()[0].vertices for lines in panel.collections)
+    assert whisker[:, 0].tolist() == [40, 40]
+    assert whisker[:, 1] == pytest.approx(0.7 + np.std([0.5, 0.9], ddof=1) * np.array([-1, 1]))
     assert panel.get_xlabel() == "epochs"
 
 

@@ -17,10 +17,11 @@ from vididi_hf.study.tasks import check_tasks
 
 DATASETS_JSON = "datasets.json"
 """The data sets of all grids in a folder."""
+AMOUNTS = {"epochs": "epochs", "train_share": "share of the training videos"}
+"""What curves can be drawn over: by the name of the setting, the words for it."""
 
 # What each run gets from the grid itself.
 _NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
-AMOUNTS = ("epochs", "train_share")
 # What a data set says of its videos where encoders were pretrained on another one.
 _SHOWN = {"num_frames", "frame_stride", "image_size", "split", "leave_out"}
 

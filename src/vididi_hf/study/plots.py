@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vididi_hf.study.grid import AMOUNTS
 from vididi_hf.study.measuring import LABEL
 from vididi_hf.study.records import Records
 from vididi_hf.study.report import picture_files
@@ -133,13 +134,13 @@ def plot_amount(
     """Draws what more pretraining brings: one panel for each data set, one line for each series.
 
     Args:
-        amount: What is varied, the name of the axis.
+        amount: What is varied, one of `AMOUNTS`.
         reached: By data set, by series, by amount, the values of all seeds. A series of the one amount 0 is the
             untrained encoder, a level across the panel.
         chance: By data set, the level of guessing.
 
     Returns:
-        The figure. Lines join means, bands are one sample deviation wide on both sides, dots are seeds.
+        The figure. Lines join means, whiskers are one sample deviation to both sides, dots are seeds.
 
     Example:
         >>> from vididi_hf.study.plots import plot_amount
@@ -159,14 +160,15 @@ def plot_amount(
                 panel.axhline(means[0], color=colour, linewidth=1.2, label=name)
                 continue
             panel.plot(list(spreads), means, color=colour, linewidth=1.8, label=name)
-            reach = [point.deviation or 0.0 for point in spreads.values()]
-            low, high = ([mean + sign * own for mean, own in zip(means, reach)] for sign in (-1, 1))
-            panel.fill_between(list(spreads), low, high, color=colour, alpha=0.18, linewidth=0)
+            # A whisker only where there are seeds to take it of: a band would narrow down to places with one.
+            for place, point in spreads.items():
+                reach = point.deviation or 0.0
+                panel.vlines(place, point.mean - reach, point.mean + reach, color=colour, linewidth=5, alpha=0.25)
             dots = [(place, value) for place, values in points.items() for value in values]
             panel.plot(*zip(*dots), "o", color=colour, markersize=3)
         panel.axhline(chance[dataset], color=QUERY, linewidth=1, linestyle="--")
         panel.set_ylim(bottom=0)
-        _style(panel, dataset, amount)
+        _style(panel, dataset, AMOUNTS[amount])
         panel.set_ylabel(METRIC, fontsize=9, color=QUERY)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)

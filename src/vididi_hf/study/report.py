@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vididi_hf.files import write_text
+from vididi_hf.study.grid import AMOUNTS
 from vididi_hf.study.measuring import LABEL
 from vididi_hf.study.records import Records
 from vididi_hf.study.statistics import Margin, Spread, Summary, margins, summarise
@@ -102,7 +103,7 @@ def picture_files(records: Records, name: str) -> dict[str, tuple[str, str, str]
     words = "R@1 on frames: means (bars), seeds (dots), sample deviations (whiskers), chance (dashed)"
     files = {f"study-{name}.png": ("scores", "", words)}
     if records.grid["amount"]:
-        files[f"study-{name}-amount.png"] = ("amount", "", f"R@1 on frames by {records.grid['amount']}")
+        files[f"study-{name}-amount.png"] = ("amount", "", f"R@1 on frames by {AMOUNTS[records.grid['amount']]}")
     for dataset in records.grid["datasets"]:
         drawn = {key[1] for key, run in records.runs.items() if key[0] == dataset and run["curve"]}
         if 0 < len(drawn) <= MOST_CURVES:
