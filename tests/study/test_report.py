@@ -85,6 +85,21 @@ def test_a_page_has_each_data_set_its_probes_and_what_is_missing() -> None:
     assert "(images/study-tiny.png)" in text
 
 
+def test_what_is_shown_but_frames_is_folded_away() -> None:
+    found = records()
+    assert "<details>" not in render(found, "tiny")
+    for (_, arm, _), run in found.runs.items():
+        for about, shown in run["metrics"].items():
+            shown["both"] = {"R@1": 0.75 if (arm, about) == ("plain", "label") else 0.25}
+    seen, folded = render(found, "tiny").split("<details><summary>x, shown both</summary>\n\n")
+    folded, rest = folded.split("\n\n</details>")
+    assert "| both |" not in seen + rest
+    assert "| frames |" not in folded
+    assert "| plain | both | 75.0 ± 0.0 |" in folded
+    assert "| ViDiDi − plain | both | **−50.0**" in folded
+    assert "**x**, asked for its background, chance 4.2:" in folded
+
+
 def test_nothing_measured_is_said_so() -> None:
     assert render(None, "tiny") == NOT_MEASURED
     assert render(Records({"datasets": {}, "arms": {}, "seeds": []}, "x"), "tiny") == NOT_MEASURED

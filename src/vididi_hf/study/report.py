@@ -57,6 +57,8 @@ def format_margins(found: Sequence[Margin], metrics: Sequence[str] = METRICS) ->
 def render(records: Records | None, name: str, images: str = "images") -> str:
     """Renders what a page shows of a study: tables and pictures.
 
+    What encoders do when they are shown anything but the first input, frames, is folded away below its data set.
+
     Args:
         records: Its results; None, or none, says that nothing is measured.
         name: Its name.
@@ -74,15 +76,17 @@ def render(records: Records | None, name: str, images: str = "images") -> str:
         seeds = sorted({row.seeds for row in own})
         counted = "–".join(map(str, (seeds[0], seeds[-1])[: len(seeds)])) + (" seed" if seeds == [1] else " seeds")
         asked = "validation part of the training videos, " if records.grid["validation"] else ""
-        parts.append(f"**{dataset}**, {asked}{counted}, chance {100 * chance[LABEL]:.1f}:")
-        parts.append(format_table([row for row in own if row.about == LABEL]))
-        if found := [margin for margin in compared if margin.dataset == dataset and margin.about == LABEL]:
-            parts.append(format_margins(found))
-        for about in dict.fromkeys(row.about for row in own if row.about != LABEL):
-            parts.append(f"**{dataset}**, asked for its {about}, chance {100 * chance[about]:.1f}:")
-            parts.append(format_table([row for row in own if row.about == about], PROBE_METRICS))
-            if found := [margin for margin in compared if margin.dataset == dataset and margin.about == about]:
-                parts.append(format_margins(found, PROBE_METRICS))
+        first, *others = dict.fromkeys(row.input for row in own)
+        folded = [f"<details><summary>{dataset}, shown {' and '.join(others)}</summary>"]
+        for about in dict.fromkeys(row.about for row in own):
+            what = f"{asked}{counted}" if about == LABEL else f"asked for its {about}"
+            title = f"**{dataset}**, {what}, chance {100 * chance[about]:.1f}:"
+            rows = [row for row in own if row.about == about]
+            found = [margin for margin in compared if (margin.dataset, margin.about) == (dataset, about)]
+            parts += [title, *_tables(rows, found, [first])]
+            folded += [title, *_tables(rows, found, others)]
+        if others:
+            parts += [*folded, "</details>"]
     if records.grid["validation"] and any(arm["series"] for arm in records.grid["arms"].values()):
         series = {arm: declared["series"] for arm, declared in records.grid["arms"].items()}
         parts.append(_format_choice(choose(summaries, series)))
@@ -161,6 +165,15 @@ def update_page(path: str | Path, blocks: Mapping[str, str]) -> Path:
 def markers(name: str) -> tuple[str, str]:
     """Returns what stands before and behind the tables of a study in a page."""
     return f"<!-- study: {name} -->", "<!-- end of study -->"
+
+
+def _tables(rows: Sequence[Summary], found: Sequence[Margin], inputs: Sequence[str]) -> list[str]:
+    """Formats the numbers of one data set and question, and their differences, for some inputs."""
+    rows = [row for row in rows if row.input in inputs]
+    found = [margin for margin in found if margin.input in inputs]
+    metrics = METRICS if all(row.about == LABEL for row in rows) else PROBE_METRICS
+    tables = [format_table(rows, metrics)] if rows else []
+    return [*tables, format_margins(found, metrics)] if found else tables
 
 
 def _spread(found: Spread) -> str:
