@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.objectives import build_objective
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 

@@ -42,12 +42,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.decoding import VideoReader
 from vididi_hf.data.loading import ClipMaker, stack_frames
-from vididi_hf.data.transcoding import reencode_video
+from vididi_hf.data.preparation.transcoding import reencode_video
 from vididi_hf.evaluation.results import write_report
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
 
 SIZE = 112
 WARM_UP = 0.15  # seconds
@@ -114,7 +114,7 @@ def decode_only(sample: Sample) -> Tensor:
 
 
 def maker(augmentation: ClipAugmentation) -> ClipMaker:
-    return ClipMaker(2, num_frames=8, frame_stride=3, lookahead=2, augmentation=augmentation, seed=0)
+    return ClipMaker(2, num_frames=8, frame_stride=3, extra_frames=2, augmentation=augmentation, seed=0)
 
 
 def ours(sample: Sample, augmentation: ClipAugmentation) -> Tensor:
@@ -129,15 +129,15 @@ def read_only(sample: Sample) -> Tensor:
 def steps() -> dict[str, Method]:
     """The loader with one more step each time."""
     full = ClipAugmentation(SIZE)
-    plain = replace(full, flip_probability=0.0, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
+    plain = replace(full, flip_probability=0.0, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
     flip = replace(plain, flip_probability=full.flip_probability)
-    colour = replace(flip, jitter_probability=full.jitter_probability, grey_probability=full.grey_probability)
+    color = replace(flip, jitter_probability=full.jitter_probability, gray_probability=full.gray_probability)
     return {
         "open, first picture": lambda sample: VideoReader(sample.path),
         "+ decode": read_only,
         "+ crop and resize": partial(ours, augmentation=plain),
         "+ flip": partial(ours, augmentation=flip),
-        "+ jitter and grey": partial(ours, augmentation=colour),
+        "+ jitter and gray": partial(ours, augmentation=color),
         "+ blur": partial(ours, augmentation=full),
     }
 

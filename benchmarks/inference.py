@@ -30,13 +30,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 from tqdm.auto import tqdm
+from vididi_hf.hub.quantization import quantize_onnx
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.hub.export import ExportGraph, ExportOptions, export_onnx, onnx_function
-from vididi_hf.hub.quantization import quantize_onnx
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
 
 EAGER = "PyTorch, eager"
 FORMATS = {"": torch.contiguous_format, ", channels_last_3d": torch.channels_last_3d}

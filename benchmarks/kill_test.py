@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from vididi_hf.command_line import option, parse_arguments
 from vididi_hf.data.motion import generate_motion
-from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.options import option, parse_arguments
+from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.monitors import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.reporter import Reporter
+from vididi_hf.pretraining.run_state import list_checkpoints
 
 # Every objective, with and without worker processes, and every way to pass a batch.
 RUNS: dict[str, dict[str, Any]] = {
@@ -107,7 +107,7 @@ def kill_at(process: Any, steps: Any, step: int, delay: float) -> bool:
 
 
 def learnt(run: Path) -> dict[str, Any]:
-    """All that a finished run is: encoder, heads, target, optimiser, metrics."""
+    """All that a finished run is: encoder, heads, target, optimizer, metrics."""
     newest = list_checkpoints(run)[-1]
     training = torch.load(newest / "training_state" / "optimizer.pt", weights_only=True)
     rows = [{k: v for k, v in row.items() if k != "videos_per_second"} for row in read_metrics(run)]

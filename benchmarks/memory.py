@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vididi_hf.command_line import option, parse_arguments
-from vididi_hf.pretraining.gradients import accumulate_gradients, cache_gradients
+from vididi_hf.options import option, parse_arguments
+from vididi_hf.pretraining.gradient_caching import accumulate_gradients, cache_gradients
 from vididi_hf.pretraining.loop import build_processor
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
@@ -99,7 +99,7 @@ def build(arguments: Arguments) -> tuple[Accelerator, ViDiDiForPreTraining, Any]
         depths=arguments.depths,
         image_size=arguments.image_size,
         num_frames=arguments.num_frames,
-        schedule="first-order",
+        order_schedule="first-order",
     )
     model = ViDiDiForPreTraining(recipe.model_config()).train()
     for parameter in model.parameters():

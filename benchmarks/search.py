@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.results import write_report
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
 from vididi_hf.search.exact import search_exact
 
 OURS, FAISS = "ours", "FAISS flat"

@@ -9,7 +9,7 @@ All methods take their steps in turn in one process, in several rounds. What a m
 before it and one after it, and the ratio is that to the mean of the two, so that a machine that grows faster or
 slower meanwhile does not matter. Numbers are medians over rounds. The floor is the network alone: forward pass of two
 float views, one after the other, backward pass, step of the same optimizer. BYOL has one more forward pass of each
-view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it normalises
+view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it normalizes
 and differentiates them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
 """
 
@@ -34,19 +34,19 @@ from tqdm.auto import tqdm
 from memory import LiveTensors
 from peers.training import Encoder, Step, lightly_step, plain_step
 from vididi_hf.backbone_vididi import build_backbone
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.objectives import build_objective
-from vididi_hf.pretraining.checkpoints import Progress
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.pretraining.collapse import describe_representation
+from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import build_model, build_processor, derivative_views
-from vididi_hf.pretraining.optimizers import build_optimizer
-from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
-from vididi_hf.pretraining.reporter import Reporter
-from vididi_hf.pretraining.representation import describe_representation
+from vididi_hf.pretraining.optimization import build_optimizer
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import Progress
 from vididi_hf.pretraining.step import TrainingStep
 
 OBJECTIVES = ("vicreg", "simclr", "byol")
-SCHEDULES = ("baseline", "paper")
+ORDER_SCHEDULES = ("baseline", "paper")
 FAMILIES = ("ours", "lightly", "plain", "flags")
 Series = dict[str, list[float]]
 FLOOR, BYOL_FLOOR = "floor", "floor, and the views once more"
@@ -77,7 +77,7 @@ class Arguments:
 
     def recipe(self, **options: Any) -> PretrainingRecipe:
         """The recipe of one method: its networks are those of `config`."""
-        values = read_recipe_file(self.config) if self.config else {}
+        values = PretrainingRecipe.read_values(self.config) if self.config else {}
         values |= {"batch_size": self.batch_size, "epochs": 4, "progress": False, "evaluate_epochs": 0}
         return PretrainingRecipe(**(values | {"optimizer": "lars", "learning_rate": 0.1} | options))
 
@@ -128,7 +128,7 @@ class Bench:
 
     def ours(self, objective: str, schedule: str, floor: str | None = None, **options: Any) -> Method:
         """What our training loop does with a batch that is loaded."""
-        recipe = self.arguments.recipe(objective=objective, schedule=schedule, output_dir=self.folder, **options)
+        recipe = self.arguments.recipe(objective=objective, order_schedule=schedule, output_dir=self.folder, **options)
         model = build_model(recipe, self.accelerator)
         optimizer = build_optimizer(model, recipe.optimizer, 0.1, 1e-6, fused=recipe.fused_optimizer)
         model, optimizer = self.accelerator.prepare(model, optimizer)
@@ -136,7 +136,7 @@ class Bench:
             derivative_views, processor=build_processor(recipe), num_frames=recipe.num_frames, device=self.device
         )
         take_step = TrainingStep(recipe, self.accelerator, model, optimizer, views_of, STEPS_PER_EPOCH)
-        orders_of = recipe.build_schedule()
+        orders_of = recipe.build_order_schedule()
         # The monitors are measured by themselves, since they come every so many steps only.
         reporter = Reporter(replace(recipe, monitor_steps=0), self.accelerator, take_step.total_steps)
         progress = Progress(steps_per_epoch=STEPS_PER_EPOCH)
@@ -172,7 +172,7 @@ class Bench:
         families = self.arguments.families
         found = {FLOOR: self.floor(), BYOL_FLOOR: self.floor(again=True)}
         if "ours" in families:
-            found |= {f"ours, {o}, {s}": self.ours(o, s) for o in OBJECTIVES for s in SCHEDULES}
+            found |= {f"ours, {o}, {s}": self.ours(o, s) for o in OBJECTIVES for s in ORDER_SCHEDULES}
         for family, make in (("lightly", lightly_step), ("plain", plain_step)):
             for objective in OBJECTIVES if family in families else ():
                 step = make(objective, self.backbone(), self.head_sizes(objective), self.views, 0.1)
@@ -276,7 +276,7 @@ def report(methods: dict[str, Method], seconds: Series, ratios: Series, memory: 
 
 def schedule_ratios(ratios: Series) -> dict[str, dict[str, float]]:
     """By objective, the time of a ViDiDi step as a multiple of that of a step without derivatives."""
-    pairs = {o: [f"ours, {o}, {s}" for s in SCHEDULES] for o in OBJECTIVES}
+    pairs = {o: [f"ours, {o}, {s}" for s in ORDER_SCHEDULES] for o in OBJECTIVES}
     return {
         objective: summary([own / base for base, own in zip(ratios[baseline], ratios[paper])])
         for objective, (baseline, paper) in pairs.items()

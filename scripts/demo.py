@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
+from studies.demonstration import plot_comparison
+from studies.grid import Arm, Grid, StudyDataset
+from studies.report import format_table
+from studies.running import run_all
+from studies.runs import Protocol
+from studies.statistics import scores_of, summarize
 from vididi_hf.files import write_text
-from vididi_hf.pretraining.recipe import read_recipe_file
-from vididi_hf.study.demonstration import plot_comparison
-from vididi_hf.study.grid import Arm, Grid, StudyDataset
-from vididi_hf.study.report import format_table
-from vididi_hf.study.running import run_all
-from vididi_hf.study.runs import Protocol
-from vididi_hf.study.statistics import scores_of, summarise
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
 DATASET = "videos"
 ARMS = {
-    "untrained": Arm({"schedule": "baseline"}, train=False),
-    "baseline": Arm({"schedule": "baseline"}),
-    "ViDiDi": Arm({"schedule": "paper"}),
+    "untrained": Arm({"order_schedule": "baseline"}, train=False),
+    "baseline": Arm({"order_schedule": "baseline"}),
+    "ViDiDi": Arm({"order_schedule": "paper"}),
 }
 
 
@@ -38,7 +38,7 @@ class DemoArguments:
     dataset: str = option(default="motion", help="`motion`, or a folder or list of your own videos.")
     dataset_root: str | None = option(default=None, help="Where `motion` shall be made.")
     split: str = option(default="train", help="The split to train on and to search; `all` takes all rows.")
-    leave_out: str | None = option(
+    group_column: str | None = option(
         default=None, help="For sets without a test split: compare videos that differ in this column only."
     )
     config: str = option(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
@@ -52,9 +52,9 @@ class DemoArguments:
 def declare(arguments: DemoArguments) -> Grid:
     """The demo is a study of one data set, whose recipe is that of the file and the command line."""
     recipe = {
-        **{name: value for name, value in read_recipe_file(arguments.config).items() if name != "dataset"},
+        **{name: value for name, value in PretrainingRecipe.read_values(arguments.config).items() if name != "dataset"},
         "split": arguments.split,
-        "leave_out": arguments.leave_out,
+        "group_column": arguments.group_column,
     }
     if arguments.epochs is not None:
         recipe["epochs"] = arguments.epochs
@@ -76,7 +76,7 @@ def run(arguments: DemoArguments) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    rows = summarise(score for outcome in outcomes if outcome.result for score in scores_of(outcome.result))
+    rows = summarize(score for outcome in outcomes if outcome.result for score in scores_of(outcome.result))
     written = [{name: value for name, value in asdict(row).items() if name not in ("dataset", "about")} for row in rows]
     write_text(
         output_dir / "results.json", json.dumps({"arguments": asdict(arguments), "rows": written}, indent=2) + "\n"
@@ -84,7 +84,7 @@ def run(arguments: DemoArguments) -> None:
     if rows:
         table = format_table(rows)
         write_text(output_dir / "results.md", table + "\n")
-        print(f"\n{table}\n\nIn per cent. R@1: the share of videos whose nearest neighbour has their label.")
+        print(f"\n{table}\n\nIn per cent. R@1: the share of videos whose nearest neighbor has their label.")
     else:
         print("\nThe videos have no labels, so there is no table; retrieval.png shows what each encoder finds alike.")
     for path in plot_comparison(runs, output_dir):

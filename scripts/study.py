@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vididi_hf.command_line import build_parser, errors_in_one_line, option
-from vididi_hf.study.commands import report, run_study
+from studies.commands import report, run_study
+from vididi_hf.options import build_parser, errors_in_one_line, option
 
 ROOT = Path(__file__).parents[1]
 

@@ -89,6 +89,6 @@ def no_augmentation() -> ClipAugmentation:
         ratio=(1.0, 1.0),
         flip_probability=0.0,
         jitter_probability=0.0,
-        grey_probability=0.0,
+        gray_probability=0.0,
         blur_probability=0.0,
     )

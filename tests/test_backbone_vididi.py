@@ -16,7 +16,7 @@ WIDTHS, DEPTHS = (64, 128, 256, 512), (2, 2, 2, 2)
 CLASSIFIERS = ("fc.", "classifier.")
 
 
-def randomise(module, seed=0):
+def randomize(module, seed=0):
     """Give BatchNorm parameters and statistics values that matter; convolutions are random already."""
     generator = torch.Generator().manual_seed(seed)
     for norm in module.modules():
@@ -56,7 +56,7 @@ def pairs():
     torch.manual_seed(0)
     result = {}
     for name in (*RESIDUAL, "s3d"):
-        reference = randomise(getattr(video, name)(weights=None))
+        reference = randomize(getattr(video, name)(weights=None))
         ours = build_backbone(ViDiDiConfig(backbone=name))
         ours.load_state_dict(feature_weights(reference), strict=True)
         result[name] = (reference, ours)
@@ -155,7 +155,7 @@ def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
 def test_other_depths_are_torchvisions_too(name, convolutions, stem):
     torch.manual_seed(0)
     depths = (1, 3, 2, 1)
-    reference = randomise(resnet.VideoResNet(resnet.BasicBlock, convolutions, list(depths), stem)).eval()
+    reference = randomize(resnet.VideoResNet(resnet.BasicBlock, convolutions, list(depths), stem)).eval()
     ours = VideoResNet(name, WIDTHS, depths, num_channels=3).eval()
     ours.load_state_dict(feature_weights(reference), strict=True)
     clip = clip_of(1, 3, 4, 32, 32)
@@ -187,19 +187,19 @@ def test_shortcut_has_weights_only_where_the_shape_changes(name):
     assert projected == [(2, 0), (3, 0), (4, 0)]  # stage 1 keeps width and size; 2 and 4 keep the width but stride
 
 
-def test_factorised_convolution_has_about_as_many_weights_as_the_full_one():
+def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
     # Section 3.5 of the R(2+1)D paper: M = floor(t d^2 N_in N_out / (d^2 N_in + t N_out)), t = d = 3.
     network = VideoResNet("r2plus1d_18", (8, 16, 24, 40), (1, 1, 1, 1), num_channels=3)
     for layer, (n_in, n_out) in zip(network.stages()[1:], [(8, 8), (8, 16), (16, 24), (24, 40)]):
         middle = math.floor(3 * 3**2 * n_in * n_out / (3**2 * n_in + 3 * n_out))
-        factorised = layer[0].conv1[0]
-        assert factorised[0].weight.shape == (middle, n_in, 1, 3, 3)
-        assert factorised[3].weight.shape == (n_out, middle, 3, 1, 1)
-        weights = sum(parameter.numel() for parameter in (factorised[0].weight, factorised[3].weight))
+        factorized = layer[0].conv1[0]
+        assert factorized[0].weight.shape == (middle, n_in, 1, 3, 3)
+        assert factorized[3].weight.shape == (n_out, middle, 3, 1, 1)
+        weights = sum(parameter.numel() for parameter in (factorized[0].weight, factorized[3].weight))
         assert 0.9 < weights / (27 * n_in * n_out) <= 1
 
 
-def test_factorised_stem_keeps_the_proportion_of_torchvision():
+def test_factorized_stem_keeps_the_proportion_of_torchvision():
     for width, middle in ((64, 45), (32, 22), (8, 5), (1, 1)):
         stem = VideoResNet("r2plus1d_18", (width, 2, 2, 2), (1, 1, 1, 1), num_channels=3).stem
         assert (stem[0].out_channels, stem[3].out_channels) == (middle, width)

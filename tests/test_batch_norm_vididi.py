@@ -11,7 +11,7 @@ from vididi_hf.batch_norm_vididi import (
     frozen_statistics,
     keep_statistics_per_order,
     select_order,
-    synchronise,
+    synchronize,
 )
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -117,10 +117,10 @@ def test_a_joint_pass_cannot_tell_orders_apart():
     assert isinstance(raised.value.__cause__, ValueError)
 
 
-def test_synchronised_norms_do_the_same_on_one_device():
+def test_synchronized_norms_do_the_same_on_one_device():
     network = nn.Sequential(nn.BatchNorm3d(4), nn.Sequential(PerOrderBatchNorm3d(4, orders=(0, 1))))
     reference = copy.deepcopy(network)
-    synchronise(network)
+    synchronize(network)
     assert type(network[0]) is nn.SyncBatchNorm
     assert type(network[1][0]) is PerOrderSyncBatchNorm
     for order in (0, 1, 1):
@@ -154,8 +154,8 @@ def test_activation_checkpointing_counts_each_batch_once_for_its_order():
     torch.testing.assert_close(saving.backbone.stem[0].weight.grad, plain.backbone.stem[0].weight.grad)
 
 
-def test_frozen_statistics_normalise_by_the_batch_and_come_back_after_an_error():
-    block = ResidualBlock("factorised", 4, 6, stride=2).train()
+def test_frozen_statistics_normalize_by_the_batch_and_come_back_after_an_error():
+    block = ResidualBlock("factorized", 4, 6, stride=2).train()
     hidden = torch.randn(2, 4, 4, 8, 8)
     before = {name: buffer.clone() for name, buffer in block.named_buffers()}
     with frozen_statistics(block):

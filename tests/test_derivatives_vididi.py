@@ -147,7 +147,7 @@ def test_unit_scale_is_each_clips_root_mean_square(lead):
 
 
 def test_unit_scale_does_not_take_noise_for_motion():
-    """Differences of a tenth of a grey level become a tenth; nothing at all stays nothing, and has a gradient."""
+    """Differences of a tenth of a gray level become a tenth; nothing at all stays nothing, and has a gradient."""
     level = 1 / 255 / 0.225
     noise = level / 10 * (-1.0) ** torch.arange(8 * 3 * 4 * 5).reshape(8, 3, 4, 5)
     torch.testing.assert_close(rescale_derivative(noise, 1, "unit"), noise / level)

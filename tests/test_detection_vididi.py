@@ -88,7 +88,7 @@ class Mean(nn.Module):
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_18", "s3d"])
 def test_features_lie_where_the_grid_says(backbone, dense):
-    """With equal positive weights, what a feature depends on is symmetric around its centre."""
+    """With equal positive weights, what a feature depends on is symmetric around its center."""
     torch.manual_seed(0)
     network = build_backbone(config(backbone=backbone, depths=None if backbone == "s3d" else (1, 1, 1, 1))).eval()
     if dense:
@@ -104,9 +104,9 @@ def test_features_lie_where_the_grid_says(backbone, dense):
     (gradient,) = torch.autograd.grad(features[0, 0, 0, 0, chosen], clip)
     weight = gradient.sum(dim=(0, 1, 2, 3)).double()
     assert weight[0] == weight[-1] == 0
-    centre = (weight * (torch.arange(side) + 0.5)).sum() / weight.sum()
+    center = (weight * (torch.arange(side) + 0.5)).sum() / weight.sum()
     stride, offset = feature_grid(network, dense)
-    assert float(centre) == pytest.approx(offset + stride * chosen, abs=0.05)
+    assert float(center) == pytest.approx(offset + stride * chosen, abs=0.05)
 
 
 def sampled(maps, x, y):
@@ -131,7 +131,7 @@ def test_logits_are_a_linear_map_of_the_highest_feature_in_the_box(clips, stride
     expected = []
     for clip, boxes in enumerate(BOXES):
         for x1, y1, x2, y2 in boxes.tolist():
-            # Pixels, then features: the first has its centre at the middle of the first pixel.
+            # Pixels, then features: the first has its center at the middle of the first pixel.
             left, right = (48 * x1 - 0.5) / stride, (48 * x2 - 0.5) / stride
             top, bottom = (64 * y1 - 0.5) / stride, (64 * y2 - 0.5) / stride
             bins = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vididi_hf import files
-from vididi_hf.files import remove_folder, remove_unfinished, whole, write_text
+from vididi_hf.files import atomic_write, remove_folder, remove_unfinished, write_text
 
 
 def names(folder):
@@ -16,7 +16,7 @@ def names(folder):
 
 def test_a_file_gets_its_name_at_the_end(tmp_path):
     path = tmp_path / "deep" / "numbers.txt"
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("1")
         assert not path.exists()
         assert unfinished.parent == path.parent
@@ -29,7 +29,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = write_text(tmp_path / "numbers.txt", "old")
 
     def interrupted():
-        with whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("ne")
             raise KeyboardInterrupt
 
@@ -44,7 +44,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_folder_replaces_a_folder(tmp_path):
     path = tmp_path / "model"
     for content in ("old", "new"):
-        with whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             (unfinished / "deep").mkdir(parents=True)
             (unfinished / "deep" / content).write_text(content)
     assert names(tmp_path) == ["model"]
@@ -58,7 +58,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(kind, tmp_path, monke
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")) or sync(number))
     monkeypatch.setattr(os, "replace", lambda *paths: done.append("renamed") or replace(*paths))
-    with whole(tmp_path / "it") as unfinished:
+    with atomic_write(tmp_path / "it") as unfinished:
         written = unfinished if kind == "file" else unfinished / "file"
         written.parent.mkdir(exist_ok=True)
         written.write_text("content")
@@ -70,14 +70,14 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(kind, tmp_path, monke
 def test_what_a_kill_left_is_removed(tmp_path):
     leftovers = []
     for name in ("file", "folder"):
-        writing = whole(tmp_path / name)
+        writing = atomic_write(tmp_path / name)
         leftovers.append(writing.__enter__())
         leftovers.append(writing)  # as long as it is not collected, it stays as a kill would leave it
     leftovers[0].write_text("half")
     leftovers[2].mkdir()
     (leftovers[2] / "half").write_text("half")
     (tmp_path / ".hidden").touch()
-    with whole(tmp_path / "folder") as unfinished:  # the next write to the same path begins anew
+    with atomic_write(tmp_path / "folder") as unfinished:  # the next write to the same path begins anew
         unfinished.mkdir()
     assert names(tmp_path / "folder") == []
     remove_unfinished(tmp_path)

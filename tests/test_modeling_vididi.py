@@ -29,7 +29,7 @@ def clips(*shape, seed=0):
 
 
 def kurtosis(values):
-    """Fourth standardised moment: 3 for a normal distribution, 1.8 for a uniform one."""
+    """Fourth standardized moment: 3 for a normal distribution, 1.8 for a uniform one."""
     return (((values - values.mean()) / values.std()) ** 4).mean().item()
 
 
@@ -134,11 +134,11 @@ def test_edited_configuration_is_checked_before_a_model_is_built():
         ViDiDiModel(config)
 
 
-# --- initialisation --------------------------------------------------------------------------------------------------
+# --- initialization --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_initialisation_of_torchvision_survives_post_init(backbone):
+def test_initialization_of_torchvision_survives_post_init(backbone):
     torch.manual_seed(0)
     stages = {} if backbone == "s3d" else {"hidden_sizes": (32, 48, 64, 64), "depths": (1, 1, 1, 1)}
     model = ViDiDiModel(ViDiDiConfig(backbone=backbone, **stages))
@@ -175,7 +175,7 @@ class ModelWithHead(ViDiDiPreTrainedModel):
         self.post_init()
 
 
-def test_heads_keep_the_default_initialisation_of_pytorch():
+def test_heads_keep_the_default_initialization_of_pytorch():
     torch.manual_seed(0)
     linear, norm = ModelWithHead(tiny()).head
     for tensor in (linear.weight, linear.bias):
@@ -184,12 +184,12 @@ def test_heads_keep_the_default_initialisation_of_pytorch():
     assert torch.equal(norm.weight, torch.ones(500))
 
 
-def test_only_missing_weights_are_initialised(tmp_path):
+def test_only_missing_weights_are_initialized(tmp_path):
     torch.manual_seed(0)
     model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(16, 16, 32, 32), depths=(1, 1, 1, 1)))
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
-            tensor.uniform_(5, 6)  # nothing that an initialisation would give
+            tensor.uniform_(5, 6)  # nothing that an initialization would give
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     missing = {"backbone.layer4.0.conv1.0.weight", "backbone.layer4.0.conv1.1.weight", "backbone.stem.1.running_mean"}

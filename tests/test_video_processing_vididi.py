@@ -57,7 +57,7 @@ def test_defaults_are_the_documented_ones():
     assert inputs["pixel_values"].dtype == torch.float32
 
 
-def test_pixels_are_torchvisions_resize_and_crop_normalised():
+def test_pixels_are_torchvisions_resize_and_crop_normalized():
     frames = random_frames()
     chosen = frames[9:33:3]  # 8 frames at stride 3 span 22 of 40 frames, so they begin at (40 - 22) // 2
     resized = tvf.resize(chosen, [128, 170], antialias=True)
@@ -66,7 +66,7 @@ def test_pixels_are_torchvisions_resize_and_crop_normalised():
     torch.testing.assert_close(pixels, expected)
 
 
-def test_derivatives_are_differences_of_normalised_frames():
+def test_derivatives_are_differences_of_normalized_frames():
     frames = random_frames()
     inputs = small_processor()(frames, derivative_orders=(0, 1, 2), num_frames=6)
     sampled = small_processor()(frames, num_frames=8)["pixel_values"]  # the same frames, with the two extra ones
@@ -88,7 +88,7 @@ def test_several_clips_are_the_uniform_ones():
     processor = small_processor(do_resize=False, do_center_crop=False, do_normalize=False, do_rescale=False)
     settings = {"num_clips": 3, "num_frames": 4, "frame_stride": 2, "derivative_orders": (0, 1)}
     inputs = processor([frames, frames.flip(0)], **settings)
-    indices = uniform_clips(40, 3, 4, 2, lookahead=1)
+    indices = uniform_clips(40, 3, 4, 2, extra_frames=1)
     assert inputs["pixel_values"].shape == inputs["pixel_values_order_1"].shape == (2, 3, 4, 3, 60, 80)
     assert torch.equal(inputs["pixel_values"][0], frames[indices[:, :4]].float())
     assert torch.equal(inputs["pixel_values"][1], frames.flip(0)[indices[:, :4]].float())
@@ -97,7 +97,7 @@ def test_several_clips_are_the_uniform_ones():
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
 def test_short_videos_are_looped(num_frames):
     frames = random_frames(num_frames)
-    clips = small_processor(do_resize=False, do_center_crop=False).sample_clips(frames, frame_stride=1, lookahead=1)
+    clips = small_processor(do_resize=False, do_center_crop=False).sample_clips(frames, frame_stride=1, extra_frames=1)
     assert torch.equal(clips[0], frames[[index % num_frames for index in range(9)]])
 
 
@@ -116,7 +116,7 @@ def test_sampling_and_views_are_the_two_halves_of_a_call(path):
     inputs = processor(path)
     assert torch.equal(views[0], inputs["pixel_values"][0])
     assert torch.equal(views[1], inputs["pixel_values_order_1"][0])
-    longer = processor.sample_clips(path, lookahead=3, num_clips=5, num_frames=4)
+    longer = processor.sample_clips(path, extra_frames=3, num_clips=5, num_frames=4)
     assert longer.shape == (5, 7, 3, 24, 24)
     assert [view.shape for view in processor.views(longer, orders=[3, 0])] == [(5, 4, 3, 24, 24)] * 2
 
@@ -199,12 +199,12 @@ def test_a_url_is_fetched_by_transformers(path, monkeypatch):
     assert torch.equal(pixels, small_processor(num_clips=2)(path)["pixel_values"])
 
 
-def test_grey_and_transparent_frames_become_rgb():
-    grey = random_frames(8)[:, :1]
-    expected = small_processor(frame_stride=1)(grey.expand(-1, 3, -1, -1))["pixel_values"]
-    opaque = torch.cat([grey.expand(-1, 3, -1, -1), torch.full_like(grey, 255)], dim=1)
-    images = [PIL.Image.fromarray(frame[0].numpy()) for frame in grey]
-    for video in (grey, list(grey[:, 0]), images, opaque, [image.convert("P") for image in images]):
+def test_gray_and_transparent_frames_become_rgb():
+    gray = random_frames(8)[:, :1]
+    expected = small_processor(frame_stride=1)(gray.expand(-1, 3, -1, -1))["pixel_values"]
+    opaque = torch.cat([gray.expand(-1, 3, -1, -1), torch.full_like(gray, 255)], dim=1)
+    images = [PIL.Image.fromarray(frame[0].numpy()) for frame in gray]
+    for video in (gray, list(gray[:, 0]), images, opaque, [image.convert("P") for image in images]):
         torch.testing.assert_close(small_processor(frame_stride=1)(video)["pixel_values"], expected)
 
 
@@ -216,7 +216,7 @@ def test_ambiguous_shapes_are_settled_by_the_format():
     assert torch.equal(told[0], tvf.center_crop(frames, [3, 3]))
 
 
-def test_floats_in_the_unit_interval_are_normalised_without_rescaling(decoded):
+def test_floats_in_the_unit_interval_are_normalized_without_rescaling(decoded):
     expected = small_processor(do_resize=False)(decoded)["pixel_values"]
     pixels = small_processor(do_resize=False)(decoded.float() / 255, do_rescale=False)["pixel_values"]
     torch.testing.assert_close(pixels, expected, rtol=1e-4, atol=1e-5)

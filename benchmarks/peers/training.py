@@ -128,8 +128,8 @@ def _vicreg(first: Tensor, second: Tensor) -> Tensor:
     for one in (first, second):
         deviation = torch.sqrt(one.var(dim=0) + 1e-4)
         loss = loss + 12.5 * F.relu(1 - deviation).mean()
-        centred = one - one.mean(dim=0)
-        covariance = centred.T @ centred / (len(one) - 1)
+        centerd = one - one.mean(dim=0)
+        covariance = centerd.T @ centerd / (len(one) - 1)
         diagonal = torch.eye(covariance.shape[0], device=one.device)
         loss = loss + (covariance * (1 - diagonal)).pow(2).sum() / one.shape[1]
     return loss

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vididi_hf.command_line import errors_in_one_line, option, parse_arguments
+from vididi_hf.options import errors_in_one_line, option, parse_arguments
 
 
 def _default(variable: str, checkpoint: str) -> str:
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parse_arguments(ExplorerArguments, arguments, __doc__)
     with errors_in_one_line("app.py"):
         # Here, as they take seconds, and Gradio may be missing.
-        from vididi_hf.explorer.exploration import Explorer
-        from vididi_hf.explorer.interface import build_page, launch_page
+        from explorer.exploration import Explorer
+        from explorer.interface import build_page, launch_page
 
         explorer = Explorer.from_pretrained({"baseline": chosen.baseline, "ViDiDi": chosen.vididi})
     launch_page(build_page(explorer), server_port=chosen.port)

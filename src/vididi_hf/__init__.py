@@ -1,42 +1,50 @@
-"""vididi_hf: learn motion from unlabelled video, in the Hugging Face ecosystem.
+"""vididi_hf: learn motion from unlabeled video, in the Hugging Face ecosystem.
 
-A video and its temporal derivatives are views of one dynamics; one encoder learns to embed them consistently
-("Unfolding Videos Dynamics via Taylor Expansion", arXiv 2409.02371).
+One encoder learns to embed a video and its temporal derivatives consistently ("Unfolding Videos Dynamics via Taylor
+Expansion", arXiv 2409.02371). Importing the package registers its classes with transformers' Auto classes.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vididi_hf.auto import register_on_import
+__version__ = "0.2.0"
 
-__version__ = "0.1.0"
-
-# Importing the package costs nothing: a name is imported when it is first used.
+# Each name is imported when it is first used.
 _MODULE_OF = {
+    "AlternatingSchedule": "pretraining.order_schedule",
+    "ClassificationEvaluator": "evaluation.classification",
+    "DetectionEvaluator": "evaluation.detection",
+    "DetectionRecipe": "finetuning.detection_recipe",
+    "EmbeddingOptions": "search.options",
+    "FinetuningRecipe": "finetuning.recipe",
+    "KNNEvaluator": "evaluation.knn",
+    "LinearEvaluator": "evaluation.linear",
+    "PreparationOptions": "data.preparation.options",
+    "PretrainingRecipe": "pretraining.recipe",
+    "PublishOptions": "hub.options",
+    "RetrievalEvaluator": "evaluation.retrieval",
+    "SearchOptions": "search.options",
     "ViDiDiConfig": "configuration_vididi",
-    "ViDiDiModel": "modeling_vididi",
     "ViDiDiForActionDetection": "detection_vididi",
     "ViDiDiForPreTraining": "pretraining.modeling",
     "ViDiDiForVideoClassification": "classification_vididi",
+    "ViDiDiModel": "modeling_vididi",
     "ViDiDiVideoProcessor": "video_processing_vididi",
-    "temporal_derivative": "derivatives_vididi",
-    "taylor_expand": "derivatives_vididi",
-    "AlternatingSchedule": "pretraining.schedule",
-    "PretrainingRecipe": "pretraining.recipe",
-    "pretrain": "pretraining.loop",
-    "load_video_dataset": "data.registry",
-    "PreparationOptions": "data.preparation",
-    "prepare_dataset": "data.preparation",
-    "RetrievalEvaluator": "evaluation.retrieval",
-    "KNNEvaluator": "evaluation.knn",
-    "LinearEvaluator": "evaluation.linear",
-    "EmbeddingOptions": "search.embedding",
     "embed_videos": "search.embedding",
-    "SearchOptions": "search.videos",
-    "search_videos": "search.videos",
-    "search_exact": "search.exact",
+    "finetune": "finetuning.recognition",
+    "finetune_detection": "finetuning.detection",
+    "load_video_dataset": "data.registry",
+    "prepare_dataset": "data.preparation.prepare",
+    "pretrain": "pretraining.loop",
+    "publish": "hub.publishing",
+    "search_videos": "search.search",
+    "taylor_expand": "derivatives_vididi",
+    "temporal_derivative": "derivatives_vididi",
 }
 
 __all__ = sorted(_MODULE_OF)
@@ -44,27 +52,37 @@ __all__ = sorted(_MODULE_OF)
 if TYPE_CHECKING:
     from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
-    from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
+    from vididi_hf.data.preparation.options import PreparationOptions
+    from vididi_hf.data.preparation.prepare import prepare_dataset
     from vididi_hf.data.registry import load_video_dataset
     from vididi_hf.derivatives_vididi import taylor_expand, temporal_derivative
     from vididi_hf.detection_vididi import ViDiDiForActionDetection
+    from vididi_hf.evaluation.classification import ClassificationEvaluator
+    from vididi_hf.evaluation.detection import DetectionEvaluator
     from vididi_hf.evaluation.knn import KNNEvaluator
     from vididi_hf.evaluation.linear import LinearEvaluator
     from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+    from vididi_hf.finetuning.detection import finetune_detection
+    from vididi_hf.finetuning.detection_recipe import DetectionRecipe
+    from vididi_hf.finetuning.recipe import FinetuningRecipe
+    from vididi_hf.finetuning.recognition import finetune
+    from vididi_hf.hub.options import PublishOptions
+    from vididi_hf.hub.publishing import publish
     from vididi_hf.modeling_vididi import ViDiDiModel
     from vididi_hf.pretraining.loop import pretrain
     from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+    from vididi_hf.pretraining.order_schedule import AlternatingSchedule
     from vididi_hf.pretraining.recipe import PretrainingRecipe
-    from vididi_hf.pretraining.schedule import AlternatingSchedule
-    from vididi_hf.search.embedding import EmbeddingOptions, embed_videos
-    from vididi_hf.search.exact import search_exact
-    from vididi_hf.search.videos import SearchOptions, search_videos
+    from vididi_hf.search.embedding import embed_videos
+    from vididi_hf.search.options import EmbeddingOptions, SearchOptions
+    from vididi_hf.search.search import search_videos
     from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register_auto_classes()
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
@@ -74,4 +92,37 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-register_on_import()
+@cache
+def register_auto_classes() -> None:
+    """Registers the configuration, the models and the processor with transformers' Auto classes."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForObjectDetection,
+        AutoModelForPreTraining,
+        AutoModelForVideoClassification,
+        AutoVideoProcessor,
+    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+
+    from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+    from vididi_hf.configuration_vididi import ViDiDiConfig
+    from vididi_hf.detection_vididi import ViDiDiForActionDetection
+    from vididi_hf.modeling_vididi import ViDiDiModel
+    from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+    from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+    AutoConfig.register(ViDiDiConfig.model_type, ViDiDiConfig, exist_ok=True)
+    AutoModel.register(ViDiDiConfig, ViDiDiModel, exist_ok=True)
+    AutoModelForPreTraining.register(ViDiDiConfig, ViDiDiForPreTraining, exist_ok=True)
+    AutoModelForVideoClassification.register(ViDiDiConfig, ViDiDiForVideoClassification, exist_ok=True)
+    AutoModelForObjectDetection.register(ViDiDiConfig, ViDiDiForActionDetection, exist_ok=True)
+    AutoVideoProcessor.register(ViDiDiConfig, ViDiDiVideoProcessor, exist_ok=True)
+    # The pipeline reads these names, not the registered classes, before it says that a model is not supported.
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ViDiDiConfig.model_type] = ViDiDiForVideoClassification.__name__
+
+
+# Registration imports torch and transformers. The command line puts it off until a command runs, so that `--help`
+# answers at once. While Python starts `-m vididi_hf`, sys.argv[0] is "-m".
+if Path((sys.argv or [""])[0]).stem not in ("-m", "vididi"):
+    register_auto_classes()

@@ -19,10 +19,10 @@ from .batch_norm_vididi import frozen_statistics, keep_statistics_per_order
 from .configuration_vididi import ViDiDiConfig
 
 # How the four stages of each R network convolve: over space and time at once ("full"), over space and then over time
-# ("factorised"), or over space alone ("spatial").
+# ("factorized"), or over space alone ("spatial").
 STAGE_CONVOLUTIONS = {
     "r3d_18": ("full", "full", "full", "full"),
-    "r2plus1d_18": ("factorised", "factorised", "factorised", "factorised"),
+    "r2plus1d_18": ("factorized", "factorized", "factorized", "factorized"),
     "mc3_18": ("full", "spatial", "spatial", "spatial"),
 }
 
@@ -116,7 +116,7 @@ class ResidualBlock(CheckpointedBlock):
 
     def __init__(self, kind: str, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        # As many parameters in a factorised convolution as in a full one (https://arxiv.org/abs/1711.11248, section
+        # As many parameters in a factorized convolution as in a full one (https://arxiv.org/abs/1711.11248, section
         # 3.5). Like torchvision, the second convolution reuses the width computed for the first.
         mid_channels = (27 * in_channels * out_channels) // (9 * in_channels + 3 * out_channels)
         self.conv1 = nn.Sequential(
@@ -144,7 +144,7 @@ class ResidualBlock(CheckpointedBlock):
 
 def _residual_stem(kind: str, in_channels: int, out_channels: int) -> nn.Sequential:
     """The 3 x 7 x 7 convolution in front of an R network; halves height and width."""
-    if kind != "factorised":
+    if kind != "factorized":
         return nn.Sequential(
             nn.Conv3d(in_channels, out_channels, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
             nn.BatchNorm3d(out_channels),
@@ -295,7 +295,7 @@ class S3D(VideoBackbone):
 
 
 def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
-    """The network that a configuration describes, with PyTorch's default initialisation.
+    """The network that a configuration describes, with PyTorch's default initialization.
 
     Args:
         config: A valid configuration.

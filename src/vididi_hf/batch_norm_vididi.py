@@ -1,6 +1,6 @@
 """BatchNorm for views of different derivative orders.
 
-Frames and their derivatives differ in scale by an order of magnitude. In training each batch is normalised by its own
+Frames and their derivatives differ in scale by an order of magnitude. In training each batch is normalized by its own
 statistics, so that does not matter; the running statistics that replace them afterwards are a mixture, which fits
 neither frames nor derivatives. Statistics that are kept apart for each order fit both, and are selected at inference.
 """
@@ -55,7 +55,7 @@ class PerOrderBatchNorm3d(nn.BatchNorm3d):
         self.running_var = torch.ones(len(self.orders), num_features)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalise (batch, channels, frames, height, width) with the statistics of the selected order."""
+        """Normalize (batch, channels, frames, height, width) with the statistics of the selected order."""
         if self.training:
             self.num_batches_tracked.add_(1)
         mean, variance = self.running_mean[self.row], self.running_var[self.row]  # views: updated in place
@@ -81,7 +81,7 @@ def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
 
 
 class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
-    """What [`PerOrderBatchNorm3d`] becomes where a batch is spread over several GPUs; made by `synchronise`."""
+    """What [`PerOrderBatchNorm3d`] becomes where a batch is spread over several GPUs; made by `synchronize`."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -94,7 +94,7 @@ class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalise (batch, channels, frames, height, width) with the statistics of the selected order."""
+        """Normalize (batch, channels, frames, height, width) with the statistics of the selected order."""
         statistics = self.running_mean, self.running_var
         self.running_mean, self.running_var = (one[self.row] for one in statistics)  # views: updated in place
         try:
@@ -103,8 +103,8 @@ class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
             self.running_mean, self.running_var = statistics
 
 
-def synchronise(module: nn.Module) -> None:
-    """Makes the BatchNorms inside a module normalise by the batch of all GPUs together, in place.
+def synchronize(module: nn.Module) -> None:
+    """Makes the BatchNorms inside a module normalize by the batch of all GPUs together, in place.
 
     `nn.SyncBatchNorm.convert_sync_batchnorm` alone would mix the derivative orders' statistics.
     """
@@ -114,7 +114,7 @@ def synchronise(module: nn.Module) -> None:
         elif isinstance(child, _BatchNorm):
             setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
         else:
-            synchronise(child)
+            synchronize(child)
 
 
 def select_order(module: nn.Module, order: int) -> None:
@@ -128,7 +128,7 @@ def select_order(module: nn.Module, order: int) -> None:
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keeps the running statistics of a module's BatchNorms as they are, while it still normalises by the batch.
+    """Keeps the running statistics of a module's BatchNorms as they are, while it still normalizes by the batch.
 
     Zero momentum, not `track_running_stats=False`, because the latter saves other tensors for the backward pass, which
     activation checkpointing reports as an error.
@@ -151,5 +151,5 @@ __all__ = [
     "frozen_statistics",
     "keep_statistics_per_order",
     "select_order",
-    "synchronise",
+    "synchronize",
 ]

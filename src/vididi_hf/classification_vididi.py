@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .choices_vididi import TRAINED_PARTS
 from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import FRAMES_DIM, derivative_view
 from .modeling_vididi import ViDiDiModel, ViDiDiModelOutput, ViDiDiPreTrainedModel
 
-TRAINED_PARTS = ("all", "last_stage", "head")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -67,7 +67,7 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         """Differentiate frames and encode each of the derivatives.
 
         Args:
-            pixel_values: Normalised *frames* (batch, frames, channels, height, width). Of every derivative the first
+            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
                 `frames − max(derivative_orders)` are used, so that all have one length.
             derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
             output_hidden_states: Whether to return the outputs of the encoder's stem and stages.
@@ -173,7 +173,7 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
         """Classify clips.
 
         Args:
-            pixel_values: Normalised *frames* (batch, frames, channels, height, width). Of every derivative the first
+            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
                 `frames − max(derivative_orders)` are used, so that all have one length.
             labels: What `classification_loss` takes. The kind of problem is `config.problem_type`; where it is `None`
                 it follows from the labels, as everywhere in transformers, and is remembered there.

@@ -8,12 +8,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .derivatives_vididi import SCALES
-
-BACKBONE_NAMES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
-OBJECTIVE_NAMES = ("vicreg", "byol", "simclr")
-VIEW_FORWARDS = ("separate", "joint")
-BATCH_NORMS = ("shared", "per_order")
+from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
 
 MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
@@ -81,8 +76,8 @@ class ViDiDiConfig(PreTrainedConfig):
         derivative_orders: Distinct orders of temporal derivative used as views; 0 is the frames themselves.
         objective: Self-supervised objective: `"vicreg"`, `"byol"` or `"simclr"`.
         objective_options: Keyword arguments of the objective.
-        view_forward: How two views pass the encoder in pretraining: `"separate"` normalises each view with BatchNorm
-            statistics of its own, `"joint"` normalises the concatenated views with common ones.
+        view_forward: How two views pass the encoder in pretraining: `"separate"` normalizes each view with BatchNorm
+            statistics of its own, `"joint"` normalizes the concatenated views with common ones.
         batch_norm: Running statistics of the encoder's BatchNorms, which replace those of the batch at inference:
             `"shared"` by all derivative orders, or `"per_order"`, kept for each of `derivative_orders` and selected by
             the encoder's argument `derivative_order`. The latter needs separate forward passes.

@@ -13,10 +13,11 @@ import math
 import torch
 from torch import Tensor
 
+from .choices_vididi import SCALES
+
 FRAMES_DIM = -4
 SCHEMES = ("forward", "central")
-SCALES = ("none", "unit")
-# One grey level of 255, in normalised frames: differences below it are rounding and noise of the camera.
+# One gray level of 255, in normalized frames: differences below it are rounding and noise of the camera.
 SMALLEST_AMPLITUDE = 1 / 255 / 0.225
 
 
@@ -67,7 +68,7 @@ def temporal_derivative(frames: Tensor, order: int = 1, *, step: float = 1.0, sc
     if order > 0:
         derivative = torch.diff(derivative, n=order, dim=FRAMES_DIM)
     if central_odd:
-        # An odd number of differences lies halfway between two frames; the mean of two neighbours lies on one.
+        # An odd number of differences lies halfway between two frames; the mean of two neighbors lies on one.
         last = derivative.shape[FRAMES_DIM] - 1
         derivative = (derivative.narrow(FRAMES_DIM, 0, last) + derivative.narrow(FRAMES_DIM, 1, last)) / 2
     return derivative if order == 0 or step == 1 else derivative / step**order
@@ -108,9 +109,9 @@ def derivative_view(frames: Tensor, order: int, num_frames: int) -> Tensor:
 
 
 def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
-    """Bring the derivatives of normalised clips to a scale.
+    """Bring the derivatives of normalized clips to a scale.
 
-    Frames normalised by mean and standard deviation have a root mean square of about 1, and their derivatives of a
+    Frames normalized by mean and standard deviation have a root mean square of about 1, and their derivatives of a
     tenth of that. `"unit"` divides each clip's derivative by its root mean square, so that derivatives of all orders
     have the scale of frames and slow motion that of fast motion. A fixed factor for each order would change nothing
     wherever views pass a network one by one: the first convolution has no bias, and the BatchNorm behind it undoes
@@ -120,7 +121,7 @@ def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
         derivative: (…, frames, channels, height, width), floating.
         order: Which derivative it is. Frames (0) are returned as they are.
         scale: `"none"` returns every derivative as it is. `"unit"` gives each clip (its last four dimensions) a root
-            mean square of 1; where it is below one grey level, the clip is divided by that level, so that the noise of
+            mean square of 1; where it is below one gray level, the clip is divided by that level, so that the noise of
             a video without motion is not taken for motion.
 
     Returns:

@@ -84,9 +84,9 @@ def feature_grid(backbone: VideoBackbone, dense: bool) -> tuple[int, float]:
         dense: Whether its last stage is dense.
 
     Returns:
-        Stride and offset in pixels: the receptive field of feature j is centred at `offset + stride · j`, where 0 is
-        the edge of the picture. Convolutions and poolings of an odd size are centred on one pixel, the first of which
-        has its centre at 0.5; the last pooling of S3D is centred between two features 16 pixels apart.
+        Stride and offset in pixels: the receptive field of feature j is centerd at `offset + stride · j`, where 0 is
+        the edge of the picture. Convolutions and poolings of an odd size are centerd on one pixel, the first of which
+        has its center at 0.5; the last pooling of S3D is centerd between two features 16 pixels apart.
     """
     stride, offset = (32, 8.5) if isinstance(backbone, S3D) else (16, 0.5)
     return (stride // 2 if dense else stride), offset
@@ -124,7 +124,7 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
 
     Source: the baseline of AVA (Gu et al., 2018) as Feichtenhofer et al. have it in "SlowFast Networks for Video
     Recognition" (https://arxiv.org/abs/1812.03982). They take features for cells that lie side by side, which puts
-    those of a network with padding half a stride off; here boxes are placed by the centres of the receptive fields.
+    those of a network with padding half a stride off; here boxes are placed by the centers of the receptive fields.
 
     Example:
         >>> import torch
@@ -163,7 +163,7 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         """Classify the persons of clips.
 
         Args:
-            pixel_values: Normalised *frames* (batch, frames, channels, height, width). Of every derivative the first
+            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
                 `frames − max(derivative_orders)` are used, so that all have one length.
             boxes: For each clip (boxes, 4): x1, y1, x2, y2 as fractions of width and height, 0 at the left and top
                 edges of the picture.
@@ -193,7 +193,7 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         return ViDiDiForActionDetectionOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
 
     def _on_grid(self, boxes: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
-        """Boxes in cells of the feature map, whose feature j has its centre at j + 0.5."""
+        """Boxes in cells of the feature map, whose feature j has its center at j + 0.5."""
         stride, offset = feature_grid(self.vididi.backbone, self.is_dense)
         return [
             (one.float() * one.new_tensor([width, height, width, height]).float() - offset) / stride + 0.5

@@ -12,7 +12,7 @@ _UNFINISHED = ".part"
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives a hidden path to write to, and what is written there its own name once it is on the disk.
 
     What had that name is replaced, and stays as it is until then. An exception removes what was written so far; what a
@@ -31,9 +31,9 @@ def whole(path: str | Path) -> Iterator[Path]:
         ```python
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from vididi_hf.files import whole
+        >>> from vididi_hf.files import atomic_write
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with whole(Path(folder, "numbers.txt")) as unfinished:
+        ...     with atomic_write(Path(folder, "numbers.txt")) as unfinished:
         ...         _ = unfinished.write_text("1 2 3")
         ...         before = Path(folder, "numbers.txt").exists()
         ...     before, Path(folder, "numbers.txt").read_text()
@@ -65,7 +65,7 @@ def write_text(path: str | Path, text: str) -> Path:
     Returns:
         The path.
     """
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text)
     return Path(path)
 

@@ -32,7 +32,7 @@ class ViDiDiModelOutput(ModelOutput):
 
 
 class ViDiDiPreTrainedModel(PreTrainedModel):
-    """Base of all ViDiDi models: loading, saving and the initialisation of weights."""
+    """Base of all ViDiDi models: loading, saving and the initialization of weights."""
 
     config: ViDiDiConfig
     base_model_prefix = "vididi"
@@ -48,7 +48,7 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise one module as the reference implementations do, sparing weights that a checkpoint provided.
+        """Initialize one module as the reference implementations do, sparing weights that a checkpoint provided.
 
         Convolutions follow torchvision: He-normal over the outputs in the R family, PyTorch's default in S3D. Linear
         layers keep PyTorch's default, on which the projectors of VICReg, BYOL and SimCLR rely. BatchNorm starts as
@@ -96,7 +96,7 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         """Encode clips.
 
         Args:
-            pixel_values: Normalised clips (batch, frames, channels, height, width), at least 2 frames of 32 x 32
+            pixel_values: Normalized clips (batch, frames, channels, height, width), at least 2 frames of 32 x 32
                 pixels; they need not have the size that the configuration names.
             output_hidden_states: Whether to return the outputs of the stem and of every stage; by default
                 `config.output_hidden_states`.

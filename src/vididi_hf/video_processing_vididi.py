@@ -1,4 +1,4 @@
-"""Video processor of ViDiDi: from a video in any form to normalised clips and their temporal derivatives.
+"""Video processor of ViDiDi: from a video in any form to normalized clips and their temporal derivatives.
 
 A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
 """
@@ -42,8 +42,8 @@ def looped_stride(num_video_frames: int, stride: int) -> int:
     return min(stride, max(1, num_video_frames // 2))
 
 
-def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: int, lookahead: int) -> int:
-    """Number of video frames that one clip and its lookahead extend over.
+def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int) -> int:
+    """Number of video frames that one clip and its extra_frames extend over.
 
     Raises:
         ValueError: If a count is impossible.
@@ -52,13 +52,13 @@ def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: in
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if lookahead < 0:
-        raise ValueError(f"lookahead must be at least 0, got {lookahead}")
-    return (num_frames + lookahead - 1) * stride + 1
+    if extra_frames < 0:
+        raise ValueError(f"extra_frames must be at least 0, got {extra_frames}")
+    return (num_frames + extra_frames - 1) * stride + 1
 
 
-def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride: int, lookahead: int = 0) -> Tensor:
-    """Spread clips evenly over a video, for evaluation; a single clip is taken from the centre.
+def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
+    """Spread clips evenly over a video, for evaluation; a single clip is taken from the center.
 
     A video that is too short for one clip is played in a loop, with the starts spread over it.
 
@@ -67,10 +67,10 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
         num_clips: Number of clips.
         num_frames: Frames per clip.
         stride: Distance of two sampled frames, in video frames.
-        lookahead: Further frames sampled at the end of every clip, which derivatives use up.
+        extra_frames: Further frames sampled at the end of every clip, which derivatives use up.
 
     Returns:
-        (`num_clips`, `num_frames + lookahead`) int64 frame indices.
+        (`num_clips`, `num_frames + extra_frames`) int64 frame indices.
 
     Raises:
         ValueError: If a count is impossible.
@@ -79,7 +79,7 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
         >>> uniform_clips(num_video_frames=40, num_clips=2, num_frames=4, stride=3).tolist()
         [[0, 3, 6, 9], [30, 33, 36, 39]]
     """
-    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, lookahead)
+    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     if room < 0:
         starts = [clip * num_video_frames // num_clips for clip in range(num_clips)]
         stride = looped_stride(num_video_frames, stride)
@@ -87,7 +87,7 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
         starts = [room // 2]
     else:
         starts = [clip * room // (num_clips - 1) for clip in range(num_clips)]
-    return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)
+    return clip_indices(starts, num_video_frames, num_frames + extra_frames, stride)
 
 
 class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
@@ -115,9 +115,9 @@ class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
 
 
 class ViDiDiVideoProcessor(BaseVideoProcessor):
-    """Turn videos into normalised clips and the temporal derivatives of these clips.
+    """Turn videos into normalized clips and the temporal derivatives of these clips.
 
-    Clips are spread evenly over each video (one clip: its centre), resized, cropped at the centre and normalised; then
+    Clips are spread evenly over each video (one clip: its center), resized, cropped at the center and normalized; then
     derivatives are taken as forward differences, as in pretraining. Every clip is sampled with as many extra frames as
     the highest order needs, so that all orders have `num_frames` frames. Videos that are too short are looped.
 
@@ -133,7 +133,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         frame_stride: Distance of two sampled frames, in video frames.
         num_clips: Clips per video.
         derivative_orders: Distinct orders of derivative to return; 0 is the frames themselves.
-        do_convert_rgb: Turn grey frames and frames with transparency into RGB. Video files always become RGB.
+        do_convert_rgb: Turn gray frames and frames with transparency into RGB. Video files always become RGB.
         input_data_format: `"channels_first"` or `"channels_last"`, for arrays whose shape leaves it open.
         do_resize: Resize to `size`, with antialiasing.
         size: `{"shortest_edge": pixels}`, or an integer for the same, or `{"height": …, "width": …}`.
@@ -145,7 +145,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         do_normalize: Subtract `image_mean` and divide by `image_std`.
         image_mean: Mean per channel after rescaling; by default that of Kinetics-400.
         image_std: Standard deviation per channel after rescaling; by default that of Kinetics-400.
-        device: Where to resize, crop, normalise and differentiate.
+        device: Where to resize, crop, normalize and differentiate.
         return_tensors: `"pt"` or `"np"`.
 
     Raises:
@@ -220,19 +220,19 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         names = ["pixel_values" if order == 0 else f"pixel_values_order_{order}" for order in orders]
         return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
 
-    def sample_clips(self, video: Any, *, lookahead: int | None = None, **kwargs: Any) -> Tensor:
+    def sample_clips(self, video: Any, *, extra_frames: int | None = None, **kwargs: Any) -> Tensor:
         """Sample, resize and crop the clips of one video, and leave the rest to `views`.
 
-        Workers that decode on the CPU thus hand over bytes, a quarter of the size of normalised pixels and without
+        Workers that decode on the CPU thus hand over bytes, a quarter of the size of normalized pixels and without
         the derivatives.
 
         Args:
             video: A single video, in any form that the class lists.
-            lookahead: Extra frames per clip, which derivatives use up; by default the highest of `derivative_orders`.
+            extra_frames: Extra frames per clip, which derivatives use up; by default the highest of `derivative_orders`.
             **kwargs: Settings for this call; `None` means the processor's own.
 
         Returns:
-            (clips, `num_frames + lookahead`, channels, height, width), uint8 for video files, otherwise with the dtype
+            (clips, `num_frames + extra_frames`, channels, height, width), uint8 for video files, otherwise with the dtype
             of the frames given.
 
         Raises:
@@ -243,16 +243,16 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         Example:
             >>> import torch
             >>> video = torch.randint(256, (40, 3, 120, 160), dtype=torch.uint8)
-            >>> ViDiDiVideoProcessor().sample_clips(video, num_clips=10, lookahead=1).shape
+            >>> ViDiDiVideoProcessor().sample_clips(video, num_clips=10, extra_frames=1).shape
             torch.Size([10, 9, 3, 112, 112])
         """
         settings = self._settings(kwargs)
         return self._sample_clips(
-            video, settings, max(settings["derivative_orders"]) if lookahead is None else lookahead
+            video, settings, max(settings["derivative_orders"]) if extra_frames is None else extra_frames
         )
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
-        """Normalise clips and differentiate them, on the device they are on.
+        """Normalize clips and differentiate them, on the device they are on.
 
         Args:
             clips: (…, frames, channels, height, width), as `sample_clips` returns them.
@@ -301,12 +301,12 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         settings["derivative_orders"] = tuple(settings["derivative_orders"])  # JSON has lists only
         return settings
 
-    def _sample_clips(self, video: Any, settings: dict[str, Any], lookahead: int) -> Tensor:
+    def _sample_clips(self, video: Any, settings: dict[str, Any], extra_frames: int) -> Tensor:
         def choose(num_video_frames: int) -> Tensor:
             if not settings["do_sample_frames"]:
                 return torch.arange(num_video_frames).unsqueeze(0)
             counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
-            return uniform_clips(num_video_frames, *counts, lookahead=lookahead)
+            return uniform_clips(num_video_frames, *counts, extra_frames=extra_frames)
 
         clips = self._read(video, choose, settings)
         frames = clips.flatten(0, 1).to(settings["device"])

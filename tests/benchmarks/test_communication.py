@@ -17,7 +17,7 @@ def script() -> SimpleNamespace:
 
 
 def walk_ring(gpus: int) -> int:
-    """Adds up vectors of as many parts as there are GPUs by passing parts to the neighbour; returns the rounds."""
+    """Adds up vectors of as many parts as there are GPUs by passing parts to the neighbor; returns the rounds."""
     vectors = [[10**gpu * (part + 1) for part in range(gpus)] for gpu in range(gpus)]
     total = [sum(vector[part] for vector in vectors) for part in range(gpus)]
     rounds = 0

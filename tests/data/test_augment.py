@@ -12,7 +12,7 @@ import torch
 import torchvision.transforms.v2.functional as tvf
 
 from vididi_hf.data import augment
-from vididi_hf.data.augment import ClipAugmentation, colour_map, random_resized_crop_box, resize
+from vididi_hf.data.augment import ClipAugmentation, color_map, random_resized_crop_box, resize
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 EVERYTHING = ClipAugmentation(image_size=48, jitter_probability=1.0, blur_probability=1.0)
@@ -29,7 +29,7 @@ def noise(num_frames=6, height=48, width=48, low=0, high=256):
 
 
 def smooth(num_frames=6, height=64, width=80):
-    """Frames without saturated colours, so that no change of colour is clipped."""
+    """Frames without saturated colors, so that no change of color is clipped."""
     return tvf.resize(noise(num_frames, 8, 10, low=70, high=180), [height, width], antialias=True)
 
 
@@ -111,16 +111,16 @@ def test_flips_are_horizontal_and_happen_as_often_as_asked(no_augmentation):
     assert abs(flipped - 200) < 62  # five standard deviations
 
 
-# Colours
+# Colors
 
 
 def apply(clip, *factors):
-    changes = torch.tensor(colour_map(*factors), dtype=torch.float32)
+    changes = torch.tensor(color_map(*factors), dtype=torch.float32)
     return torch.einsum("ij,tjhw->tihw", changes[:, :3], clip.float()) + changes[:, 3:, None]
 
 
 def test_neutral_factors_change_nothing():
-    assert np.allclose(colour_map(1, 1, 1, 0), np.eye(3, 4), atol=1e-9)
+    assert np.allclose(color_map(1, 1, 1, 0), np.eye(3, 4), atol=1e-9)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
@@ -130,16 +130,16 @@ def test_brightness_and_saturation_are_torchvisions(factor):
     assert torch.allclose(apply(clip, 1, 1, factor, 0), tvf.adjust_saturation(clip, factor), atol=1e-3)
 
 
-def test_no_saturation_is_torchvisions_grey():
+def test_no_saturation_is_torchvisions_gray():
     clip = noise().float() / 255
-    grey = apply(clip, 1, 1, 0, 0)
-    assert torch.allclose(grey, tvf.rgb_to_grayscale(clip, num_output_channels=3), atol=1e-3)
-    assert (grey[:, 0] - grey[:, 1]).abs().max() < 1e-5
+    gray = apply(clip, 1, 1, 0, 0)
+    assert torch.allclose(gray, tvf.rgb_to_grayscale(clip, num_output_channels=3), atol=1e-3)
+    assert (gray[:, 0] - gray[:, 1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.2])
-def test_contrast_scales_around_mid_grey(factor):
-    """torchvision scales around the mean luma of the frame; they agree where that is mid grey."""
+def test_contrast_scales_around_mid_gray(factor):
+    """torchvision scales around the mean luma of the frame; they agree where that is mid gray."""
     clip = smooth(1).float()
     luma = (clip * torch.tensor([0.2989, 0.587, 0.114]).reshape(3, 1, 1)).sum(1).mean()
     clip = clip + (127.5 - luma) / 0.9999
@@ -149,12 +149,12 @@ def test_contrast_scales_around_mid_grey(factor):
 
 
 @pytest.mark.parametrize("turn", [-0.05, 0.02, 0.05, 0.3])
-def test_turning_the_hue_keeps_luma_and_greys(turn):
+def test_turning_the_hue_keeps_luma_and_grays(turn):
     clip, luma = noise().float(), torch.tensor([0.299, 0.587, 0.114])
     turned = apply(clip, 1, 1, 1, turn)
     assert torch.allclose(torch.einsum("j,tjhw->thw", luma, turned), torch.einsum("j,tjhw->thw", luma, clip), atol=1e-2)
-    grey = torch.full((1, 3, 2, 2), 90.0)
-    assert torch.allclose(apply(grey, 1, 1, 1, turn), grey, atol=1e-2)
+    gray = torch.full((1, 3, 2, 2), 90.0)
+    assert torch.allclose(apply(gray, 1, 1, 1, turn), gray, atol=1e-2)
     assert (turned - clip).abs().mean() > 1
 
 
@@ -167,9 +167,9 @@ def test_hue_turns_compose_and_close():
 
 
 @pytest.mark.parametrize("turn", [-0.05, 0.05])
-def test_a_small_turn_takes_colours_the_way_torchvisions_does(turn):
-    colours = torch.tensor([[0.8, 0.3, 0.3], [0.3, 0.8, 0.3], [0.3, 0.3, 0.8], [0.8, 0.8, 0.3]]).reshape(4, 3, 1, 1)
-    ours, theirs = apply(colours, 1, 1, 1, turn) - colours, tvf.adjust_hue(colours, turn) - colours
+def test_a_small_turn_takes_colors_the_way_torchvisions_does(turn):
+    colors = torch.tensor([[0.8, 0.3, 0.3], [0.3, 0.8, 0.3], [0.3, 0.3, 0.8], [0.8, 0.8, 0.3]]).reshape(4, 3, 1, 1)
+    ours, theirs = apply(colors, 1, 1, 1, turn) - colors, tvf.adjust_hue(colors, turn) - colors
     assert (torch.cosine_similarity(ours.flatten(1), theirs.flatten(1)) > 0.2).all()
 
 
@@ -179,8 +179,8 @@ def test_the_steps_follow_one_another_as_documented():
     assert torch.allclose(apply(clip, 1.1, 0.9, 1.2, 0.04), stepwise, atol=1e-3)
 
 
-def solve_colours(before, after):
-    """Least squares for the affine map of a frame's colours: (4, 3), matrix transposed and offset."""
+def solve_colors(before, after):
+    """Least squares for the affine map of a frame's colors: (4, 3), matrix transposed and offset."""
     inputs = torch.cat([before.flatten(1).T.double(), torch.ones(before[0].numel(), 1, dtype=torch.float64)], 1)
     return torch.linalg.lstsq(inputs, after.flatten(1).T.double()).solution
 
@@ -191,7 +191,7 @@ def test_a_clip_gets_one_jitter_within_its_bounds(no_augmentation):
     source = generator()
     factors = []
     for _ in range(100):
-        solutions = torch.stack([solve_colours(a, b) for a, b in zip(clip, augmentation(clip, source))])
+        solutions = torch.stack([solve_colors(a, b) for a, b in zip(clip, augmentation(clip, source))])
         # Equal but for what rounding does to the fit: weights, and offsets in levels of 255.
         assert (solutions - solutions[:1])[:, :3].abs().max() < 0.02
         assert (solutions - solutions[:1])[:, 3].abs().max() < 2
@@ -201,7 +201,7 @@ def test_a_clip_gets_one_jitter_within_its_bounds(no_augmentation):
 
 
 @pytest.mark.parametrize(
-    ("field", "probability"), [("jitter_probability", 0.8), ("grey_probability", 0.2), ("blur_probability", 0.5)]
+    ("field", "probability"), [("jitter_probability", 0.8), ("gray_probability", 0.2), ("blur_probability", 0.5)]
 )
 def test_each_change_happens_as_often_as_asked(field, probability, no_augmentation):
     clip = noise(1, 8, 8)
@@ -213,9 +213,9 @@ def test_each_change_happens_as_often_as_asked(field, probability, no_augmentati
     assert abs(changed - 600 * probability) < 5 * math.sqrt(600 * probability * (1 - probability))
 
 
-def test_grey_wins_over_jittered_saturation(no_augmentation):
-    grey = replace(no_augmentation, jitter_probability=1.0, grey_probability=1.0)(noise(), generator())
-    assert (grey.max(dim=1).values.int() - grey.min(dim=1).values).max() <= 1
+def test_gray_wins_over_jittered_saturation(no_augmentation):
+    gray = replace(no_augmentation, jitter_probability=1.0, gray_probability=1.0)(noise(), generator())
+    assert (gray.max(dim=1).values.int() - gray.min(dim=1).values).max() <= 1
 
 
 # Blur
@@ -282,7 +282,7 @@ def test_a_crop_is_blurred_at_the_smaller_size_and_it_looks_as_after_resizing(sh
 # All together
 
 
-def test_the_blur_comes_before_the_colours(no_augmentation):
+def test_the_blur_comes_before_the_colors(no_augmentation):
     """As in the authors' code. White stripes that are made brighter first are cut off, and blurred to less than 128."""
     stripes = (torch.arange(48) % 2 * 255).to(torch.uint8).expand(2, 3, 48, 48)
     blurred = replace(no_augmentation, blur_probability=1.0, blur_sigma=(9.0, 9.0))
@@ -304,7 +304,7 @@ def test_no_threads_are_started():
 def test_the_result_is_written_where_it_shall_be():
     clip, places = noise(), torch.zeros(2, 6, 48, 48, 3, dtype=torch.uint8).movedim(-1, -3)
     augmentation = ClipAugmentation(image_size=48, jitter_probability=0.5)
-    for seed in range(20):  # with and without blur and colours
+    for seed in range(20):  # with and without blur and colors
         returned = augmentation(clip, generator(seed), out=places[1])
         assert returned.data_ptr() == places[1].data_ptr()
         assert torch.equal(places[1], augmentation(clip, generator(seed)))
@@ -350,17 +350,17 @@ def test_what_rests_in_the_video_rests_in_the_clip():
         assert clip.diff(dim=0).abs().max() == 0
 
 
-def test_colours_per_frame_flicker_and_only_they():
+def test_colors_per_frame_flicker_and_only_they():
     static = smooth(1).expand(6, -1, -1, -1)
-    flickering = replace(EVERYTHING, per_frame_colour=True)
+    flickering = replace(EVERYTHING, per_frame_color=True)
     assert all(flickering(static, generator(seed)).float().diff(dim=0).abs().mean() > 0.5 for seed in range(10))
-    without = replace(flickering, jitter_probability=0.0, grey_probability=0.0)
+    without = replace(flickering, jitter_probability=0.0, gray_probability=0.0)
     assert all(without(static, generator(seed)).float().diff(dim=0).abs().max() == 0 for seed in range(10))
 
 
 def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none(no_augmentation):
     static = smooth(1, 8, 8).expand(6, -1, -1, -1)
-    augmentation = replace(no_augmentation, image_size=8, jitter_probability=0.5, per_frame_colour=True)
+    augmentation = replace(no_augmentation, image_size=8, jitter_probability=0.5, per_frame_color=True)
     different = []
     for seed in range(40):
         clip = augmentation(static, generator(seed))
@@ -368,14 +368,14 @@ def test_per_frame_jitter_is_there_for_all_frames_of_a_clip_or_for_none(no_augme
     assert set(different) == {0, 6}
 
 
-def test_per_frame_grey_is_drawn_for_each_frame(no_augmentation):
+def test_per_frame_gray_is_drawn_for_each_frame(no_augmentation):
     clip = noise(8, 8, 8)
-    augmentation = replace(no_augmentation, image_size=8, grey_probability=0.5, per_frame_colour=True)
+    augmentation = replace(no_augmentation, image_size=8, gray_probability=0.5, per_frame_color=True)
     frames = torch.cat([augmentation(clip, generator(seed)) for seed in range(40)])
-    is_grey = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
-    assert abs(int(is_grey.sum()) - 160) < 45
+    is_gray = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
+    assert abs(int(is_gray.sum()) - 160) < 45
     untouched = torch.stack([torch.equal(frame, clip[i % 8]) | torch.tensor(False) for i, frame in enumerate(frames)])
-    assert torch.equal(untouched, ~is_grey)
+    assert torch.equal(untouched, ~is_gray)
 
 
 @pytest.mark.parametrize(

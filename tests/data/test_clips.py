@@ -20,12 +20,12 @@ def generator(seed=0):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_shape_and_bounds(length, shape):
-    num_clips, num_frames, stride, lookahead = shape
+    num_clips, num_frames, stride, extra_frames = shape
     for seed in range(3):
-        training = sample_training_clips(length, num_clips, num_frames, stride, generator(seed), lookahead)
-        uniform = uniform_clips(length, num_clips, num_frames, stride, lookahead)
+        training = sample_training_clips(length, num_clips, num_frames, stride, generator(seed), extra_frames)
+        uniform = uniform_clips(length, num_clips, num_frames, stride, extra_frames)
         for clips in (training, uniform):
-            assert clips.shape == (num_clips, num_frames + lookahead)
+            assert clips.shape == (num_clips, num_frames + extra_frames)
             assert clips.dtype == torch.int64
             assert clips.min() >= 0
             assert clips.max() < length
@@ -33,31 +33,31 @@ def test_shape_and_bounds(length, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stride_is_constant_when_one_clip_fits(shape):
-    num_clips, num_frames, stride, lookahead = shape
-    span = (num_frames + lookahead - 1) * stride + 1
+    num_clips, num_frames, stride, extra_frames = shape
+    span = (num_frames + extra_frames - 1) * stride + 1
     for length in [span, span + 1, span + 30, 10 * span]:
-        training = sample_training_clips(length, num_clips, num_frames, stride, generator(), lookahead)
-        uniform = uniform_clips(length, num_clips, num_frames, stride, lookahead)
+        training = sample_training_clips(length, num_clips, num_frames, stride, generator(), extra_frames)
+        uniform = uniform_clips(length, num_clips, num_frames, stride, extra_frames)
         assert (training.diff(dim=1) == stride).all()
         assert (uniform.diff(dim=1) == stride).all()
 
 
-@pytest.mark.parametrize("lookahead", [0, 1, 2])
+@pytest.mark.parametrize("extra_frames", [0, 1, 2])
 @pytest.mark.parametrize("length", [52, 53, 60, 300])
-def test_training_clips_are_adjacent_and_do_not_overlap(length, lookahead):
+def test_training_clips_are_adjacent_and_do_not_overlap(length, extra_frames):
     """2 clips of 8 frames at stride 3 and 2 more frames span (16 + 2 - 1) * 3 + 1 = 52 frames."""
     for seed in range(20):
-        first, second = sample_training_clips(length, 2, 8, 3, generator(seed), lookahead)
+        first, second = sample_training_clips(length, 2, 8, 3, generator(seed), extra_frames)
         assert second[0] - first[7] == 3
         assert not set(first[:8].tolist()) & set(second[:8].tolist())
-        # The lookahead of the first clip are the first frames of the second.
-        assert first[8:].tolist() == second[:lookahead].tolist()
+        # The extra_frames of the first clip are the first frames of the second.
+        assert first[8:].tolist() == second[:extra_frames].tolist()
 
 
 def test_start_is_uniform_over_all_places_that_fit():
     length, span = 52 + 4, 52
     rng = generator()
-    starts = [int(sample_training_clips(length, 2, 8, 3, rng, lookahead=2)[0, 0]) for _ in range(1000)]
+    starts = [int(sample_training_clips(length, 2, 8, 3, rng, extra_frames=2)[0, 0]) for _ in range(1000)]
     counts = torch.bincount(torch.tensor(starts), minlength=length - span + 1)
     assert counts.shape == (5,)
     assert (counts - 200).abs().max() < 60  # five standard deviations
@@ -71,8 +71,8 @@ def test_deterministic_by_generator():
 
 @pytest.mark.parametrize("length", range(28, 52))
 def test_clips_overlap_as_little_as_a_short_video_allows(length):
-    """One clip with its lookahead spans 28 frames; from there to 52 the clips sit at the two ends."""
-    first, second = sample_training_clips(length, 2, 8, 3, generator(), lookahead=2)
+    """One clip with its extra_frames spans 28 frames; from there to 52 the clips sit at the two ends."""
+    first, second = sample_training_clips(length, 2, 8, 3, generator(), extra_frames=2)
     assert first[0] == 0
     assert second[-1] == length - 1
 
@@ -92,7 +92,7 @@ def test_uniform_clips_reach_both_ends_evenly():
 
 
 @pytest.mark.parametrize("length", [22, 23, 40, 301])
-def test_one_clip_is_centred(length):
+def test_one_clip_is_centerd(length):
     clip = uniform_clips(length, 1, 8, 3)[0]
     assert abs(int(clip[0]) - (length - 1 - int(clip[-1]))) <= 1
 
@@ -100,7 +100,7 @@ def test_one_clip_is_centred(length):
 def test_tiny_videos_loop_in_order():
     assert uniform_clips(3, 1, 8, 1)[0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert uniform_clips(3, 1, 8, 3)[0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert uniform_clips(2, 1, 6, 3, lookahead=1)[0].tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert uniform_clips(2, 1, 6, 3, extra_frames=1)[0].tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert uniform_clips(15, 1, 8, 3)[0].tolist() == [0, 3, 6, 9, 12, 0, 3, 6]
     assert sample_training_clips(3, 2, 4, 3, generator(), 1).tolist() == [[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]]
 
@@ -137,8 +137,8 @@ def test_impossible_counts_are_named(arguments, message):
         sample_training_clips(*arguments, generator())
     with pytest.raises(ValueError, match=message):
         uniform_clips(*arguments)
-    with pytest.raises(ValueError, match="lookahead must be at least 0, got -1"):
-        uniform_clips(50, 2, 8, 3, lookahead=-1)
+    with pytest.raises(ValueError, match="extra_frames must be at least 0, got -1"):
+        uniform_clips(50, 2, 8, 3, extra_frames=-1)
 
 
 def test_docstring_examples():

@@ -26,7 +26,7 @@ def every_frame(num_frames):
     return torch.arange(num_frames)
 
 
-def grey_levels(num_frames=30):
+def gray_levels(num_frames=30):
     """Frames that tell their own index by their brightness: 4 + 6 · index."""
     return (4 + 6 * torch.arange(num_frames)).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 48, 64).contiguous()
 
@@ -52,7 +52,7 @@ def encode(path, frames, codec="libx264", pixel_format="yuv420p", times=None, op
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "levels.mp4"
-    VideoEncoder(grey_levels(), frame_rate=10).to_file(path)
+    VideoEncoder(gray_levels(), frame_rate=10).to_file(path)
     return path
 
 
@@ -171,7 +171,7 @@ def broken_files(folder):
         stream = container.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         container.start_encoding()
-    data = encode(folder / "whole.mp4", grey_levels()).read_bytes()
+    data = encode(folder / "whole.mp4", gray_levels()).read_bytes()
     (folder / "truncated.mp4").write_bytes(data[: len(data) // 2])  # its index, at the end, is cut off
     return {
         "missing.mp4": "no such file",
@@ -298,7 +298,7 @@ def test_frames_that_never_decode_are_a_broken_video(video):
 
 
 def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
-    """An AVI file with B-frames: seeking in it returns neighbours and repetitions."""
+    """An AVI file with B-frames: seeking in it returns neighbors and repetitions."""
     frames = torch.zeros(20, 3, 48, 64, dtype=torch.uint8)
     for index in range(20):
         frames[index, :, :, 3 * index : 3 * index + 4] = 255  # a bar that moves 3 pixels per frame
@@ -312,8 +312,8 @@ def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
 
     def places(decoded):
         weight = decoded.float().mean(dim=(1, 2)).clamp(min=30) - 30
-        centre = (weight * torch.arange(64)).sum(dim=1) / weight.sum(dim=1)
-        return ((centre - 1.5) / 3).round().int().tolist()
+        center = (weight * torch.arange(64)).sum(dim=1) / weight.sum(dim=1)
+        return ((center - 1.5) / 3).round().int().tolist()
 
     whole = VideoReader(path).read(every_frame)
     assert len(whole) >= 18
@@ -327,7 +327,7 @@ def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
     ("name", "is_looked_at"), [("a.mp4", False), ("a.mov", False), ("a.mkv", False), ("a.avi", True)]
 )
 def test_the_first_picture_is_decoded_only_where_containers_lie(tmp_path, monkeypatch, name, is_looked_at):
-    path = encode(tmp_path / name, grey_levels(6), "mpeg4")
+    path = encode(tmp_path / name, gray_levels(6), "mpeg4")
     looked_at, get_frame_at = [], VideoDecoder.get_frame_at
     monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: looked_at.append(i) or get_frame_at(self, i))
     for source in (path, path.read_bytes(), {"path": str(path), "bytes": None}):
@@ -341,7 +341,7 @@ def test_the_first_picture_is_decoded_only_where_containers_lie(tmp_path, monkey
 
 def test_variable_frame_rate_counts_pictures(tmp_path):
     times = [index if index < 10 else 10 + 3 * (index - 10) for index in range(20)]
-    path = encode(tmp_path / "variable.mkv", grey_levels(20), times=times)
+    path = encode(tmp_path / "variable.mkv", gray_levels(20), times=times)
     reader = VideoReader(path)
     assert reader.num_frames == 20
     assert indices_of(reader.read(every_frame)) == list(range(20))

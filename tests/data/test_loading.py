@@ -27,13 +27,13 @@ def rows(motion_root):
     return read_video_list(motion_root / "clips.csv")
 
 
-def clips_of(rows, seed=0, augmentation=None, num_frames=4, frame_stride=2, lookahead=2, **options):
+def clips_of(rows, seed=0, augmentation=None, num_frames=4, frame_stride=2, extra_frames=2, **options):
     augmentation = augmentation or ClipAugmentation(image_size=16)
     return TrainingClips(
         rows,
         num_frames=num_frames,
         frame_stride=frame_stride,
-        lookahead=lookahead,
+        extra_frames=extra_frames,
         augmentation=augmentation,
         seed=seed,
         **options,
@@ -78,7 +78,7 @@ def test_the_clips_of_a_video_are_augmented_independently_and_each_consistently(
     write_video(tmp_path / "static.mp4", noise.expand(24, -1, -1, -1).contiguous())
     first, second = clips_of(with_video_column([str(tmp_path / "static.mp4")]))[0, 0]["clips"].float()
     assert (first - second).abs().mean() > 5
-    # Compression makes frames of a static video differ, by much less than another crop or colour would.
+    # Compression makes frames of a static video differ, by much less than another crop or color would.
     assert first.diff(dim=0).abs().mean() < 3
     assert second.diff(dim=0).abs().mean() < 3
 
@@ -250,7 +250,7 @@ def write_unusual(folder):
     """Good videos of every uncommon kind: codecs, depths and sizes, times, and a single frame."""
     kinds = {
         "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
-        "grey": ("ffv1", "gray", (48, 64), 30),
+        "gray": ("ffv1", "gray", (48, 64), 30),
         "odd": ("libx264", "yuv444p", (47, 63), 30),
         "one-frame": ("libx264", "yuv420p", (48, 64), 1),
         "variable": ("libx264", "yuv420p", (48, 64), 30),
@@ -272,7 +272,7 @@ def write_unusual(folder):
 
 def test_unusual_videos_are_good_ones(tmp_path):
     paths = write_unusual(tmp_path)
-    clips = clips_of(with_video_column([str(path) for path in paths]), num_clips=3, lookahead=1)
+    clips = clips_of(with_video_column([str(path) for path in paths]), num_clips=3, extra_frames=1)
     for index, path in enumerate(paths):
         sample = clips[0, index]
         assert sample["broken"] == {}, path.name
@@ -310,7 +310,7 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
     recipe = PretrainingRecipe(
         dataset=str(folder),
         output_dir=str(tmp_path / "run"),
-        schedule="first-order",
+        order_schedule="first-order",
         hidden_sizes=[4, 4, 8, 8],
         depths=[1, 1, 1, 1],
         projector_sizes=[8, 8],

@@ -131,10 +131,10 @@ def test_a_single_frame_does_not_tell_the_motion(monkeypatch: pytest.MonkeyPatch
 
     placed: list[list[float]] = []
 
-    def note(canvas, sprite, radius, centre, path):
+    def note(canvas, sprite, radius, center, path):
         dx, dy, scale, _ = path
         middle = len(dx) // 2
-        x, y = (float((c + d[middle]) % SIZE) for c, d in zip(centre, (dx, dy)))
+        x, y = (float((c + d[middle]) % SIZE) for c, d in zip(center, (dx, dy)))
         placed[-1] += [x, y, radius * float(scale[middle])]
         return canvas
 
@@ -149,15 +149,15 @@ def test_a_single_frame_does_not_tell_the_motion(monkeypatch: pytest.MonkeyPatch
     assert forest.score(seen[1200:], labels[1200:]) < 0.125 + 4 * 0.017
 
 
-def paint_square(dx=0.0, dy=0.0, scale=1.0, angle=0.0, centre=(SIZE / 2, SIZE / 2), radius=10.0):
+def paint_square(dx=0.0, dy=0.0, scale=1.0, angle=0.0, center=(SIZE / 2, SIZE / 2), radius=10.0):
     """One white sprite, a square with its upper left quarter cut out, on black: (SIZE, SIZE)."""
     sprite = torch.ones(4, 32, 32)
     sprite[3, :16, :16] = 0
     path = tuple(torch.tensor([float(value)]) for value in (dx, dy, scale, angle))
-    return motion._paint(torch.zeros(1, 3, SIZE, SIZE), sprite, radius, centre, path)[0, 0]
+    return motion._paint(torch.zeros(1, 3, SIZE, SIZE), sprite, radius, center, path)[0, 0]
 
 
-def centre_of_mass(picture):
+def center_of_mass(picture):
     positions = torch.arange(SIZE) + 0.5
     return float((picture.sum(0) * positions).sum() / picture.sum()), float(
         (picture.sum(1) * positions).sum() / picture.sum()
@@ -165,8 +165,8 @@ def centre_of_mass(picture):
 
 
 def test_a_sprite_is_painted_where_its_trajectory_says():
-    x, y = centre_of_mass(paint_square())
-    moved_x, moved_y = centre_of_mass(paint_square(dx=7, dy=-4))
+    x, y = center_of_mass(paint_square())
+    moved_x, moved_y = center_of_mass(paint_square(dx=7, dy=-4))
     assert moved_x - x == pytest.approx(7, abs=0.1)
     assert moved_y - y == pytest.approx(-4, abs=0.1)
 
@@ -272,7 +272,7 @@ def test_train_and_test_share_no_sprite():
         assert pool.max() <= 1
         assert pool[:, 3, 16, 16].min() == 1  # opaque in the middle
         assert pool[:, 3, 0, 0].max() == 0  # and transparent in the corner
-    for part in (slice(0, 3), slice(3, 4)):  # neither colours nor outlines
+    for part in (slice(0, 3), slice(3, 4)):  # neither colors nor outlines
         train, test = pools["train"][:, part].flatten(1), pools["test"][:, part].flatten(1)
         assert torch.cdist(train, test, p=1).min() / train.shape[1] > 0.01
 
@@ -316,7 +316,7 @@ def test_files_are_h264_and_hold_what_was_rendered(motion_root):
     assert decoder.metadata.codec == "h264"
     frames, rendered = decoder.get_frames_in_range(0, len(decoder)).data, render_motion("test", 3)
     assert frames.shape == rendered.shape
-    # Compression, and colours at half the resolution.
+    # Compression, and colors at half the resolution.
     assert (frames.float() - rendered).abs().mean() < 12  # of 255
     assert (frames.float() - rendered).mean(dim=1).abs().mean() < 6
 

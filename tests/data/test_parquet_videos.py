@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from vididi_hf.data import parquet_videos
 from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
-from vididi_hf.data.shards import shard_path, write_shard
+from vididi_hf.data.preparation.shards import shard_path, write_shard
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 

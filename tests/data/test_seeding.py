@@ -50,7 +50,7 @@ def test_pythons_generator_is_a_function_of_the_same_keys():
     assert seeded_random("clip", 3).random() == seeded_random("clip", torch.tensor(3)).random()
 
 
-def test_streams_of_neighbouring_keys_are_uncorrelated():
+def test_streams_of_neighboring_keys_are_uncorrelated():
     """Of 4000 uniform draws each, the correlation of unrelated streams has deviation 1/sqrt(4000) = 0.016."""
     streams = torch.stack([draw("clip", 0, index, count=4000) for index in range(6)])
     correlations = torch.corrcoef(streams) - torch.eye(6)

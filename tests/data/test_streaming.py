@@ -11,11 +11,11 @@ from vididi_hf.data import streaming
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.loading import ClipMaker, TrainingClips
 from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
-from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
-from vididi_hf.data.shards import shard_path, write_shard
+from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
+from vididi_hf.data.preparation.shards import shard_path, write_shard
 from vididi_hf.data.streaming import StreamedBatch, StreamedBatches, StreamedClips, StreamingClipLoader
 
-CLIPS = {"num_clips": 2, "num_frames": 4, "frame_stride": 2, "lookahead": 1}
+CLIPS = {"num_clips": 2, "num_frames": 4, "frame_stride": 2, "extra_frames": 1}
 FEATURES = datasets.Features({"video": datasets.Video()})
 
 
@@ -135,7 +135,7 @@ def test_the_window_says_how_far_rows_move():
     assert (places(400) - torch.arange(400)).abs().max() > 150
 
 
-def test_neighbours_in_a_shard_are_torn_apart():
+def test_neighbors_in_a_shard_are_torn_apart():
     videos = CountedVideos([16] * 40)
     batches = asked(videos, batch_size=16, shuffle_window=256)
     in_one_group = [Counter(row // 16 for row in batch.asked).most_common(1)[0][1] for batch in batches]

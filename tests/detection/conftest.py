@@ -1,4 +1,4 @@
-"""Data sets with boxes that are small enough to learn: squares that are bright, dark or flicker on grey noise."""
+"""Data sets with boxes that are small enough to learn: squares that are bright, dark or flicker on gray noise."""
 
 import datasets
 import pytest

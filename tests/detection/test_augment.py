@@ -35,7 +35,7 @@ def marked(clip, channel):
 @pytest.mark.parametrize("flip", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("area", [(1.0, 1.0), (0.2, 0.9)])
 def test_boxes_enclose_what_they_enclosed(clip, flip, area):
-    augmentation = BoxAugmentation(64, area=area, flip_probability=flip, colour_probability=0.0)
+    augmentation = BoxAugmentation(64, area=area, flip_probability=flip, color_probability=0.0)
     flipped = 0
     for seed in range(40):
         augmented, boxes, kept = augmentation(clip, BOXES, Random(seed))
@@ -50,7 +50,7 @@ def test_boxes_enclose_what_they_enclosed(clip, flip, area):
 
 
 def test_persons_who_are_cut_off_are_left_out(clip):
-    augmentation = BoxAugmentation(64, area=(0.1, 0.2), flip_probability=0.0, colour_probability=0.0)
+    augmentation = BoxAugmentation(64, area=(0.1, 0.2), flip_probability=0.0, color_probability=0.0)
     numbers = set()
     for seed in range(40):
         augmented, _, kept = augmentation(clip, BOXES, Random(seed))
@@ -65,20 +65,20 @@ def test_persons_who_are_cut_off_are_left_out(clip):
 
 def test_without_any_box_to_keep_the_whole_picture_is_taken(clip):
     speck = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-    augmented, boxes, kept = BoxAugmentation(60, flip_probability=0.0, colour_probability=0.0)(clip, speck, Random(0))
+    augmented, boxes, kept = BoxAugmentation(60, flip_probability=0.0, color_probability=0.0)(clip, speck, Random(0))
     assert (boxes.shape, kept.tolist()) == ((0, 4), [])
     expected = BOXES[0] * 60
     assert (marked(augmented, 0) - expected).abs().max() <= 1.01
 
 
-def test_colours_change_alike_in_all_frames_and_nothing_moves(clip):
+def test_colors_change_alike_in_all_frames_and_nothing_moves(clip):
     settings = {"area": (1.0, 1.0), "ratio": (1.5, 1.5), "flip_probability": 0.0}
-    plain, _, _ = BoxAugmentation(64, **settings, colour_probability=0.0)(clip, BOXES, Random(3))
-    coloured, _, _ = BoxAugmentation(64, **settings, colour_probability=1.0)(clip, BOXES, Random(3))
-    assert not torch.equal(plain, coloured)
-    assert torch.equal(coloured[0], coloured[2])
+    plain, _, _ = BoxAugmentation(64, **settings, color_probability=0.0)(clip, BOXES, Random(3))
+    colored, _, _ = BoxAugmentation(64, **settings, color_probability=1.0)(clip, BOXES, Random(3))
+    assert not torch.equal(plain, colored)
+    assert torch.equal(colored[0], colored[2])
     for mark in MARKS:
-        assert (marked(plain, mark) - marked(coloured, mark)).abs().max() <= 1  # an edge's grey may pass the half
+        assert (marked(plain, mark) - marked(colored, mark)).abs().max() <= 1  # an edge's gray may pass the half
 
 
 def test_it_is_a_function_of_the_generator(clip):

@@ -1,4 +1,4 @@
-"""Pictures: boxes where they belong, in the colour of right and wrong."""
+"""Pictures: boxes where they belong, in the color of right and wrong."""
 
 import doctest
 
@@ -10,18 +10,18 @@ from PIL import Image
 from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
 from vididi_hf.detection import drawing as module
 from vididi_hf.detection.drawing import RIGHT, TRUTH, WRONG, draw_boxes, save_picture
-from vididi_hf.detection.evaluation import DetectionEvaluator
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
+from vididi_hf.evaluation.detection import DetectionEvaluator
 
 
-def rgb(colour):
-    return torch.tensor([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+def rgb(color):
+    return torch.tensor([int(color[place : place + 2], 16) for place in (1, 3, 5)])
 
 
-def extent(picture, colour):
-    """The box, in pixels, around what has a colour."""
-    same = (picture.int() == rgb(colour)[:, None, None]).all(0)
+def extent(picture, color):
+    """The box, in pixels, around what has a color."""
+    same = (picture.int() == rgb(color)[:, None, None]).all(0)
     rows, columns = same.any(1).nonzero().flatten().tolist(), same.any(0).nonzero().flatten().tolist()
     return [columns[0], rows[0], columns[-1], rows[-1]] if rows else None
 
@@ -31,9 +31,9 @@ def test_boxes_are_where_they_belong():
     boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9], [0.6, 0.0, 1.0, 1.0]])
     picture = draw_boxes(frame, boxes, None, [RIGHT, WRONG], side=200)
     assert picture.shape == (3, 200, 300)
-    for box, colour in zip(boxes, (RIGHT, WRONG)):
+    for box, color in zip(boxes, (RIGHT, WRONG)):
         expected = (box * torch.tensor([299, 199, 299, 199])).tolist()
-        assert extent(picture, colour) == pytest.approx(expected, abs=2)
+        assert extent(picture, color) == pytest.approx(expected, abs=2)
     text = draw_boxes(frame, boxes, ["run 0.9\nsit 0.1", "walk"], [RIGHT, WRONG], side=200)
     assert not torch.equal(text, picture)
     assert torch.equal(draw_boxes(frame, torch.zeros(0, 4), [], []), draw_boxes(frame, torch.zeros(0, 4), None, []))
@@ -57,12 +57,12 @@ def evaluator_that_says(rows, number, boxes=None):
 
 def test_right_is_green_and_wrong_is_red(rows, tmp_path):
     bright = rows.select([0, 1])
-    for number, colour, other in [(0, RIGHT, WRONG), (1, WRONG, RIGHT)]:
+    for number, color, other in [(0, RIGHT, WRONG), (1, WRONG, RIGHT)]:
         path = save_picture(tmp_path / "new" / f"{number}.png", evaluator_that_says(bright, number))
         picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
-        assert extent(picture, colour) is not None
+        assert extent(picture, color) is not None
         assert extent(picture, other) is None
-    # A box of nobody is wrong whatever it says, and who should have been found is grey.
+    # A box of nobody is wrong whatever it says, and who should have been found is gray.
     elsewhere = [torch.tensor([[0.8, 0.8, 1.0, 1.0]])] * 2
     path = save_picture(tmp_path / "away.png", evaluator_that_says(bright, 0, elsewhere))
     picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)

@@ -12,18 +12,18 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.readers.detection import box_features
 from vididi_hf.detection import key_frames as module
-from vididi_hf.detection.key_frames import KeyFrameReader, centred_clip, class_names, is_ava, load_key_frames, names_of
+from vididi_hf.detection.key_frames import KeyFrameReader, centerd_clip, class_names, is_ava, load_key_frames, names_of
 
 
 def test_the_key_frame_is_in_the_middle_and_ends_are_repeated():
-    for num_frames, stride, lookahead, centre, length in [(8, 3, 1, 20, 40), (5, 1, 0, 7, 30), (2, 4, 2, 9, 19)]:
-        clip = centred_clip(centre, length, num_frames, stride, lookahead).tolist()
-        assert clip[num_frames // 2] == centre
-        assert [b - a for a, b in itertools.pairwise(clip)] == [stride] * (num_frames + lookahead - 1)
-    assert centred_clip(1, 20, 8, 2).tolist() == [0, 0, 0, 0, 1, 3, 5, 7]
-    assert centred_clip(18, 20, 4, 2, lookahead=1).tolist() == [14, 16, 18, 19, 19]
-    assert centred_clip(99, 20, 4, 2).tolist() == [15, 17, 19, 19]
-    assert centred_clip(0, 1, 4, 2).tolist() == [0, 0, 0, 0]
+    for num_frames, stride, extra_frames, center, length in [(8, 3, 1, 20, 40), (5, 1, 0, 7, 30), (2, 4, 2, 9, 19)]:
+        clip = centerd_clip(center, length, num_frames, stride, extra_frames).tolist()
+        assert clip[num_frames // 2] == center
+        assert [b - a for a, b in itertools.pairwise(clip)] == [stride] * (num_frames + extra_frames - 1)
+    assert centerd_clip(1, 20, 8, 2).tolist() == [0, 0, 0, 0, 1, 3, 5, 7]
+    assert centerd_clip(18, 20, 4, 2, extra_frames=1).tolist() == [14, 16, 18, 19, 19]
+    assert centerd_clip(99, 20, 4, 2).tolist() == [15, 17, 19, 19]
+    assert centerd_clip(0, 1, 4, 2).tolist() == [0, 0, 0, 0]
 
 
 def test_rows_of_videos_become_key_frames(dataset):
@@ -48,7 +48,7 @@ def test_frames_are_those_of_the_file(dataset, ava_root):
     rows = load_key_frames(dataset, split="train")
     video = rows.cast_column("video", datasets.Video(decode=False))[13]["video"]["bytes"]
     frames = VideoDecoder(video).get_frames_in_range(0, 10).data
-    reader = KeyFrameReader(rows, num_frames=4, stride=2, lookahead=1)
+    reader = KeyFrameReader(rows, num_frames=4, stride=2, extra_frames=1)
     clip, row = reader.read(13)  # frame 3 of the second video
     assert (row["frame"], row["box_labels"]) == (3, [[1]])
     assert torch.equal(clip, frames[[0, 1, 3, 5, 7]])
@@ -58,7 +58,7 @@ def test_frames_are_those_of_the_file(dataset, ava_root):
     assert movies["second"][:3] == [902, 903, 902]
     path = movies.cast_column("video", datasets.Video(decode=False))[1]["video"]["path"]
     frames = VideoDecoder(path).get_frames_in_range(0, 25).data
-    clip, _ = KeyFrameReader(movies, num_frames=4, stride=3, lookahead=0).read(1)
+    clip, _ = KeyFrameReader(movies, num_frames=4, stride=3, extra_frames=0).read(1)
     assert torch.equal(clip, frames[[9, 12, 15, 18]])
 
 
@@ -67,7 +67,7 @@ def test_few_files_stay_open_and_those_of_one_video_are_opened_once(dataset, mon
     real = module.VideoReader
     monkeypatch.setattr(module, "VideoReader", lambda video: opened.append(video["path"]) or real(video))
     rows = load_key_frames(dataset, split="train", every=5)
-    reader = KeyFrameReader(rows, num_frames=2, stride=1, lookahead=0)
+    reader = KeyFrameReader(rows, num_frames=2, stride=1, extra_frames=0)
     for index in range(len(rows)):
         reader.read(index)
     assert len(opened) == len(set(opened)) == 9

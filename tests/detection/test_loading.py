@@ -9,11 +9,11 @@ from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection.loading import KeyFrameLoader, TrainingKeyFrames
 
 # The whole picture of 64 × 40 pixels.
-PLAIN = BoxAugmentation(36, area=(1.0, 1.0), ratio=(1.6, 1.6), flip_probability=0.0, colour_probability=0.0)
+PLAIN = BoxAugmentation(36, area=(1.0, 1.0), ratio=(1.6, 1.6), flip_probability=0.0, color_probability=0.0)
 
 
 def samples(rows, augmentation=PLAIN, seed=0):
-    return TrainingKeyFrames(rows, num_frames=4, stride=1, lookahead=1, augmentation=augmentation, seed=seed)
+    return TrainingKeyFrames(rows, num_frames=4, stride=1, extra_frames=1, augmentation=augmentation, seed=seed)
 
 
 def test_a_box_has_the_labels_of_who_is_in_it(ava_root):

@@ -61,7 +61,7 @@ def test_a_file_of_detections(ava_root, tmp_path):
 
 
 class Detector:
-    """Called as `pipeline("object-detection")` is: finds what is far from grey, and two things that do not count."""
+    """Called as `pipeline("object-detection")` is: finds what is far from gray, and two things that do not count."""
 
     def __init__(self):
         self.calls = 0

@@ -37,7 +37,7 @@ def by_hand(model, processor, rows, orders, num_clips):
     found = []
     with torch.no_grad():
         for row in rows:
-            clips = processor.sample_clips(row["video"], num_clips=num_clips, lookahead=1)
+            clips = processor.sample_clips(row["video"], num_clips=num_clips, extra_frames=1)
             per_clip = []
             for clip in clips:
                 frames = processor.views(clip[None], orders=(0,))[0]
@@ -72,7 +72,7 @@ def test_probabilities_are_means_over_clips(rows, processor):
         "clips_per_video": 3,
         "frames_per_clip": 4,
         "frame_stride": 2,
-        "crop": "centre",
+        "crop": "center",
         "clips_combined": "mean of softmax",
         "failed_videos": [],
     }

@@ -216,7 +216,7 @@ def test_rows_that_fail_are_told_apart_even_where_their_sources_are_not(
     """Row 2 twice, and a row that holds no video."""
     videos = rows.select_columns("video").cast_column("video", datasets.Video(decode=False))[:]["video"]
     some = with_video_column([videos[0]["path"], videos[2]["path"], None, videos[2]["path"]])
-    clips = EvaluationClips(some, processor, num_clips=1, lookahead=0)
+    clips = EvaluationClips(some, processor, num_clips=1, extra_frames=0)
     assert [good for good, _ in clips.batches(batch_size=2)] == [[0]]
     assert list(clips.broken) == [videos[2]["path"], "row 2"]
     assert list(clips.broken_rows) == [1, 2, 3]

@@ -47,7 +47,7 @@ def test_agrees_with_a_count_by_hand(temperature, chunk):
 
 
 @pytest.mark.parametrize(("temperature", "winner"), [(0.07, 0), (10.0, 1)])
-def test_temperature_decides_between_one_near_and_two_far_neighbours(temperature, winner):
+def test_temperature_decides_between_one_near_and_two_far_neighbors(temperature, winner):
     query = torch.tensor([[1.0, 0.0]])
     gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])
     labels, nearest = torch.tensor([0, 1, 1]), torch.tensor([[0, 1, 2]])
@@ -121,14 +121,14 @@ def test_the_evaluator_lets_the_nearest_vote(splits, processor, model) -> None:
     for name in inputs:
         assert result["metrics"][name]["top-1"] == pytest.approx((votes[name].argmax(1) == wanted).mean())
     assert result["primary_metric"]["input"] == "ensemble"
-    assert (result["task"], result["protocol"]["neighbours"], result["protocol"]["temperature"]) == ("knn", 5, 0.5)
+    assert (result["task"], result["protocol"]["neighbors"], result["protocol"]["temperature"]) == ("knn", 5, 0.5)
 
 
 def test_a_video_does_not_vote_on_its_own_kind_where_that_is_left_out(splits, processor, model) -> None:
     rows = splits[0].add_column("pair", [index % 8 for index in range(16)])  # a pair is the two videos of a class
-    result = KNNEvaluator(rows, rows, processor, ["frames"], num_clips=1, leave_out="pair")(model)
+    result = KNNEvaluator(rows, rows, processor, ["frames"], num_clips=1, group_column="pair")(model)
     assert result["metrics"]["frames"]["top-1"] == 0.0
-    assert result["protocol"]["leave_out"] == "pair"
+    assert result["protocol"]["group_column"] == "pair"
 
 
 def test_impossible_settings_are_named(splits, processor) -> None:

@@ -20,10 +20,10 @@ from vididi_hf.evaluation.linear import LinearEvaluator, choose_strength, fit_lo
 
 def blobs(seed, number=400, classes=6, dimensions=20, noise=2.5):
     """Classes that overlap, in dimensions of very different scales."""
-    centres = np.random.default_rng(0).normal(size=(classes, dimensions))
+    centers = np.random.default_rng(0).normal(size=(classes, dimensions))
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, size=number)
-    features = (centres[labels] + noise * generator.normal(size=(number, dimensions))) * np.logspace(-2, 2, dimensions)
+    features = (centers[labels] + noise * generator.normal(size=(number, dimensions))) * np.logspace(-2, 2, dimensions)
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 
@@ -135,7 +135,9 @@ def test_nothing_in_the_encoder_moves_though_it_came_in_training_mode(model, pro
 
 def test_one_value_of_a_column_is_left_out_at_a_time(model, processor, splits):
     rows = splits[0].add_column("actor", ["ann", "bob"] * 4 + ["bob", "ann"] * 4)
-    result = LinearEvaluator(rows, rows, processor, ["frames"], num_clips=1, strengths=(1.0,), leave_out="actor")(model)
+    result = LinearEvaluator(rows, rows, processor, ["frames"], num_clips=1, strengths=(1.0,), group_column="actor")(
+        model
+    )
     features = extract_features(model, processor, rows, num_clips=1).by_order[0]
     labels, actors = torch.tensor(rows["label"]), np.array(rows["actor"])
     hits = 0

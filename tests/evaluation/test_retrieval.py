@@ -18,7 +18,7 @@ from vididi_hf.evaluation.retrieval import (
     INPUTS,
     RECALL_AT,
     RetrievalEvaluator,
-    nearest_neighbours,
+    nearest_neighbors,
     recall_at_k,
 )
 
@@ -31,19 +31,19 @@ def brute_force(queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-cosine.round(7), axis=1, kind="stable")[:, :k]
 
 
-def recall_by_hand(neighbours: np.ndarray, gallery_labels: np.ndarray, query_labels: np.ndarray, k: int) -> float:
+def recall_by_hand(neighbors: np.ndarray, gallery_labels: np.ndarray, query_labels: np.ndarray, k: int) -> float:
     hits = 0
     for query, label in enumerate(query_labels):
-        hits += any(gallery_labels[found] == label for found in neighbours[query][:k])
+        hits += any(gallery_labels[found] == label for found in neighbors[query][:k])
     return hits / len(query_labels)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1024])
 @pytest.mark.parametrize("k", [1, 5, 30, 99])
-def test_neighbours_are_those_of_brute_force(k: int, chunk: int) -> None:
+def test_neighbors_are_those_of_brute_force(k: int, chunk: int) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, gallery = torch.randn(20, 4, generator=generator), torch.randn(30, 4, generator=generator)
-    found = nearest_neighbours(queries, gallery, k, chunk)
+    found = nearest_neighbors(queries, gallery, k, chunk)
     assert found.shape == (20, min(k, 30))  # no more than there are
     assert found.tolist() == brute_force(queries.numpy(), gallery.numpy(), k).tolist()
 
@@ -52,17 +52,17 @@ def test_lengths_do_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
     queries, gallery = torch.randn(20, 4, generator=generator), torch.randn(30, 4, generator=generator)
     scales = torch.logspace(-3, 3, 30)[:, None]
-    expected = nearest_neighbours(queries, gallery, 5)
-    assert torch.equal(nearest_neighbours(7 * queries, scales * gallery, 5), expected)
-    assert not torch.equal(nearest_neighbours(-queries, gallery, 5), expected)
+    expected = nearest_neighbors(queries, gallery, 5)
+    assert torch.equal(nearest_neighbors(7 * queries, scales * gallery, 5), expected)
+    assert not torch.equal(nearest_neighbors(-queries, gallery, 5), expected)
 
 
 def test_of_equally_similar_videos_the_first_wins() -> None:
     queries = torch.eye(3)
     gallery = torch.eye(3).repeat(40, 1)  # 0, 1, 2, 0, 1, 2, …
-    found = nearest_neighbours(queries, gallery, 40)
+    found = nearest_neighbors(queries, gallery, 40)
     assert found.tolist() == [list(range(query, 120, 3)) for query in range(3)]
-    collapsed = nearest_neighbours(torch.ones(2, 3), torch.ones(50, 3), 50)
+    collapsed = nearest_neighbors(torch.ones(2, 3), torch.ones(50, 3), 50)
     assert collapsed.tolist() == [list(range(50))] * 2
 
 
@@ -79,19 +79,19 @@ def test_recall_counts_queries_with_any_hit(num_labels: int) -> None:
     assert list(found.values()) == sorted(found.values())
 
 
-def test_ranks_beyond_the_neighbours_count_all_of_them() -> None:
-    neighbour_labels, query_labels = torch.tensor([[1, 0], [1, 1], [2, 2]]), torch.tensor([0, 0, 2])
-    assert recall_at_k(neighbour_labels, query_labels, ks=(1, 2, 3, 50)) == {1: 1 / 3, 2: 2 / 3, 3: 2 / 3, 50: 2 / 3}
+def test_ranks_beyond_the_neighbors_count_all_of_them() -> None:
+    neighbor_labels, query_labels = torch.tensor([[1, 0], [1, 1], [2, 2]]), torch.tensor([0, 0, 2])
+    assert recall_at_k(neighbor_labels, query_labels, ks=(1, 2, 3, 50)) == {1: 1 / 3, 2: 2 / 3, 3: 2 / 3, 50: 2 / 3}
 
 
 def test_perfect_features_find_everything_at_once_and_random_ones_what_chance_finds() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(8).repeat(50)
     perfect = torch.eye(8)[labels] + 0.01 * torch.randn(400, 8, generator=generator)
-    found = recall_at_k(labels.flip(0)[nearest_neighbours(perfect, perfect.flip(0), 50)], labels)
+    found = recall_at_k(labels.flip(0)[nearest_neighbors(perfect, perfect.flip(0), 50)], labels)
     assert found == dict.fromkeys(RECALL_AT, 1.0)
     random, gallery = torch.randn(2, 400, 64, generator=generator)
-    found = recall_at_k(labels[nearest_neighbours(random, gallery, 50)], labels)
+    found = recall_at_k(labels[nearest_neighbors(random, gallery, 50)], labels)
     for k, recall in found.items():
         chance = 1 - (7 / 8) ** k
         assert recall == pytest.approx(chance, abs=4 * (chance * (1 - chance) / 400) ** 0.5 + 0.01)
@@ -139,11 +139,11 @@ def test_the_evaluator_does_what_its_parts_do(
         for name in ("frames", "derivative")
     ]
     expected["both"] = tuple(np.concatenate(pair, axis=1) for pair in zip(*unit))
-    assert set(result.metrics) == set(result.neighbours) == set(INPUTS) == set(expected)
+    assert set(result.metrics) == set(result.neighbors) == set(INPUTS) == set(expected)
     gallery_labels, query_labels = np.array(gallery["label"]), np.array(queries["label"])
     for name, (asked, searched) in expected.items():
         nearest = np.array(kept)[brute_force(asked, searched, 50)]
-        assert result.neighbours[name].tolist() == nearest.tolist()  # rows of the data set, past the broken one
+        assert result.neighbors[name].tolist() == nearest.tolist()  # rows of the data set, past the broken one
         for k in RECALL_AT:
             assert result.metrics[name][f"R@{k}"] == recall_by_hand(nearest, gallery_labels, query_labels, k)
         ranks = -np.arange(len(kept))
@@ -166,7 +166,7 @@ def test_each_video_finds_itself_among_the_same_files(
 ) -> None:
     result = RetrievalEvaluator(rows, rows.select(range(10)), processor, num_clips=1)(model)
     for name in INPUTS:
-        assert result.neighbours[name][:, 0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+        assert result.neighbors[name][:, 0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
         assert result.metrics[name]["R@1"] == 1.0
 
 
@@ -192,22 +192,22 @@ def test_protocol_says_how_it_was_measured(
         "clips_per_video": 3,
         "frames_per_clip": 4,
         "frame_stride": 2,
-        "crop": "centre",
+        "crop": "center",
         "similarity": "cosine",
-        "leave_out": None,
+        "group_column": None,
     }
 
 
 def test_data_without_labels_and_unknown_inputs_are_refused(
     rows: datasets.Dataset, processor: ViDiDiVideoProcessor
 ) -> None:
-    unlabelled = rows.remove_columns("label")
+    unlabeled = rows.remove_columns("label")
     with pytest.raises(ValueError, match="the gallery data set has no column 'label'"):
-        RetrievalEvaluator(unlabelled, rows, processor)
+        RetrievalEvaluator(unlabeled, rows, processor)
     with pytest.raises(ValueError, match="the query data set has no column 'label'"):
-        RetrievalEvaluator(rows, unlabelled, processor)
+        RetrievalEvaluator(rows, unlabeled, processor)
     with pytest.raises(ValueError, match="unknown input 'flow'; choose from frames, derivative, both"):
-        RetrievalEvaluator(rows, unlabelled.add_column("label", [0] * 10), processor, inputs=("flow",))
+        RetrievalEvaluator(rows, unlabeled.add_column("label", [0] * 10), processor, inputs=("flow",))
 
 
 def test_examples() -> None:

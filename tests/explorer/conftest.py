@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from explorer.exploration import Explorer
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
-from vididi_hf.explorer.exploration import Explorer
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from explorer import exploration
+from explorer.exploration import NUM_CLIPS, Explorer, Sample
+from explorer.uploads import RefusedVideoError
 from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.motion import MOTIONS, describe_motion, render_motion
-from vididi_hf.explorer import exploration
-from vididi_hf.explorer.exploration import NUM_CLIPS, Explorer, Sample
-from vididi_hf.explorer.uploads import RefusedVideoError
 from vididi_hf.video_processing_vididi import uniform_clips
 
 
@@ -64,8 +64,8 @@ class TestExplore:
         assert all(0 < share < 1 for share in found.on_motion.values())
 
     @pytest.mark.parametrize(("shown", "order"), [("frames", 0), ("derivative", 1)])
-    def test_neighbours_are_those_of_the_mean_embedding(self, explorer, checkpoints, shown, order):
-        found = explorer.explore(Sample("bob", 1), shown=shown).neighbours
+    def test_neighbors_are_those_of_the_mean_embedding(self, explorer, checkpoints, shown, order):
+        found = explorer.explore(Sample("bob", 1), shown=shown).neighbors
         for name, folder in checkpoints.items():
             model = ViDiDiModel.from_pretrained(folder).eval()
             processor = ViDiDiVideoProcessor.from_pretrained(folder)
@@ -82,7 +82,7 @@ class TestExplore:
                 Sample("bob", 1).render()
             )
             expected = cosines.argsort(descending=True)[:5].tolist()
-            assert [neighbour.index for neighbour in found[name]] == expected
+            assert [neighbor.index for neighbor in found[name]] == expected
             np.testing.assert_allclose([n.cosine for n in found[name]], cosines[expected], atol=1e-5)
             assert [n.label for n in found[name]] == [list(MOTIONS)[i] for i in expected]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install vididi-hf[explorer]")
 
-from vididi_hf.explorer.interface import build_page, draw, launch_page
+from explorer.interface import build_page, draw, launch_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -44,10 +44,10 @@ def test_programs_can_ask(address, broken_videos):
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False)
-    message, *pictures, neighbours = client.predict(None, "spin", "derivative", 1, 2, api_name="/explore")
+    message, *pictures, neighbors = client.predict(None, "spin", "derivative", 1, 2, api_name="/explore")
     assert re.search(r"\*\*spin\*\*: 24 frames of 64 × 64 pixels, 12 a second\. \d+% of the pixels", str(message))
     assert [Image.open(picture).format for picture in pictures] == ["PNG"] * 3
-    assert str(neighbours).count("<figure") == 1 + 2 * 5
+    assert str(neighbors).count("<figure") == 1 + 2 * 5
     refused = client.predict(handle_file(broken_videos["text"]), "spin", "frames", 1, 1, api_name="/explore")
     assert "text.mp4 cannot be read: it is no video" in str(refused[0])
 
@@ -78,7 +78,7 @@ def test_in_a_browser(address, browser, write_video, broken_videos, long_video, 
     page.on("request", lambda request: strangers.append(request.url) if is_elsewhere(request.url, address) else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address)
-    message, tiles = page.locator("#message"), page.locator("#neighbours figure")
+    message, tiles = page.locator("#message"), page.locator("#neighbors figure")
 
     def wait_for(text):
         message.get_by_text(text).first.wait_for()

@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vididi_hf.explorer.exploration import Exploration, Neighbour
-from vididi_hf.explorer.tiles import moving_picture, neighbours_page
+from explorer.exploration import Exploration, Neighbor
+from explorer.tiles import moving_picture, neighbors_page
 
 
-def grey(levels):
+def gray(levels):
     return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 16, 16)
 
 
@@ -31,20 +31,20 @@ def frames_of(address):
 
 
 def exploration(label):
-    found = {"baseline": [Neighbour(3, "bob", 0.91234), Neighbour(6, "spin", 0.5)], "A<B": [Neighbour(6, "spin", 1.0)]}
+    found = {"baseline": [Neighbor(3, "bob", 0.91234), Neighbor(6, "spin", 0.5)], "A<B": [Neighbor(6, "spin", 1.0)]}
     none = Figure()
-    return Exploration("", label, grey([10, 20]), none, none, none, found, {}, 0.0)
+    return Exploration("", label, gray([10, 20]), none, none, none, found, {}, 0.0)
 
 
 def test_moving_pictures_move():
-    levels, durations, loop = frames_of(moving_picture(grey([30, 120, 210]), frames_per_second=8))
+    levels, durations, loop = frames_of(moving_picture(gray([30, 120, 210]), frames_per_second=8))
     np.testing.assert_allclose(levels, [30, 120, 210], atol=4)
     assert durations == [125] * 3
     assert loop == 0  # for ever
 
 
 def test_a_sample_tells_same_from_other():
-    page = neighbours_page(exploration("spin"), lambda index: grey([index, 100]))
+    page = neighbors_page(exploration("spin"), lambda index: gray([index, 100]))
     captions = re.findall(r'class="vd-tile vd-(\w+)">.*?<figcaption>(.*?)</figcaption>', page)
     assert captions == [
         ("asked", "spin"),
@@ -55,14 +55,14 @@ def test_a_sample_tells_same_from_other():
     assert re.findall(r'class="vd-name">(.*?)<', page) == ["video", "baseline", "A&lt;B"]
 
 
-def test_pictures_are_those_of_the_neighbours():
-    page = neighbours_page(exploration("spin"), lambda index: grey([20 * index, 200]))
+def test_pictures_are_those_of_the_neighbors():
+    page = neighbors_page(exploration("spin"), lambda index: gray([20 * index, 200]))
     first = [frames_of(address)[0][0] for address in re.findall(r'src="(.*?)"', page)]
     np.testing.assert_allclose(first, [10, 60, 120, 120], atol=4)
 
 
 def test_an_upload_has_no_right_and_wrong():
-    page = neighbours_page(exploration(None), lambda index: grey([index, 100]))
+    page = neighbors_page(exploration(None), lambda index: gray([index, 100]))
     kinds = re.findall(r'class="vd-tile vd-(\w+)">', page)
     assert kinds == ["asked", "plain", "plain", "plain"]
     assert "<figcaption>your video</figcaption>" in page

@@ -5,9 +5,9 @@ import doctest
 import pytest
 import torch
 
+from explorer import uploads
+from explorer.uploads import LIMITS, RefusedVideoError, read_upload
 from vididi_hf.data.decoding import VideoReader
-from vididi_hf.explorer import uploads
-from vididi_hf.explorer.uploads import LIMITS, RefusedVideoError, read_upload
 from vididi_hf.video_processing_vididi import uniform_clips
 
 

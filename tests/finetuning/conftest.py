@@ -31,7 +31,7 @@ def recipe(videos, checkpoint, tmp_path):
             "epochs": 2,
             "batch_size": 6,
             "warmup_epochs": 0,
-            "colour_probability": 0.0,
+            "color_probability": 0.0,
             "test_clips": 2,
             "num_workers": 0,
             "progress": False,

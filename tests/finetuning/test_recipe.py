@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import pytest
 
-from vididi_hf.command_line import parse_arguments
 from vididi_hf.finetuning import recipe as module
 from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.options import parse_arguments
 
 
 def test_the_papers_recipe():
@@ -38,10 +38,10 @@ def test_what_is_given_is_stronger_than_the_preset():
 def test_inputs_that_are_trained_are_tested():
     assert FinetuningRecipe(model="m", inputs=["derivative"]).test_inputs == ["derivative"]
     both = FinetuningRecipe(model="m", inputs=["both"])
-    assert (both.test_inputs, both.lookahead) == (["both"], 1)
+    assert (both.test_inputs, both.extra_frames) == (["both"], 1)
     turns = FinetuningRecipe(model="m", inputs=["frames", "derivative"])
     assert turns.test_inputs == ["frames", "derivative", "ensemble"]
-    assert FinetuningRecipe(model="m").lookahead == 0
+    assert FinetuningRecipe(model="m").extra_frames == 0
 
 
 @pytest.mark.parametrize(

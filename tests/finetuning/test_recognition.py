@@ -1,4 +1,4 @@
-"""Fine-tuning to recognise actions: it learns, takes the labels of what it reads, and tests once."""
+"""Fine-tuning to recognize actions: it learns, takes the labels of what it reads, and tests once."""
 
 import json
 
@@ -88,9 +88,9 @@ def test_a_substitute_has_its_own_label(recipe, videos, broken_videos, tmp_path,
 
 
 def test_what_does_not_fit_is_named(recipe, videos, tmp_path):
-    unlabelled = tmp_path / "list.csv"
-    unlabelled.write_text(f"video,split\n{videos.parent}/0.mp4,train\n{videos.parent}/1.mp4,test\n")
+    unlabeled = tmp_path / "list.csv"
+    unlabeled.write_text(f"video,split\n{videos.parent}/0.mp4,train\n{videos.parent}/1.mp4,test\n")
     with pytest.raises(ValueError, match=r"the split 'train' .* has none"):
-        finetune(recipe(dataset=str(unlabelled)))
+        finetune(recipe(dataset=str(unlabeled)))
     with pytest.raises(FileNotFoundError, match="no folder"):
         finetune(recipe(model=str(tmp_path / "nowhere")))

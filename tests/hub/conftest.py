@@ -71,7 +71,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = EvaluationResult(
             "retrieval",
             {"frames": {"R@1": 0.25, "R@5": 0.5}, "both": {"R@1": 0.125}},
-            {"clips_per_video": 10, "crop": "centre", "leave_out": None, "failed_videos": [str(videos / "broken.mp4")]},
+            {
+                "clips_per_video": 10,
+                "crop": "center",
+                "group_column": None,
+                "failed_videos": [str(videos / "broken.mp4")],
+            },
             primary="R@1",
             dataset="videos",
         )
@@ -83,7 +88,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = folder / "checkpoints" / "step-00000010"
     save_untrained(PretrainingRecipe(dataset=str(videos), output_dir=str(checkpoint), seed=1, **TINY))
     (checkpoint / "training_state").mkdir()
-    (checkpoint / "training_state" / "optimizer.pt").write_bytes(b"state of an optimiser")
+    (checkpoint / "training_state" / "optimizer.pt").write_bytes(b"state of an optimizer")
     (checkpoint / "training_state" / "progress.json").write_text("{}")
     return folder
 

@@ -131,18 +131,18 @@ class HubServer:
         """The ids of LFS objects sent so far, in order."""
         return [path.removeprefix("/lfs/") for method, path in self.requests if method == "PUT"]
 
-    # What is asked, without HTTP. `authorised` says whether the request carried the token.
+    # What is asked, without HTTP. `authorized` says whether the request carried the token.
 
-    def repo(self, name: str, authorised: bool, write: bool = False) -> Repo:
-        if write and not authorised:
+    def repo(self, name: str, authorized: bool, write: bool = False) -> Repo:
+        if write and not authorized:
             raise HubError(401, "Invalid username or password.")
         repo = self.repos.get(name)
-        if repo is None or (repo.private and not authorised):
-            raise HubError(404 if authorised else 401, "Repository not found", "RepoNotFound")
+        if repo is None or (repo.private and not authorized):
+            raise HubError(404 if authorized else 401, "Repository not found", "RepoNotFound")
         return repo
 
-    def create(self, body: dict, authorised: bool) -> dict:
-        if not authorised:
+    def create(self, body: dict, authorized: bool) -> dict:
+        if not authorized:
             raise HubError(401, "Invalid username or password.")
         name = f"{body.get('organization') or 'user'}/{body['name']}"
         if name in self.repos:
@@ -319,19 +319,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     @property
-    def _authorised(self) -> bool:
+    def _authorized(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def _repo(self, name: str, write: bool = False) -> Repo:
-        return self.hub.repo(name, self._authorised, write)
+        return self.hub.repo(name, self._authorized, write)
 
     def _whoami(self) -> None:
-        if not self._authorised:
+        if not self._authorized:
             raise HubError(401, "Invalid username or password.")
         self._json({"type": "user", "name": "user", "orgs": [{"name": "org"}]})
 
     def _create(self) -> None:
-        self._json(self.hub.create(json.loads(self.body), self._authorised))
+        self._json(self.hub.create(json.loads(self.body), self._authorized))
 
     def _validate(self) -> None:
         ModelCard(json.loads(self.body)["content"])

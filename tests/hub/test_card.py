@@ -61,14 +61,14 @@ def test_head(text):
         assert (entry.dataset_type, entry.dataset_name, entry.dataset_split) == ("videos", "videos", "test")
         assert entry.task_type == "feature-extraction"
         assert entry.metric_args["clips_per_video"] == 10
-        assert entry.metric_args["crop"] == "centre"
+        assert entry.metric_args["crop"] == "center"
 
 
 def test_numbers_in_the_text(text):
     assert "### Video retrieval: videos, split test" in text
     table = [line for line in text.splitlines() if line.startswith(("| frames", "| both", "| input"))]
     assert table == ["| input | R@1 | R@5 |", "| frames | 25.0 | 50.0 |", "| both | 12.5 |  |"]
-    assert "Protocol: clips per video 10, crop centre, failed videos 1." in text
+    assert "Protocol: clips per video 10, crop center, failed videos 1." in text
     for line in ("| schedule | paper |", "| steps done | 10 |", "| last epoch's mean loss | 2.25 |"):
         assert line in text
     assert "| videos per second | 50 |" in text  # the mean of 40 and 60
@@ -124,7 +124,9 @@ def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
 
 
 def test_a_baseline_is_not_said_to_be_vididi(bare):
-    (bare / "recipe.json").write_text(json.dumps({"dataset": "motion", "objective": "vicreg", "schedule": "baseline"}))
+    (bare / "recipe.json").write_text(
+        json.dumps({"dataset": "motion", "objective": "vicreg", "order_schedule": "baseline"})
+    )
     text = write_card(bare, "org/bare").read_text()
     assert "It was trained by VICReg alone, for comparison: both views of a video were frames" in text
     assert "trains one network to embed them consistently" not in text
@@ -140,14 +142,14 @@ def test_options(bare):
     (bare / "emissions.csv").write_text(
         "run_id,emissions,country_name,gpu_model,cpu_model\na,0.001,France,,Some CPU\na,0.004,France,,Some CPU\n"
     )
-    options = CardOptions("other", "my licence", "https://example.org", "owner/encoder", "Trained with *care*.")
+    options = CardOptions("other", "my license", "https://example.org", "owner/encoder", "Trained with *care*.")
     text = write_card(bare, "org/bare", options).read_text()
     data = ModelCard(text).data
-    assert (data.license, data.license_name, data.license_link) == ("other", "my licence", "https://example.org")
+    assert (data.license, data.license_name, data.license_link) == ("other", "my license", "https://example.org")
     assert data.base_model == "owner/encoder"
     assert data.co2_eq_emissions["emissions"] == 4.0  # grams; the last row of a run counts
     assert "## Notes\n\nTrained with *care*.\n" in text
-    assert "The weights are under my licence." in text
+    assert "The weights are under my license." in text
 
 
 def test_a_template_of_ones_own(bare, tmp_path):

@@ -27,7 +27,7 @@ TINY = {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 1), "image_size": 32, 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "export.py"
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Gives every BatchNorm statistics of its own, in every row."""
     generator = torch.Generator().manual_seed(11)
     for module in model.modules():
@@ -39,12 +39,12 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def encoder(**options) -> ViDiDiModel:
     torch.manual_seed(0)
-    return randomise(ViDiDiModel(ViDiDiConfig(**{**TINY, **options})))
+    return randomize(ViDiDiModel(ViDiDiConfig(**{**TINY, **options})))
 
 
 def classifier(**options) -> ViDiDiForVideoClassification:
     torch.manual_seed(0)
-    return randomise(ViDiDiForVideoClassification(ViDiDiConfig(**TINY, id2label={0: "up", 1: "down"}, **options)))
+    return randomize(ViDiDiForVideoClassification(ViDiDiConfig(**TINY, id2label={0: "up", 1: "down"}, **options)))
 
 
 def run(path: Path, clips: torch.Tensor) -> torch.Tensor:
@@ -69,12 +69,12 @@ def test_a_consumer_sends_decoded_frames(two_orders: tuple[ViDiDiModel, Path], b
 
     mean = torch.tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)
     std = torch.tensor([0.22803, 0.22145, 0.216989]).view(3, 1, 1)
-    normalised = (frames / 255 - mean) / std
+    normalized = (frames / 255 - mean) / std
     with torch.no_grad():
         expected = torch.cat(
             [
-                model(normalised[:, :3]).pooler_output,
-                model(normalised[:, 1:] - normalised[:, :-1], derivative_order=1).pooler_output,
+                model(normalized[:, :3]).pooler_output,
+                model(normalized[:, 1:] - normalized[:, :-1], derivative_order=1).pooler_output,
             ],
             dim=1,
         )

@@ -17,8 +17,8 @@ def test_computes_the_formula() -> None:
     head = mlp((3, 4, 2)).double()
     inputs = torch.randn(5, 3, dtype=torch.float64)
     hidden = inputs @ head[0].weight.T + head[0].bias
-    normalised = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
-    torch.testing.assert_close(head(inputs), normalised.clamp(min=0) @ head[3].weight.T)
+    normalized = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(head(inputs), normalized.clamp(min=0) @ head[3].weight.T)
 
 
 def test_two_sizes_make_a_linear_map() -> None:

@@ -22,15 +22,15 @@ from torchcodec.encoders import VideoEncoder
 from transformers import AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel
-from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
+from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
 from vididi_hf.pretraining import loop
-from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.compilation import compile_encoders
+from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.monitors import read_metrics
-from vididi_hf.pretraining.recipe import PretrainingRecipe, read_recipe_file
-from vididi_hf.pretraining.reporter import Reporter
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import list_checkpoints
 
 VIDEOS, BATCH, EPOCHS = 12, 4, 2
 STEPS = VIDEOS // BATCH
@@ -104,7 +104,7 @@ def whole_runs(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """Everything that a finished run has learnt: encoder, heads, target, optimiser."""
+    """Everything that a finished run has learnt: encoder, heads, target, optimizer."""
     newest = list_checkpoints(folder)[-1]
     state = newest / "training_state"
     progress = json.loads((state / "progress.json").read_text())
@@ -161,7 +161,7 @@ def test_a_run_ends_with_an_encoder_that_from_pretrained_loads(
     processor = AutoVideoProcessor.from_pretrained(folder)
     assert (processor.num_frames, processor.frame_stride) == (4, 1)
     assert processor.crop_size == {"height": 32, "width": 32}
-    assert PretrainingRecipe(**read_recipe_file(folder / "recipe.json")) == recipe
+    assert PretrainingRecipe(**PretrainingRecipe.read_values(folder / "recipe.json")) == recipe
     assert [path.name for path in list_checkpoints(folder)] == ["step-00000006"]
 
 
@@ -288,7 +288,7 @@ def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
     recipe = make_recipe(videos, tmp_path, epochs=1, resume=True)
     pretrain(recipe)
     with pytest.raises(ValueError, match="schedule was 'paper' and is 'baseline'"):
-        pretrain(replace(recipe, schedule="baseline"))
+        pretrain(replace(recipe, order_schedule="baseline"))
     videos_of_one_class = videos / "train" / "a"
     with pytest.raises(ValueError, match="comes from a run of 3 steps an epoch, and this one has 2"):
         pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class)))
@@ -389,7 +389,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-def normalised_derivative(clips: Tensor, order: int, frames: int) -> Tensor:
+def normalized_derivative(clips: Tensor, order: int, frames: int) -> Tensor:
     """The paper's differences, written out, of (batch, frames, 3, height, width) bytes."""
     mean = torch.tensor([0.43216, 0.394666, 0.37645])[:, None, None]
     std = torch.tensor([0.22803, 0.22145, 0.216989])[:, None, None]
@@ -408,14 +408,14 @@ def test_the_model_sees_the_scheduled_derivative_of_each_clip(
 ) -> None:
     recipe = make_recipe(videos, tmp_path, schedule=name, epochs=4, seed=2)
     pretrain(recipe)
-    schedule = recipe.build_schedule()
+    schedule = recipe.build_order_schedule()
     assert len(seen) == 4 * STEPS
     pairs = set()
     for place, (clips, views) in enumerate(seen):
         assert clips.dtype == torch.uint8
         assert clips.shape == (BATCH, 2, 4 + schedule.max_order, 3, 32, 32)
         orders = schedule(*divmod(place, STEPS))
-        expected = torch.stack([normalised_derivative(clips[:, i], order, 4) for i, order in enumerate(orders)], dim=1)
+        expected = torch.stack([normalized_derivative(clips[:, i], order, 4) for i, order in enumerate(orders)], dim=1)
         torch.testing.assert_close(views.double(), expected, rtol=0, atol=1e-5)
         # As 3-D convolutions take it without a copy: (batch, channels, frames, height, width), channels last in memory.
         inputs = [view.transpose(1, 2) for view in views.unbind(dim=1)]
@@ -428,7 +428,7 @@ def test_the_model_sees_the_scheduled_derivative_of_each_clip(
 def test_the_two_clips_of_a_video_differ_and_no_batch_comes_twice(
     videos: Path, tmp_path: Path, seen: list[tuple[Tensor, Tensor]]
 ) -> None:
-    pretrain(make_recipe(videos, tmp_path, schedule="baseline"))
+    pretrain(make_recipe(videos, tmp_path, order_schedule="baseline"))
     clips = [clips for clips, _ in seen]
     assert all(not torch.equal(batch[:, 0], batch[:, 1]) for batch in clips)
     assert all(not torch.equal(clips[i], clips[j]) for i in range(TOTAL) for j in range(i))
@@ -474,7 +474,7 @@ def test_target_follows_with_a_decay_that_rises_to_one(
         decays.append(decay)
 
     monkeypatch.setattr(ViDiDiForPreTraining, "update_target", spy)
-    pretrain(make_recipe(videos, tmp_path, "byol", target_decay=0.9))
+    pretrain(make_recipe(videos, tmp_path, "byol", ema_momentum=0.9))
     assert decays == pytest.approx([1 - 0.1 * (math.cos(math.pi * k / TOTAL) + 1) / 2 for k in range(TOTAL)])
 
 
@@ -563,7 +563,7 @@ def test_a_compiled_run_is_stopped_and_resumed_like_others(
         compile_encoders(model, backend="aot_eager")
 
     monkeypatch.setattr(loop, "compile_encoders", trace)
-    options: dict[str, Any] = {"schedule": "fixed-pair", "evaluate_epochs": 1}
+    options: dict[str, Any] = {"order_schedule": "fixed-pair", "evaluate_epochs": 1}
     plain = pretrain(make_recipe(videos, tmp_path / "plain", **options))
     options["torch_compile"] = True
     expected = pretrain(make_recipe(videos, tmp_path / "whole", **options))
@@ -631,7 +631,7 @@ def test_a_batch_in_parts_is_another_run_for_vicreg_and_the_same_step_count(
 def test_collapse_is_warned_of_once_with_step_and_files(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = make_recipe(videos, tmp_path, "byol", schedule="baseline", monitor_steps=1, optimizer="sgd")
+    recipe = make_recipe(videos, tmp_path, "byol", order_schedule="baseline", monitor_steps=1, optimizer="sgd")
     recipe = replace(recipe, learning_rate=0.0)
     build = loop.build_model
 
@@ -680,7 +680,7 @@ def test_the_untrained_encoder_is_the_one_that_training_starts_from(videos: Path
     assert_same(dict(rested.named_parameters()), dict(untrained.named_parameters()))
     assert not torch.equal(rested.backbone.stem[1].running_mean, untrained.backbone.stem[1].running_mean)
     assert AutoVideoProcessor.from_pretrained(folder).to_dict() == AutoVideoProcessor.from_pretrained(resting).to_dict()
-    assert PretrainingRecipe(**read_recipe_file(folder / "recipe.json")).seed == 3
+    assert PretrainingRecipe(**PretrainingRecipe.read_values(folder / "recipe.json")).seed == 3
 
 
 def test_tracker_is_written_or_missed(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -782,7 +782,7 @@ def two_processes(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_two_processes_see_the_same_orders_and_share_the_videos(two_processes: tuple[Path, str]) -> None:
     folder, _ = two_processes
     first, second = (torch.load(folder / f"rank{rank}.pt") for rank in range(2))
-    schedule = make_recipe(folder, folder).build_schedule()
+    schedule = make_recipe(folder, folder).build_order_schedule()
     assert first["orders"] == second["orders"] == [schedule(*divmod(step, STEPS)) for step in range(TOTAL)]
     for epoch in range(EPOCHS):
         indices = [index for rank in (first, second) for at, batch in rank["indices"] if at == epoch for index in batch]
@@ -821,7 +821,7 @@ def test_when_one_process_is_asked_to_stop_both_save_the_same_step_and_leave(two
 
 def test_a_run_of_two_processes_is_not_resumed_by_one(two_processes: tuple[Path, str]) -> None:
     folder, _ = two_processes
-    recipe = PretrainingRecipe(**read_recipe_file(folder / "whole" / "recipe.json"))
+    recipe = PretrainingRecipe(**PretrainingRecipe.read_values(folder / "whole" / "recipe.json"))
     with pytest.raises(ValueError, match=r"comes from a run of 3 steps an epoch, and this one has 6: .* must stay"):
         pretrain(replace(recipe, resume=True))
 

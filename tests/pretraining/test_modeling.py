@@ -170,7 +170,7 @@ def test_target_update_at_the_ends(decay: float, follows: bool) -> None:
         assert not parameter.requires_grad
 
 
-def test_target_normalises_by_the_batch_in_training_and_by_its_own_statistics_in_evaluation() -> None:
+def test_target_normalizes_by_the_batch_in_training_and_by_its_own_statistics_in_evaluation() -> None:
     model = build("byol").train()
     norms = [module for module in model.target.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert norms
@@ -260,16 +260,16 @@ def test_encoder_checkpoint_gets_fresh_heads_of_standard_scale(objective: str, t
         assert_same_state(model.target.encoder, encoder)
         assert_same_state(model.target.projector, model.objective.projector)
     assert_same_state(model.vididi, encoder)
-    assert_standard_initialisation(model.objective)
+    assert_standard_initialization(model.objective)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_fresh_heads_have_pytorchs_initialisation(objective: str) -> None:
+def test_fresh_heads_have_pytorchs_initialization(objective: str) -> None:
     options = {"projector_sizes": [64, 10]} | ({"predictor_sizes": [64, 10]} if objective == "byol" else {})
-    assert_standard_initialisation(build(objective, objective_options=options).objective)
+    assert_standard_initialization(build(objective, objective_options=options).objective)
 
 
-def assert_standard_initialisation(objective: nn.Module) -> None:
+def assert_standard_initialization(objective: nn.Module) -> None:
     """Linear is uniform within 1 / sqrt(inputs) (transformers would draw N(0, 0.02)), BatchNorm is the identity."""
     for layer in objective.modules():
         if isinstance(layer, nn.Linear):

@@ -11,7 +11,7 @@ import pytest
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, OBJECTIVE_NAMES
 from vididi_hf.objectives import build_objective
 from vididi_hf.pretraining import recipe as module
-from vididi_hf.pretraining.recipe import PRESETS, PretrainingRecipe, parse_recipe, read_recipe_file
+from vididi_hf.pretraining.recipe import PRESETS, PretrainingRecipe, parse_recipe
 
 CLEAN = PretrainingRecipe()
 # What RECIPE and the paper's code say of the authors' runs.
@@ -19,7 +19,7 @@ PAPER = {
     "batch_norm": "shared",
     "preset": "paper",
     "vicreg_weights": [1.0, 1.0, 0.04],
-    "per_frame_colour": True,
+    "per_frame_color": True,
     "optimizer": "lars",
     "learning_rate": 4.8,
     "weight_decay": 1e-6,
@@ -57,8 +57,8 @@ def test_paper_preset_is_what_the_authors_ran() -> None:
     assert asdict(PretrainingRecipe.from_preset("paper")) == expected
     objective = PretrainingRecipe.from_preset("paper").model_config().objective_options
     assert objective == {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
-    assert PretrainingRecipe.from_preset("paper").augmentation().per_frame_colour
-    assert not CLEAN.augmentation().per_frame_colour
+    assert PretrainingRecipe.from_preset("paper").augmentation().per_frame_color
+    assert not CLEAN.augmentation().per_frame_color
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -115,12 +115,12 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
         dataset_root="root",
         output_dir="out",
         objective="byol",
-        schedule="first-order",
+        order_schedule="first-order",
         projector_sizes=(32, 16),
         hidden_sizes=(4, 4, 8, 8),
         depths=(1, 1, 1, 1),
         crop_area=(0.3, 0.9),
-        per_frame_colour=True,
+        per_frame_color=True,
         learning_rate=0.1,
         weight_decay=1e-6,
         max_grad_norm=1,
@@ -140,11 +140,11 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
 
 
 def test_flags_of_every_kind() -> None:
-    arguments = "--hidden_sizes 8 16 32 64 --crop_area 0.5 1 --per_frame_colour --no-progress --dataset-root there"
+    arguments = "--hidden_sizes 8 16 32 64 --crop_area 0.5 1 --per_frame_color --no-progress --dataset-root there"
     assert parse_recipe(arguments.split()) == PretrainingRecipe(
         hidden_sizes=[8, 16, 32, 64],
         crop_area=[0.5, 1.0],
-        per_frame_colour=True,
+        per_frame_color=True,
         progress=False,
         dataset_root="there",
     )
@@ -174,7 +174,7 @@ def test_help_names_every_flag_and_explains_it(capsys: pytest.CaptureFixture[str
         ("--epochs 0", "epochs must be at least 1, got 0"),
         ("--batch_size -4", "batch_size must be at least 1, got -4"),
         ("--learning_rate nan", "learning_rate must be at least 0, got nan"),
-        ("--target_decay 1.5", "target_decay must be at least 0 and at most 1, got 1.5"),
+        ("--ema_momentum 1.5", "ema_momentum must be at least 0 and at most 1, got 1.5"),
         ("--final_learning_rate -1", "final_learning_rate must be at least 0 and at most 1, got -1.0"),
         ("--crop_area 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.5]"),
         ("--crop_area 0.9 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.9, 0.5]"),
@@ -241,7 +241,7 @@ def test_mistakes_in_code_are_value_errors() -> None:
     with pytest.raises(TypeError, match="epoch"):
         PretrainingRecipe.from_preset("clean", epoch=3)
     with pytest.raises(FileNotFoundError, match="missing"):
-        read_recipe_file("missing.json")
+        PretrainingRecipe.read_values("missing.json")
 
 
 @pytest.mark.parametrize("backbone", BACKBONE_NAMES)
@@ -254,7 +254,7 @@ def test_network_follows_the_recipe(backbone: str) -> None:
         view_forward="joint",
         batch_norm="shared",
         derivative_scale="unit",
-        schedule="first-order",
+        order_schedule="first-order",
         **stages,
     )
     config = recipe.model_config()
@@ -266,8 +266,8 @@ def test_network_follows_the_recipe(backbone: str) -> None:
 
 
 def test_schedule_and_augmentation_follow_the_recipe() -> None:
-    recipe = PretrainingRecipe(schedule="paper-per-step", seed=9, image_size=48, crop_area=[0.3, 0.7])
-    schedule, augmentation = recipe.build_schedule(), recipe.augmentation()
+    recipe = PretrainingRecipe(order_schedule="paper-per-step", seed=9, image_size=48, crop_area=[0.3, 0.7])
+    schedule, augmentation = recipe.build_order_schedule(), recipe.augmentation()
     assert (schedule.every, schedule.seed, schedule.lift_probability) == ("step", 9, 0.5)
     assert (augmentation.image_size, augmentation.area) == (48, (0.3, 0.7))
 
@@ -278,8 +278,8 @@ def test_what_a_resumed_run_may_change() -> None:
         saved
     )
     replace(CLEAN, torch_compile=True, channels_last=False).check_continues(saved)
-    CLEAN.check_continues({"schedule": "paper"})  # fields that the older file does not have are not compared
-    changed = {"schedule": "baseline", "objective": "byol", "optimizer": "sgd", "batch_size": 8, "seed": 1}
+    CLEAN.check_continues({"order_schedule": "paper"})  # fields that the older file does not have are not compared
+    changed = {"order_schedule": "baseline", "objective": "byol", "optimizer": "sgd", "batch_size": 8, "seed": 1}
     changed |= {"weight_decay": 0.1, "num_frames": 4, "backbone": "mc3_18", "projector_sizes": [8]}
     changed |= {"derivative_scale": "unit"}
     for name, value in changed.items():

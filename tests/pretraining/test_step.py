@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.optimizers import LARS
+from vididi_hf.pretraining.optimization import LARS
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.step import TrainingStep
 

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from studies.runs import NEIGHBOURS_JSON
 from vididi_hf.evaluation.results import METRICS_JSON, read_report
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.study.runs import NEIGHBOURS_JSON
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 RECIPE = {
@@ -54,15 +54,15 @@ def test_arms_differ_in_schedule_seed_and_folder_only(script, recipe: Path, tmp_
     runs = script.declare(arguments).runs_on("videos", "motion", tmp_path / "demo", root="here")
     expected = [(f"{arm}-seed{seed}", seed) for seed in (3, 5) for arm in ("untrained", "baseline", "vididi")]
     assert [(run.folder.name, run.seed) for run in runs] == expected
-    assert [run.recipe.schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
+    assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
     assert [run.trained for run in runs[:3]] == [False, True, True]
     for run in runs:
         assert (run.recipe.epochs, run.recipe.image_size, run.recipe.dataset_root) == (2, 32, "here")
         changed = {name for name, value in vars(run.recipe).items() if value != getattr(runs[0].recipe, name)}
-        assert changed <= {"schedule", "seed", "output_dir"}
+        assert changed <= {"order_schedule", "seed", "output_dir"}
 
 
-def test_labelled_videos_become_a_table_pictures_and_encoders(
+def test_labeled_videos_become_a_table_pictures_and_encoders(
     script, recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "demo"
@@ -99,7 +99,7 @@ def test_labelled_videos_become_a_table_pictures_and_encoders(
     assert "epochs was 1 and is 2" in capsys.readouterr().err
 
 
-def test_unlabelled_videos_have_neighbours_instead_of_a_table(
+def test_unlabeled_videos_have_neighbors_instead_of_a_table(
     script, motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "videos"
@@ -111,7 +111,7 @@ def test_unlabelled_videos_have_neighbours_instead_of_a_table(
     assert "no labels" in capsys.readouterr().out
     encoder = tmp_path / "demo" / "vididi-seed0"
     assert not (encoder / METRICS_JSON).exists()
-    neighbours = json.loads((encoder / NEIGHBOURS_JSON).read_text())
-    assert len(neighbours) == 16
-    assert all(int(query) not in rows for query, rows in neighbours.items())
+    neighbors = json.loads((encoder / NEIGHBOURS_JSON).read_text())
+    assert len(neighbors) == 16
+    assert all(int(query) not in rows for query, rows in neighbors.items())
     assert (tmp_path / "demo" / "retrieval.png").exists()

@@ -12,7 +12,7 @@ from torchcodec.encoders import VideoEncoder
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.readers.detection import box_features
-from vididi_hf.metrics.ava_map import read_ava_csv
+from vididi_hf.evaluation.metrics.ava_map import read_ava_csv
 
 
 @pytest.fixture(scope="module")

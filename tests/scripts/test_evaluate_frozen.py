@@ -65,12 +65,12 @@ def test_numbers_protocol_and_card_entries(script, evaluate, checkpoint, motion_
 
 
 def test_leaving_out_and_random_weights(evaluate, tmp_path):
-    flags = ("--inputs", "frames", "--leave_out", "background", "--random_init", "--gallery_split", "all")
+    flags = ("--inputs", "frames", "--group_column", "background", "--random_init", "--gallery_split", "all")
     evaluate("--output", tmp_path / "a.json", *flags)
     report = read_report(tmp_path / "a.json")
     assert report["random_init"] is True
     assert report["split"] == report["protocol"]["query_split"] == "all"
-    assert (report["protocol"]["leave_out"], report["protocol"]["query_videos"]) == ("background", 24)
+    assert (report["protocol"]["group_column"], report["protocol"]["query_videos"]) == ("background", 24)
 
 
 def test_a_mistake_is_one_line(evaluate, tmp_path, capsys):

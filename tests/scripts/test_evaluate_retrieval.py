@@ -45,7 +45,7 @@ def videos(tmp_path_factory):
         split = "train" if index < 6 else "test"
         rows.append({"video": f"{index}.mp4", "label": "abc"[index % 3], "split": split, "source": f"s{index % 2}"})
     write_list(folder / "clips.csv", rows)
-    write_list(folder / "unlabelled.csv", [{"video": row["video"], "split": row["split"]} for row in rows])
+    write_list(folder / "unlabeled.csv", [{"video": row["video"], "split": row["split"]} for row in rows])
     write_list(folder / "train.csv", rows[:6])
     return folder
 
@@ -119,15 +119,15 @@ class TestReport:
         return folder
 
     @pytest.mark.parametrize("inputs", ["frames", "derivative", "both"])
-    def test_numbers_and_neighbours_are_those_of_the_protocol(self, run, drawn, checkpoint, videos, inputs):
+    def test_numbers_and_neighbors_are_those_of_the_protocol(self, run, drawn, checkpoint, videos, inputs):
         orders, first = ranking_by_hand(checkpoint, videos, inputs)
         found = json.loads((run / "metrics.json").read_text())["metrics"][inputs]
         assert {name: value for name, value in found.items() if name not in ("20-NN", "mAP")} == pytest.approx(
             {f"R@{k}": np.mean([rank < k for rank in first]) for k in (1, 5, 10, 20, 50)}
         )
         assert 0 <= found["20-NN"] <= 1
-        [((_, rows, _, neighbours), _)] = drawn
-        assert neighbours[inputs].tolist() == [orders[row] for row in rows.tolist()]
+        [((_, rows, _, neighbors), _)] = drawn
+        assert neighbors[inputs].tolist() == [orders[row] for row in rows.tolist()]
 
     def test_what_is_needed_to_measure_again(self, run, checkpoint, videos):
         report = json.loads((run / "metrics.json").read_text())
@@ -142,7 +142,7 @@ class TestReport:
         assert report["versions"]["vididi_hf"] == vididi_hf.__version__
         protocol = report["protocol"]
         assert (protocol["gallery_videos"], protocol["query_videos"], protocol["classes"]) == (6, 4, 3)
-        assert (protocol["gallery_split"], protocol["query_split"], protocol["leave_out"]) == ("train", "test", None)
+        assert (protocol["gallery_split"], protocol["query_split"], protocol["group_column"]) == ("train", "test", None)
         assert (protocol["clips_per_video"], protocol["frames_per_clip"], protocol["frame_stride"]) == (2, 3, 2)
 
     def test_picture_shows_the_queries(self, run):
@@ -188,13 +188,13 @@ class TestOptions:
         assert not torch.allclose(vectors[1], vectors[2])
 
     def test_leaving_one_source_out(self, evaluate, tmp_path):
-        evaluate("--output", tmp_path, "--leave_out", "source", "--inputs", "frames", dataset="train.csv")
+        evaluate("--output", tmp_path, "--group_column", "source", "--inputs", "frames", dataset="train.csv")
         protocol = json.loads((tmp_path / "metrics.json").read_text())["protocol"]
-        assert (protocol["gallery_videos"], protocol["query_videos"], protocol["leave_out"]) == (6, 6, "source")
+        assert (protocol["gallery_videos"], protocol["query_videos"], protocol["group_column"]) == (6, 6, "source")
         assert protocol["query_split"] == "train"
 
     def test_all_rows(self, evaluate, tmp_path):
-        flags = ("--leave_out", "source", "--gallery_split", "all", "--inputs", "frames", "--gallery_queries", 0)
+        flags = ("--group_column", "source", "--gallery_split", "all", "--inputs", "frames", "--gallery_queries", 0)
         evaluate("--output", tmp_path, *flags)
         protocol = json.loads((tmp_path / "metrics.json").read_text())["protocol"]
         assert (protocol["gallery_videos"], protocol["gallery_split"]) == (10, "all")
@@ -216,10 +216,10 @@ class TestOptions:
         (["--model", "no/such/model"], "clips.csv", "there is no folder 'no/such/model'"),
         ([], "nothing.csv", "there is no list"),
         ([], "nothing", "no data set"),
-        ([], "unlabelled.csv", "retrieval needs labels"),
+        ([], "unlabeled.csv", "retrieval needs labels"),
         ([], "train.csv", "has no split 'test'; it has train"),
         (["--gallery_split", "validation"], "clips.csv", "has no split 'validation'; it has test, train"),
-        (["--gallery_split", "all", "--leave_out", "actor"], "clips.csv", "'actor', which is no column"),
+        (["--gallery_split", "all", "--group_column", "actor"], "clips.csv", "'actor', which is no column"),
         (["--inputs", "flow"], "clips.csv", "unknown input 'flow'; choose from frames, derivative, both"),
         (["--num_clips", "0"], "clips.csv", "num_clips must be at least 1, got 0"),
         (["--device", "gpu"], "clips.csv", "device 'gpu' cannot be used"),

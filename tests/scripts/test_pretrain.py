@@ -14,9 +14,9 @@ from torchcodec.encoders import VideoEncoder
 from transformers import AutoModel, AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel
-from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.monitors import read_metrics
-from vididi_hf.pretraining.recipe import read_recipe_file
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import list_checkpoints
 
 # torch's error handler wants a real stderr, which pytest has replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")
@@ -60,15 +60,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def test_a_folder_becomes_an_encoder_and_its_recipe_continues_the_run(
     script: Callable[..., None], videos: Path, tmp_path: Path
 ) -> None:
-    script("--dataset", videos, "--output_dir", tmp_path, "--schedule", "first-order", "--epochs", "1", *TINY)
+    script("--dataset", videos, "--output_dir", tmp_path, "--order_schedule", "first-order", "--epochs", "1", *TINY)
     model, processor = AutoModel.from_pretrained(tmp_path), AutoVideoProcessor.from_pretrained(tmp_path)
     assert type(model) is ViDiDiModel
     clips = processor(str(videos / "00.mp4"))["pixel_values"]
     assert model.eval()(clips).pooler_output.shape == (1, 8)
     script("--config", tmp_path / "recipe.json", "--resume", "--epochs", "3")
     assert [(row["epoch"], row["total_steps"]) for row in read_metrics(tmp_path)] == [(1, 4), (2, 8), (3, 12)]
-    recipe = read_recipe_file(tmp_path / "recipe.json")
-    assert (recipe["schedule"], recipe["epochs"], recipe["resume"]) == ("first-order", 3, True)
+    recipe = PretrainingRecipe.read_values(tmp_path / "recipe.json")
+    assert (recipe["order_schedule"], recipe["epochs"], recipe["resume"]) == ("first-order", 3, True)
     assert list_checkpoints(tmp_path)[-1].name == "step-00000012"
 
 
@@ -106,7 +106,7 @@ def test_help_shows_how_it_is_used(script: Callable[..., None], capsys: pytest.C
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "accelerate launch scripts/pretrain.py" in text
-    assert "--schedule" in text
+    assert "--order_schedule" in text
 
 
 def test_accelerate_launch_trains_in_two_processes(videos: Path, tmp_path: Path) -> None:

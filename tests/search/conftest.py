@@ -1,4 +1,4 @@
-"""A tiny encoder on the disk, labelled videos with a broken one among them, and their embeddings."""
+"""A tiny encoder on the disk, labeled videos with a broken one among them, and their embeddings."""
 
 import csv
 from collections.abc import Callable

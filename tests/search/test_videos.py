@@ -154,7 +154,7 @@ def test_the_picture_shows_queries_and_what_was_found(ask, folder, videos, tmp_p
     assert len(plot_answers(stored, answers, shown=1).axes) == 4
 
 
-def test_the_picture_of_unlabelled_videos(ask, options, videos, tmp_path):
+def test_the_picture_of_unlabeled_videos(ask, options, videos, tmp_path):
     rows = "\n".join(["video"] + [str(videos.parent / f"{number}.mp4") for number in (0, 1)])
     (tmp_path / "clips.csv").write_text(rows)
     folder = str(embed_videos(options(dataset=str(tmp_path / "clips.csv"))))

@@ -10,8 +10,8 @@ import yaml
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install vididi-hf[explorer]")
 
-from vididi_hf.explorer import interface
-from vididi_hf.explorer.exploration import Explorer
+from explorer import interface
+from explorer.exploration import Explorer
 
 FOLDER = Path(__file__).parents[2] / "spaces" / "explorer"
 

@@ -22,7 +22,7 @@ class TestCurves:
         assert [line.get_xydata().tolist() for line in recall.lines] == [[[2, 0.2]], [[2, 0.8]]]
         assert loss.get_xlim() == recall.get_xlim()
 
-    def test_a_run_has_one_colour_and_one_entry_in_the_legend(self):
+    def test_a_run_has_one_color_and_one_entry_in_the_legend(self):
         figure = plot_curves(self.runs)
         for panel in figure.axes:
             assert [line.get_color() for line in panel.lines] == list(RUN_COLOURS[:2])

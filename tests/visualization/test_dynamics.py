@@ -20,7 +20,7 @@ def random_clip(frames, height=6, width=8, seed=0):
 
 
 def uniform_clip(levels):
-    """Frames of one grey level each."""
+    """Frames of one gray level each."""
     return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 6, 8)
 
 
@@ -33,7 +33,7 @@ class TestDerivatives:
         for number in range(5):
             np.testing.assert_array_equal(pixels(axes[number]), clip[number].numpy())
 
-    def test_derivatives_are_signed_around_grey_and_scaled_by_row(self):
+    def test_derivatives_are_signed_around_gray_and_scaled_by_row(self):
         clip = random_clip(7)
         values = clip.numpy().astype(float)
         first = values[1:6] - values[:5]
@@ -58,7 +58,7 @@ class TestDerivatives:
         axes = plot_derivatives(clip, max_order=1).axes
         assert axes[3].get_ylabel() == "∂V\n±10"
 
-    def test_still_video_is_grey_and_its_noise_not_blown_up(self):
+    def test_still_video_is_gray_and_its_noise_not_blown_up(self):
         axes = plot_derivatives(uniform_clip([80] * 4), max_order=2).axes
         for axis in axes[2:]:
             np.testing.assert_allclose(pixels(axis), 127.5, atol=0.5)

@@ -75,8 +75,8 @@ class TestVideoSaliency:
         video, where = moving_patch(8 + order)
         found = video_saliency(model, video, derivative_order=order)
         peaks = [divmod(int(frame.argmax()), 48) for frame in found]
-        centres = [frame.nonzero().float().mean(0).tolist() for frame in where]
-        distances = [math.dist(peak, centre) for peak, centre in zip(peaks, centres)]
+        centers = [frame.nonzero().float().mean(0).tolist() for frame in where]
+        distances = [math.dist(peak, center) for peak, center in zip(peaks, centers)]
         assert sorted(distances)[len(distances) // 2] < 7
         assert found[where].sum() > 6 * where.float().mean() * found.sum()
         far = torch.ones_like(where)

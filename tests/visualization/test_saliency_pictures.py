@@ -1,4 +1,4 @@
-"""A saliency picture is read back: where there is colour, and where the clip is grey."""
+"""A saliency picture is read back: where there is color, and where the clip is gray."""
 
 import doctest
 
@@ -34,13 +34,13 @@ def test_rows_are_the_video_and_each_encoder():
         np.testing.assert_array_equal(pixels(axis), frame.permute(1, 2, 0).numpy())
 
 
-def test_colour_is_where_the_encoder_looks_and_the_rest_is_the_clip_in_grey():
+def test_color_is_where_the_encoder_looks_and_the_rest_is_the_clip_in_gray():
     clip = clip_of()
     axes = plot_saliency(clip, {"baseline": spot(0, 0, 0), "ViDiDi": spot(2, 3, 5)}).axes
-    colourful = [np.ptp(pixels(axis), axis=-1) for axis in axes[3:]]
-    assert [bool(image.max() > 50) for image in colourful] == [True, False, False, False, False, True]
-    assert colourful[0][:2, :2].min() > 50 > 0 == colourful[0][4:, 4:].max()
-    assert colourful[5][-2:, -2:].min() > 50
+    colorful = [np.ptp(pixels(axis), axis=-1) for axis in axes[3:]]
+    assert [bool(image.max() > 50) for image in colorful] == [True, False, False, False, False, True]
+    assert colorful[0][:2, :2].min() > 50 > 0 == colorful[0][4:, 4:].max()
+    assert colorful[5][-2:, -2:].min() > 50
     np.testing.assert_allclose(pixels(axes[4])[..., 0], clip[1].float().mean(0).numpy(), atol=0.51)
 
 
@@ -57,7 +57,7 @@ def test_frames_that_a_derivative_used_up_are_left_out():
     assert np.ptp(pixels(axes[3]), axis=-1).max() > 50
 
 
-def test_an_encoder_that_sees_nothing_is_grey():
+def test_an_encoder_that_sees_nothing_is_gray():
     axes = plot_saliency(clip_of(), {"blind": torch.zeros(3, 4, 6)}).axes
     assert max(np.ptp(pixels(axis), axis=-1).max() for axis in axes[3:]) == 0
 

@@ -1,4 +1,4 @@
-"""Writing figures, and colouring signed values."""
+"""Writing figures, and coloring signed values."""
 
 import numpy as np
 import pytest
@@ -17,9 +17,9 @@ def test_save_figure_makes_folders(tmp_path, suffix):
     )
     assert path.stat().st_size > 1000
     if suffix == ".png":
-        colours = Image.open(path).convert("RGB")
-        assert colours.getpixel((0, 0)) == (255, 255, 255)
-        assert len(colours.getcolors(10**6)) > 50
+        colors = Image.open(path).convert("RGB")
+        assert colors.getpixel((0, 0)) == (255, 255, 255)
+        assert len(colors.getcolors(10**6)) > 50
 
 
 class TestDiverging:
@@ -42,6 +42,6 @@ class TestDiverging:
         np.testing.assert_allclose(painted, other)
         assert limit == same_limit == pytest.approx(10)
 
-    def test_other_colours(self):
-        with pytest.raises(ValueError, match="colours must be one of rgb, diverging, got 'jet'"):
+    def test_other_colors(self):
+        with pytest.raises(ValueError, match="colors must be one of rgb, diverging, got 'jet'"):
             signed_image(torch.zeros(3, 2, 2), "jet")

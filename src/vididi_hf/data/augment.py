@@ -1,8 +1,8 @@
 """Clip-consistent augmentation: one draw a clip, applied to all of its frames, on `uint8`.
 
-Every frame of a clip gets the same crop, flip, colours and blur, so that what changes from frame to frame, and hence
-the temporal derivative, is the video's own motion. The authors' code draws the colours for each frame anew, which puts
-flicker into the derivative; `per_frame_colour` does the same for comparison.
+Every frame of a clip gets the same crop, flip, colors and blur, so that what changes from frame to frame, and hence
+the temporal derivative, is the video's own motion. The authors' code draws the colors for each frame anew, which puts
+flicker into the derivative; `per_frame_color` does the same for comparison.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MID_GREY = 127.5
-# Rows: luma (ITU-R BT.601, as torchvision's greyscale and saturation) and the two chroma axes of the YIQ colour space.
+# Rows: luma (ITU-R BT.601, as torchvision's grayscale and saturation) and the two chroma axes of the YIQ color space.
 _TO_YIQ = np.array([(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 # What keeps the luma, what keeps the chroma and what turns it by a right angle: every jitter is a sum of these three.
 _LUMA = _FROM_YIQ[:, :1] @ _TO_YIQ[:1]
 _CHROMA = _FROM_YIQ[:, 1:] @ _TO_YIQ[1:]
 _TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YIQ[1:]
-# The three and the offset as (3, 4) maps of colours, flat, so that a jitter is one product of a vector and a matrix.
+# The three and the offset as (3, 4) maps of colors, flat, so that a jitter is one product of a vector and a matrix.
 _JITTER = np.stack(
     [np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)]
     + [np.array([0.0, 0.0, 0.0, _MID_GREY] * 3)]
@@ -45,7 +45,7 @@ def random_resized_crop_box(
         generator: The source of randomness.
 
     Returns:
-        A box inside the frame. After ten draws that do not fit, the largest centred box of an allowed ratio.
+        A box inside the frame. After ten draws that do not fit, the largest centerd box of an allowed ratio.
 
     Source: Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), in torchvision's form.
     """
@@ -61,21 +61,21 @@ def random_resized_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def colour_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """Returns colour jitter as one affine map of RGB: `colours @ map[:, :3].T + map[:, 3]`.
+def color_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    """Returns color jitter as one affine map of RGB: `colors @ map[:, :3].T + map[:, 3]`.
 
-    Saturation blends each pixel with its luma, contrast scales around mid grey, brightness scales, and hue turns the
-    chroma plane of the YIQ colour space. Being affine, the whole jitter is one product a pixel; between the steps
+    Saturation blends each pixel with its luma, contrast scales around mid gray, brightness scales, and hue turns the
+    chroma plane of the YIQ color space. Being affine, the whole jitter is one product a pixel; between the steps
     nothing is clipped.
 
     Args:
         brightness: Factor; 1 changes nothing.
         contrast: Factor; 1 changes nothing.
-        saturation: Factor; 1 changes nothing, 0 is grey.
+        saturation: Factor; 1 changes nothing, 0 is gray.
         hue: Turn of the chroma plane, as a fraction of a full turn; a small positive one takes red towards yellow.
 
     Returns:
-        (3, 4): weights of the channels, and an offset for colours in [0, 255].
+        (3, 4): weights of the channels, and an offset for colors in [0, 255].
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
     weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
@@ -110,7 +110,7 @@ def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Random resized crop, flip, colour jitter, grey and blur for one clip.
+    """Random resized crop, flip, color jitter, gray and blur for one clip.
 
     Args:
         image_size: Height and width of the result in pixels.
@@ -118,18 +118,18 @@ class ClipAugmentation:
         ratio: Aspect ratio of the crop, smallest and largest.
         flip_probability: Probability of a horizontal flip.
         jitter: Largest change of brightness, contrast and saturation (factors 1 ± j) and of hue (turns).
-        jitter_probability: Probability of the colour jitter.
-        grey_probability: Probability of dropping the colours.
+        jitter_probability: Probability of the color jitter.
+        gray_probability: Probability of dropping the colors.
         blur_probability: Probability of a Gaussian blur.
         blur_sigma: Smallest and largest deviation of the blur in pixels *at a size of 112*; scaled with `image_size`,
             so that small frames are not blurred beyond recognition.
-        per_frame_colour: Draw the changes of the jitter, and grey or not, for each frame instead of once a clip, as the
+        per_frame_color: Draw the changes of the jitter, and gray or not, for each frame instead of once a clip, as the
             authors' code does. Whether there is jitter at all is drawn once a clip in either case.
 
     Raises:
         ValueError: If a value is impossible; the message names it.
 
-    Source: the augmentation in the authors' code of ViDiDi (arXiv 2409.02371); colour as one affine map is our own.
+    Source: the augmentation in the authors' code of ViDiDi (arXiv 2409.02371); color as one affine map is our own.
 
     Example:
         ```python
@@ -149,10 +149,10 @@ class ClipAugmentation:
     flip_probability: float = 0.5
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05)
     jitter_probability: float = 0.8
-    grey_probability: float = 0.2
+    gray_probability: float = 0.2
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    per_frame_colour: bool = False
+    per_frame_color: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -161,7 +161,7 @@ class ClipAugmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:
                 raise ValueError(f"{name} must be two numbers 0 < low <= high <= {most}, got {low} and {high}")
-        for name in ("flip_probability", "jitter_probability", "grey_probability", "blur_probability"):
+        for name in ("flip_probability", "jitter_probability", "gray_probability", "blur_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if len(self.jitter) != 4 or min(self.jitter) < 0 or max(self.jitter) > 1:
@@ -194,7 +194,7 @@ class ClipAugmentation:
         is_jittered = generator.random() < self.jitter_probability
         is_blurred = generator.random() < self.blur_probability
         sigma = generator.uniform(*self.blur_sigma) / 112
-        maps = [self._draw_colours(is_jittered, generator) for _ in range(len(clip) if self.per_frame_colour else 1)]
+        maps = [self._draw_colors(is_jittered, generator) for _ in range(len(clip) if self.per_frame_color else 1)]
 
         # Crop first, then shrink, and enlarge last: all else works on as few pixels as possible.
         clip = clip[..., top : top + height, left : left + width]
@@ -205,20 +205,20 @@ class ClipAugmentation:
         # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
         # OpenCV starts threads, which worker processes must not have.
         frames = small.permute(0, 2, 3, 1).numpy()
-        for frame, colours in zip(frames, maps if self.per_frame_colour else maps * len(frames)):
+        for frame, colors in zip(frames, maps if self.per_frame_color else maps * len(frames)):
             if is_flipped:
                 cv2.flip(frame, 1, frame)
             if kernels is not None:
                 down, across = kernels
                 cv2.sepFilter2D(frame, -1, across, down, frame, borderType=cv2.BORDER_REFLECT_101)
-            if colours is not None:
-                cv2.transform(frame, colours, frame)
+            if colors is not None:
+                cv2.transform(frame, colors, frame)
         return small if shrinks else resize(small, self.image_size, out)
 
-    def _draw_colours(self, is_jittered: bool, generator: Random) -> np.ndarray | None:
-        """Draws a colour map, or None where nothing changes."""
+    def _draw_colors(self, is_jittered: bool, generator: Random) -> np.ndarray | None:
+        """Draws a color map, or None where nothing changes."""
         brightness, contrast, saturation, hue = (generator.uniform(-most, most) for most in self.jitter)
-        is_grey = generator.random() < self.grey_probability
+        is_gray = generator.random() < self.gray_probability
         if not is_jittered:
-            return colour_map(1, 1, 0, 0) if is_grey else None
-        return colour_map(1 + brightness, 1 + contrast, 0 if is_grey else 1 + saturation, hue)
+            return color_map(1, 1, 0, 0) if is_gray else None
+        return color_map(1 + brightness, 1 + contrast, 0 if is_gray else 1 + saturation, hue)

@@ -18,11 +18,11 @@ def sample_training_clips(
     num_frames: int,
     stride: int,
     generator: Random,
-    lookahead: int = 0,
+    extra_frames: int = 0,
 ) -> Tensor:
     """Sample adjacent, non-overlapping clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 × 8, stride 3).
 
-    Each clip begins one stride after the last frame of the one before. The lookahead of a clip, which its derivatives
+    Each clip begins one stride after the last frame of the one before. The extra_frames of a clip, which its derivatives
     use up, may therefore run into the next clip. A video that is too short for adjacent clips gets clips as far apart
     as it allows, which overlap; one that is too short for a single clip is played in a loop.
 
@@ -32,23 +32,23 @@ def sample_training_clips(
         num_frames: Frames per clip.
         stride: Distance of two sampled frames, in video frames.
         generator: Source of the random start.
-        lookahead: Further frames sampled at the end of every clip.
+        extra_frames: Further frames sampled at the end of every clip.
 
     Returns:
-        (`num_clips`, `num_frames + lookahead`) int64 frame indices.
+        (`num_clips`, `num_frames + extra_frames`) int64 frame indices.
 
     Raises:
         ValueError: If a count is impossible.
 
     Example:
         >>> from random import Random
-        >>> clips = sample_training_clips(90, num_clips=2, num_frames=8, stride=3, generator=Random(0), lookahead=2)
+        >>> clips = sample_training_clips(90, num_clips=2, num_frames=8, stride=3, generator=Random(0), extra_frames=2)
         >>> clips.shape
         torch.Size([2, 10])
         >>> (clips[1] - clips[0]).tolist()
         [24, 24, 24, 24, 24, 24, 24, 24, 24, 24]
     """
-    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, lookahead)
+    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     slack = room - (num_clips - 1) * num_frames * stride
     if slack >= 0:
         first, distance = generator.randrange(slack + 1), num_frames * stride
@@ -58,4 +58,4 @@ def sample_training_clips(
     else:
         stride = looped_stride(num_video_frames, stride)
         starts = [clip * num_frames * stride for clip in range(num_clips)]
-    return clip_indices(starts, num_video_frames, num_frames + lookahead, stride)
+    return clip_indices(starts, num_video_frames, num_frames + extra_frames, stride)

@@ -130,12 +130,12 @@ def read_video_folder(folder: str | Path, split: str | None = "train") -> datase
     chosen = [row for row in located if split is None or row[0] == standard_split(split)]
     if not chosen:
         raise no_such_split(folder, str(split), {row[0] for row in located})
-    labelled = all(folders for _, folders, _ in located)
+    labeled = all(folders for _, folders, _ in located)
     return with_video_column(
         [str(file) for _, _, file in chosen],
-        [folders[0] for _, folders, _ in chosen] if labelled else None,
+        [folders[0] for _, folders, _ in chosen] if labeled else None,
         # The same numbers in every split, also where one lacks a class.
-        sorted({folders[0] for _, folders, _ in located}) if labelled else None,
+        sorted({folders[0] for _, folders, _ in located}) if labeled else None,
     )
 
 

@@ -50,7 +50,7 @@ class ClipMaker:
     num_clips: int
     num_frames: int
     frame_stride: int
-    lookahead: int
+    extra_frames: int
     augmentation: ClipAugmentation
     seed: int
 
@@ -84,7 +84,7 @@ class ClipMaker:
             num_frames=self.num_frames,
             stride=self.frame_stride,
             generator=seeded_random("clip", self.seed, *key),
-            lookahead=self.lookahead,
+            extra_frames=self.extra_frames,
         )
 
 
@@ -96,7 +96,7 @@ class TrainingClips(Dataset):
         num_clips: Clips per video.
         num_frames: Frames per clip.
         frame_stride: Frames of the video from one frame of a clip to the next.
-        lookahead: Extra frames at the end of each clip, one for each derivative order.
+        extra_frames: Extra frames at the end of each clip, one for each derivative order.
         augmentation: What each clip goes through.
         seed: The seed of clip choice and augmentation.
 
@@ -110,7 +110,7 @@ class TrainingClips(Dataset):
         >>> from vididi_hf.data.augment import ClipAugmentation
         >>> from vididi_hf.data.loading import TrainingClips
         >>> rows = load_video_dataset("motion", num_train=8, num_test=8)
-        >>> clips = TrainingClips(rows, num_frames=8, frame_stride=1, lookahead=2, augmentation=ClipAugmentation(40))
+        >>> clips = TrainingClips(rows, num_frames=8, frame_stride=1, extra_frames=2, augmentation=ClipAugmentation(40))
         >>> epoch, index = 0, 5
         >>> clips[epoch, index]["clips"].shape
         torch.Size([2, 10, 3, 40, 40])
@@ -125,7 +125,7 @@ class TrainingClips(Dataset):
         num_clips: int = 2,
         num_frames: int,
         frame_stride: int,
-        lookahead: int,
+        extra_frames: int,
         augmentation: ClipAugmentation,
         seed: int = 0,
     ):
@@ -136,7 +136,7 @@ class TrainingClips(Dataset):
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.seed = seed
-        self._make_clips = ClipMaker(num_clips, num_frames, frame_stride, lookahead, augmentation, seed)
+        self._make_clips = ClipMaker(num_clips, num_frames, frame_stride, extra_frames, augmentation, seed)
 
     def __len__(self) -> int:
         return len(self.rows)

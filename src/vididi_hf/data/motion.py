@@ -122,7 +122,7 @@ MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
 def _texture(
     size: int, cells: tuple[int, ...], contrast: float, tones: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """A colour with noise of several spatial scales around it: (3, size, size) in [0, 1]."""
+    """A color with noise of several spatial scales around it: (3, size, size) in [0, 1]."""
     texture = tones[0] + (tones[1] - tones[0]) * torch.rand(3, 1, 1, generator=generator)
     for cell in cells:
         noise = torch.rand(1, 3, cell, cell, generator=generator) - 0.5
@@ -138,7 +138,7 @@ def make_background(index: int, seed: int = 0) -> Tensor:
 
 
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
-    """Returns sprite `index` of a split: (4, 32, 32), colour and opacity in [0, 1].
+    """Returns sprite `index` of a split: (4, 32, 32), color and opacity in [0, 1].
 
     Its outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation; it is filled with a
     texture.
@@ -153,13 +153,13 @@ def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
     return torch.cat([_texture(32, (2, 6), contrast=0.8, tones=(0, 1), generator=generator), opacity[None]])
 
 
-def _paint(canvas: Tensor, sprite: Tensor, radius: float, centre: tuple[float, float], path: Trajectory) -> Tensor:
+def _paint(canvas: Tensor, sprite: Tensor, radius: float, center: tuple[float, float], path: Trajectory) -> Tensor:
     """Composites a moving sprite over (frames, 3, SIZE, SIZE) frames; what leaves on one side comes in on the other."""
     dx, dy, scale, angle = path
     pixels = torch.arange(SIZE) + 0.5
-    # Offsets from the sprite's centre to every pixel, the short way round: (frames, SIZE).
-    x = (pixels - centre[0] - dx[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
-    y = (pixels - centre[1] - dy[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
+    # Offsets from the sprite's center to every pixel, the short way round: (frames, SIZE).
+    x = (pixels - center[0] - dx[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
+    y = (pixels - center[1] - dy[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
     # Turned and scaled to the sprite's own coordinates, in which it fills [-1, 1].
     cos, sin = ((part / (radius * scale))[:, None, None] for part in (torch.cos(angle), torch.sin(angle)))
     x, y = x[:, None, :], y[:, :, None]
@@ -204,13 +204,13 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
         sprite = make_sprite(split, which, seed)
         radius = _uniform(9, 12, generator)
         # Anywhere: as positions wrap around, every shift leaves them as evenly spread.
-        centre = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
+        center = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
         resting = _uniform(0, 2 * math.pi, generator)
         # Pulses are not in step, and in all other motions a sprite keeps the size of a pulse at some instant: no single
         # frame tells a pulse by its sizes.
         _, _, sizes, _ = _pulse(time, generator)
         scale = sizes if label == "pulse" else sizes[:1].expand_as(sizes)
-        canvas = _paint(canvas, sprite, radius, centre, (dx, dy, scale, angle + resting))
+        canvas = _paint(canvas, sprite, radius, center, (dx, dy, scale, angle + resting))
     return (canvas * 255).round().to(torch.uint8)
 
 

@@ -15,7 +15,7 @@ def seeded_generator(stream: str, *key: int) -> torch.Generator:
 
     Args:
         stream: What is drawn, e.g. `"augmentation"`; no two kinds of draw share a name, and so none share their draws.
-        *key: The integers that identify the draw, e.g. `(seed, epoch, index)`. They are hashed, so that neighbouring
+        *key: The integers that identify the draw, e.g. `(seed, epoch, index)`. They are hashed, so that neighboring
             keys have unrelated streams, unlike the generators of `seed + index`.
 
     Returns:

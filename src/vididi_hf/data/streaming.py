@@ -188,10 +188,10 @@ class StreamingClipLoader(EpochLoader[ClipBatch]):
         >>> from vididi_hf.data.augment import ClipAugmentation
         >>> from vididi_hf.data.loading import ClipMaker
         >>> from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
-        >>> from vididi_hf.data.preparation import PreparationOptions, prepare_dataset
+        >>> from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
         >>> from vididi_hf.data.streaming import StreamingClipLoader
         >>> make_clips = ClipMaker(
-        ...     num_clips=2, num_frames=8, frame_stride=1, lookahead=2, augmentation=ClipAugmentation(40), seed=0
+        ...     num_clips=2, num_frames=8, frame_stride=1, extra_frames=2, augmentation=ClipAugmentation(40), seed=0
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     load_video_dataset("motion", num_train=8, num_test=8).save_to_disk(f"{folder}/saved")

@@ -1,4 +1,4 @@
-"""Augmentation of a clip with boxes: a random crop, flip and colours; the boxes follow."""
+"""Augmentation of a clip with boxes: a random crop, flip and colors; the boxes follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class BoxAugmentation:
-    """Crops, flips and recolours a clip, and moves its boxes along.
+    """Crops, flips and recolors a clip, and moves its boxes along.
 
     A crop is drawn until it holds half of at least one box, and the boxes of which it holds less than half are left
     out; after ten crops in vain the whole picture is taken.
@@ -27,7 +27,7 @@ class BoxAugmentation:
         area: Share of the picture's area that the crop covers, smallest and largest.
         ratio: Aspect ratio of the crop, smallest and largest.
         flip_probability: Probability of a horizontal flip.
-        colour_probability: Probability of colour jitter, one for all frames of the clip.
+        color_probability: Probability of color jitter, one for all frames of the clip.
 
     Raises:
         ValueError: If a value is impossible; the message names it.
@@ -50,22 +50,22 @@ class BoxAugmentation:
     area: tuple[float, float] = (0.3, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
-    colour_probability: float = 0.8
-    _colours: ClipAugmentation = field(init=False, repr=False)
+    color_probability: float = 0.8
+    _colors: ClipAugmentation = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Checks all values; then one that leaves every pixel of a square where it is.
         ClipAugmentation(self.image_size, self.area, self.ratio, self.flip_probability)
-        colours = ClipAugmentation(
+        colors = ClipAugmentation(
             self.image_size,
             area=(1.0, 1.0),
             ratio=(1.0, 1.0),
             flip_probability=0.0,
-            jitter_probability=self.colour_probability,
-            grey_probability=0.0,
+            jitter_probability=self.color_probability,
+            gray_probability=0.0,
             blur_probability=0.0,
         )
-        object.__setattr__(self, "_colours", colours)
+        object.__setattr__(self, "_colors", colors)
 
     def __call__(self, clip: Tensor, boxes: Tensor, generator: Random) -> tuple[Tensor, Tensor, Tensor]:
         """Augments a clip.
@@ -87,7 +87,7 @@ class BoxAugmentation:
         clip = resize(clip[..., top : top + rows, left : left + columns], self.image_size)
         if generator.random() < self.flip_probability:
             clip, boxes = clip.flip(-1), flip_boxes(boxes)
-        return self._colours(clip, generator), boxes, kept
+        return self._colors(clip, generator), boxes, kept
 
     def _choose_crop(self, height: int, width: int, boxes: Tensor, generator: Random) -> tuple[int, int, int, int]:
         """Draws top, left, height and width of a crop, in pixels."""

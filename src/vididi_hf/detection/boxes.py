@@ -60,7 +60,7 @@ def visible_shares(boxes: Tensor, left: float, top: float, width: float, height:
 def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """Moves and stretches boxes at random, as an imperfect detector would.
 
-    The centre of each box moves by up to `amount` of the box's width and height, evenly distributed and independently
+    The center of each box moves by up to `amount` of the box's width and height, evenly distributed and independently
     in both; its width and height are multiplied by up to 1 ± `amount`. The result is cut at the edges of the picture.
 
     Args:
@@ -79,6 +79,6 @@ def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Te
         raise ValueError(f"jitter must be at least 0 and below 1, got {amount}")
     draws = amount * (2 * torch.rand(len(boxes), 4, generator=generator) - 1)
     sizes = boxes[:, 2:] - boxes[:, :2]
-    centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + draws[:, :2] * sizes
+    centers = (boxes[:, 2:] + boxes[:, :2]) / 2 + draws[:, :2] * sizes
     halves = sizes * (1 + draws[:, 2:]) / 2
-    return torch.cat([centres - halves, centres + halves], dim=1).clamp(0, 1)
+    return torch.cat([centers - halves, centers + halves], dim=1).clamp(0, 1)

@@ -73,29 +73,29 @@ def names_of(rows: datasets.Dataset) -> list[KeyFrame]:
     return [("/".join((*path.parts[:-1][-1:], path.stem)), frame) for path, frame in zip(named, rows["frame"])]
 
 
-def centred_clip(centre: int, num_video_frames: int, num_frames: int, stride: int, lookahead: int = 0) -> Tensor:
+def centerd_clip(center: int, num_video_frames: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
     """Chooses the frames of a clip around a key frame.
 
     The key frame is frame `num_frames // 2` of the clip. Where the video begins or ends too early, its first or last
     frame is repeated, as in the protocol of AVA.
 
     Args:
-        centre: The key frame.
-        num_video_frames: Number of frames of the video; a centre beyond the end counts as the last frame.
+        center: The key frame.
+        num_video_frames: Number of frames of the video; a center beyond the end counts as the last frame.
         num_frames: Frames of the clip.
         stride: Frames of the video from one frame of the clip to the next.
-        lookahead: Further frames at the end, which derivatives use up.
+        extra_frames: Further frames at the end, which derivatives use up.
 
     Returns:
-        int64 (num_frames + lookahead,).
+        int64 (num_frames + extra_frames,).
 
     Example:
-        >>> centred_clip(centre=5, num_video_frames=10, num_frames=4, stride=3, lookahead=1).tolist()
+        >>> centerd_clip(center=5, num_video_frames=10, num_frames=4, stride=3, extra_frames=1).tolist()
         [0, 2, 5, 8, 9]
     """
-    centre = min(centre, num_video_frames - 1)
-    offsets = (torch.arange(num_frames + lookahead) - num_frames // 2) * stride
-    return (centre + offsets).clamp(0, num_video_frames - 1)
+    center = min(center, num_video_frames - 1)
+    offsets = (torch.arange(num_frames + extra_frames) - num_frames // 2) * stride
+    return (center + offsets).clamp(0, num_video_frames - 1)
 
 
 class KeyFrameReader:
@@ -105,16 +105,16 @@ class KeyFrameReader:
         rows: Key frames.
         num_frames: Frames per clip.
         stride: Frames of the video from one frame of a clip to the next.
-        lookahead: Further frames per clip.
+        extra_frames: Further frames per clip.
     """
 
-    def __init__(self, rows: datasets.Dataset, num_frames: int, stride: int, lookahead: int) -> None:
+    def __init__(self, rows: datasets.Dataset, num_frames: int, stride: int, extra_frames: int) -> None:
         columns = ["video", "boxes", "box_labels", "timestamp" if "timestamp" in rows.column_names else "frame"]
         if missing := [name for name in columns if name not in rows.column_names]:
             raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are no key frames")
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(columns).cast_column("video", datasets.Video(decode=False))
-        self.num_frames, self.stride, self.lookahead = num_frames, stride, lookahead
+        self.num_frames, self.stride, self.extra_frames = num_frames, stride, extra_frames
         self._open: OrderedDict[str | int, VideoReader] = OrderedDict()
 
     def __len__(self) -> int:
@@ -124,16 +124,16 @@ class KeyFrameReader:
         """Reads the clip around a key frame.
 
         Returns:
-            uint8 (frames + lookahead, 3, height, width), and the row.
+            uint8 (frames + extra_frames, 3, height, width), and the row.
 
         Raises:
             BrokenVideoError: If the video cannot be decoded.
         """
         row = self.rows[index]
         reader = self._reader(row["video"], index)
-        centre = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
+        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
         return reader.read(
-            lambda length: centred_clip(centre, length, self.num_frames, self.stride, self.lookahead)
+            lambda length: centerd_clip(center, length, self.num_frames, self.stride, self.extra_frames)
         ), row
 
     def read_key_frame(self, index: int) -> Tensor:
@@ -144,8 +144,8 @@ class KeyFrameReader:
         """
         row = self.rows[index]
         reader = self._reader(row["video"], index)
-        centre = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
-        return reader.read(lambda length: centred_clip(centre, length, 1, 1))[0]
+        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
+        return reader.read(lambda length: centerd_clip(center, length, 1, 1))[0]
 
     def _reader(self, video: dict[str, Any] | None, index: int) -> VideoReader:
         if video is None or (video["path"] is None and video["bytes"] is None):

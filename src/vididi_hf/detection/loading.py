@@ -38,7 +38,7 @@ class TrainingKeyFrames(Dataset):
         rows: Key frames; those without boxes are passed over.
         num_frames: Frames per clip.
         stride: Frames of the video from one frame of a clip to the next.
-        lookahead: Extra frames at the end of each clip, one for each derivative order.
+        extra_frames: Extra frames at the end of each clip, one for each derivative order.
         augmentation: What each clip goes through.
         seed: The seed of the augmentation and of the order.
 
@@ -52,14 +52,14 @@ class TrainingKeyFrames(Dataset):
         *,
         num_frames: int,
         stride: int,
-        lookahead: int,
+        extra_frames: int,
         augmentation: BoxAugmentation,
         seed: int = 0,
     ) -> None:
         with_boxes = [index for index, boxes in enumerate(rows["boxes"]) if boxes]
         if not with_boxes:
             raise ValueError("no key frame has a box")
-        self.reader = KeyFrameReader(rows.select(with_boxes), num_frames, stride, lookahead)
+        self.reader = KeyFrameReader(rows.select(with_boxes), num_frames, stride, extra_frames)
         self.num_classes = len(class_names(rows))
         self.augmentation = augmentation
         self.seed = seed

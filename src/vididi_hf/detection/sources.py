@@ -108,7 +108,7 @@ def detect_persons(
     cache = Path(cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
     known = _keep_whole_lines(cache)
-    reader = KeyFrameReader(rows, num_frames=1, stride=1, lookahead=0)
+    reader = KeyFrameReader(rows, num_frames=1, stride=1, extra_frames=0)
     with cache.open("a", newline="") as file:
         names = names_of(rows)
         for index in tqdm(range(len(rows)), desc="detecting persons", unit="frame", disable=not progress):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from vididi_hf.command_line import option
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.options import option
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 _SMALLEST = {"num_clips": 1, "num_frames": 2, "frame_stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}

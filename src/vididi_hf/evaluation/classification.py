@@ -22,11 +22,11 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 class ClassificationEvaluator:
     """Classifies the videos of a data set by the mean of the probabilities of their clips.
 
-    Clips are spread evenly over each video and cropped at the centre; short videos are looped. Labels are matched with
+    Clips are spread evenly over each video and cropped at the center; short videos are looped. Labels are matched with
     the model's classes by name.
 
     Args:
-        videos: The labelled videos (the test split).
+        videos: The labeled videos (the test split).
         processor: Chooses and prepares the clips; says their frames and stride.
         inputs: What the model is shown, some of "frames", "derivative", "both" and "ensemble"; None means what it was
             trained with. A model of one input can be shown another one; "both" needs a model of both.
@@ -40,7 +40,7 @@ class ClassificationEvaluator:
     Raises:
         ValueError: If the data set has no labels, or an input is unknown.
 
-    Source: the protocol of the field for fine-tuned networks: 10 clips, centre crop, mean of softmax.
+    Source: the protocol of the field for fine-tuned networks: 10 clips, center crop, mean of softmax.
 
     Example:
         ```python
@@ -98,7 +98,7 @@ class ClassificationEvaluator:
                 "clips_per_video": self.num_clips,
                 "frames_per_clip": self.processor.num_frames,
                 "frame_stride": self.processor.frame_stride,
-                "crop": "centre",
+                "crop": "center",
                 "clips_combined": "mean of softmax",
                 "failed_videos": sorted(broken),
             },
@@ -123,9 +123,9 @@ class ClassificationEvaluator:
             others could not be decoded, by their names.
         """
         names = suitable_inputs(model, inputs)
-        lookahead = max(orders_of(names))
+        extra_frames = max(orders_of(names))
         num_frames = self.processor.num_frames
-        clips = EvaluationClips(self.videos, self.processor, self.num_clips, lookahead)
+        clips = EvaluationClips(self.videos, self.processor, self.num_clips, extra_frames)
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         rows: list[int] = []
         with evaluation_mode(model):

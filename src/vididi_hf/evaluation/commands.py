@@ -8,11 +8,11 @@ from typing import Any
 
 import datasets
 
-from vididi_hf.command_line import option
 from vididi_hf.data.registry import ALL_ROWS, load_video_dataset
 from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
+from vididi_hf.options import option
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class FrozenArguments(EncoderArguments):
         default="train", help=f"The split that is searched or learnt from; {ALL_ROWS!r} takes all rows."
     )
     query_split: str = option(default="test", help="The split that is asked about.")
-    leave_out: str | None = option(
+    group_column: str | None = option(
         default=None,
         help="A column, such as the recording a video was cut from. Then every video of gallery_split is a query and "
         "is compared with those that differ from it in this column; query_split is not used.",
@@ -40,7 +40,7 @@ class FrozenArguments(EncoderArguments):
     def datasets(self) -> tuple[datasets.Dataset, datasets.Dataset]:
         """Loads gallery and queries; one data set, given twice, where a column is left out."""
         gallery = load_video_dataset(self.dataset, root=self.dataset_root, split=self.gallery_split)
-        if self.leave_out:
+        if self.group_column:
             return gallery, gallery
         return gallery, load_video_dataset(self.dataset, root=self.dataset_root, split=self.query_split)
 
@@ -52,15 +52,15 @@ class FrozenArguments(EncoderArguments):
             "batch_size": self.batch_size,
             "num_workers": self.num_workers,
             "progress": self.progress,
-            "leave_out": self.leave_out,
+            "group_column": self.group_column,
             "dataset": dataset_name(self.dataset),
-            "split": self.gallery_split if self.leave_out else self.query_split,
+            "split": self.gallery_split if self.group_column else self.query_split,
         }
 
     def report(self, result: EvaluationResult) -> dict[str, Any]:
         """Collects what the JSON file holds: the numbers, and all that is needed to measure them again."""
         splits = {"gallery_split": self.gallery_split}
-        splits["query_split"] = self.gallery_split if self.leave_out else self.query_split
+        splits["query_split"] = self.gallery_split if self.group_column else self.query_split
         result.protocol |= splits
         return report_of(result, self.model, random_init=self.random_init, seed=self.seed, source=self.dataset)
 

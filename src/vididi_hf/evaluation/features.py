@@ -62,18 +62,18 @@ class EvaluationClips(Dataset):
         rows: A data set with a column `video`.
         processor: Chooses, resizes and crops the clips.
         num_clips: Clips per video, spread evenly over it.
-        lookahead: Extra frames per clip, which derivatives use up.
+        extra_frames: Extra frames per clip, which derivatives use up.
 
     Attributes:
         broken: Videos that could not be decoded, with the reasons; filled while `batches` is iterated.
         broken_rows: Their rows, with the reasons.
     """
 
-    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, lookahead: int):
+    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.processor = processor
         self.num_clips = num_clips
-        self.lookahead = lookahead
+        self.extra_frames = extra_frames
         self.broken: dict[str, str] = {}
         self.broken_rows: dict[int, str] = {}
 
@@ -85,7 +85,7 @@ class EvaluationClips(Dataset):
         if video is None:
             return index, None, {f"row {index}": "there is no video in it"}
         try:
-            clips = self.processor.sample_clips(video, num_clips=self.num_clips, lookahead=self.lookahead)
+            clips = self.processor.sample_clips(video, num_clips=self.num_clips, extra_frames=self.extra_frames)
         except BrokenVideoError as error:
             return index, None, {error.source: error.reason}
         return index, clips, {}
@@ -102,7 +102,7 @@ class EvaluationClips(Dataset):
             title: What the bar is called.
 
         Yields:
-            The rows of the videos, and uint8 (videos, clips, frames + lookahead, channels, height, width).
+            The rows of the videos, and uint8 (videos, clips, frames + extra_frames, channels, height, width).
 
         Raises:
             NothingDecodedError: At the end, if no video could be decoded; a `ValueError`.
@@ -147,7 +147,7 @@ def iterate_features(
 
     Args:
         model: The encoder; its device is used.
-        clips: The clips of the videos, with as much `lookahead` as the highest order.
+        clips: The clips of the videos, with as much `extra_frames` as the highest order.
         orders: The derivative orders to embed.
         batch_size: Videos per forward pass.
         num_workers: Processes that decode.

@@ -24,7 +24,7 @@ class EmbeddedVideos:
     Attributes:
         features: The features, in the order of the rows that could be decoded.
         labels: int64 (videos,).
-        groups: int64 (videos,), numbers of the values in the column `leave_out`; None where nothing is left out.
+        groups: int64 (videos,), numbers of the values in the column `group_column`; None where nothing is left out.
     """
 
     features: VideoFeatures
@@ -39,8 +39,8 @@ class FrozenEvaluator:
     The encoder is in evaluation mode while it embeds: nothing in it changes.
 
     Args:
-        gallery: The labelled videos that are searched, or learnt from (the training split).
-        queries: The labelled videos that are asked about (the test split). With `leave_out` it may be `gallery` itself,
+        gallery: The labeled videos that are searched, or learnt from (the training split).
+        queries: The labeled videos that are asked about (the test split). With `group_column` it may be `gallery` itself,
             whose features are then computed once.
         processor: Chooses and prepares the clips; says their frames and stride.
         inputs: What the encoder is shown; the first is the one that models are compared by.
@@ -48,13 +48,13 @@ class FrozenEvaluator:
         batch_size: Videos per forward pass.
         num_workers: Processes that decode.
         progress: Whether to show progress bars.
-        leave_out: A column of both data sets, such as the recording a video was cut from. A query is then compared only
+        group_column: A column of both data sets, such as the recording a video was cut from. A query is then compared only
             with videos that differ from it in this column. For sets without a split of their own.
         dataset: The name of the data set, for the result.
         split: The split that `queries` are, for the result.
 
     Raises:
-        ValueError: If a data set has no labels or no column `leave_out`, an input is unknown, or the queries would find
+        ValueError: If a data set has no labels or no column `group_column`, an input is unknown, or the queries would find
             themselves.
     """
 
@@ -66,7 +66,7 @@ class FrozenEvaluator:
     batch_size: int = 16
     num_workers: int = 0
     progress: bool = False
-    leave_out: str | None = None
+    group_column: str | None = None
     dataset: str = "unknown"
     split: str = "test"
 
@@ -79,13 +79,13 @@ class FrozenEvaluator:
         for rows, role in ((self.gallery, "gallery"), (self.queries, "query")):
             if "label" not in rows.column_names:
                 raise ValueError(f"{self.task} needs labels, and the {role} data set has no column 'label'")
-            if self.leave_out is not None and self.leave_out not in rows.column_names:
+            if self.group_column is not None and self.group_column not in rows.column_names:
                 raise ValueError(
-                    f"leave_out is {self.leave_out!r}, which is no column of the {role} data set; "
+                    f"group_column is {self.group_column!r}, which is no column of the {role} data set; "
                     f"it has {', '.join(rows.column_names)}"
                 )
-        if self.queries is self.gallery and self.leave_out is None:
-            raise ValueError("gallery and queries are one data set, so every query would find itself: set leave_out")
+        if self.queries is self.gallery and self.group_column is None:
+            raise ValueError("gallery and queries are one data set, so every query would find itself: set group_column")
         check_inputs(self.inputs, self.known_inputs)
         self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
 
@@ -93,15 +93,15 @@ class FrozenEvaluator:
         """Computes the features of gallery and queries.
 
         Raises:
-            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
+            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be compared with.
         """
         gallery = EmbeddedVideos(features := self._features(model, self.gallery), features.labels(self.gallery))
         queries = gallery
         if self.queries is not self.gallery:
             queries = EmbeddedVideos(features := self._features(model, self.queries), features.labels(self.queries))
-        if self.leave_out is not None:
+        if self.group_column is not None:
             # The same numbers in both data sets.
-            columns = [rows[self.leave_out][:] for rows in (self.gallery, self.queries)]
+            columns = [rows[self.group_column][:] for rows in (self.gallery, self.queries)]
             numbers = {value: number for number, value in enumerate(dict.fromkeys([*columns[0], *columns[1]]))}
             searched, asked = (
                 torch.tensor([numbers[value] for value in column])[part.features.rows]
@@ -109,7 +109,7 @@ class FrozenEvaluator:
             )
             if (searched == searched[0]).all() and (asked == searched[0]).any():
                 raise ValueError(
-                    f"leave_out {self.leave_out!r} leaves some queries nothing to be compared with: "
+                    f"group_column {self.group_column!r} leaves some queries nothing to be compared with: "
                     "the videos need at least 2 different values in this column"
                 )
             gallery.groups, queries.groups = searched, asked
@@ -130,8 +130,8 @@ class FrozenEvaluator:
             "clips_per_video": self.num_clips,
             "frames_per_clip": self.processor.num_frames,
             "frame_stride": self.processor.frame_stride,
-            "crop": "centre",
-            "leave_out": self.leave_out,
+            "crop": "center",
+            "group_column": self.group_column,
             "failed_videos": sorted(gallery.features.broken | queries.features.broken),
             **more,
         }

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vididi_hf.metrics.mean_class_accuracy import mean_class_accuracy
-from vididi_hf.metrics.top_k_accuracy import top_k_accuracy
+from vididi_hf.evaluation.metrics.mean_class_accuracy import mean_class_accuracy
+from vididi_hf.evaluation.metrics.top_k_accuracy import top_k_accuracy
 
 INPUTS: dict[str, tuple[int, ...]] = {"frames": (0,), "derivative": (1,), "both": (0, 1)}
 """What the encoder is shown: V, ∂V, or both with their features side by side."""

@@ -14,7 +14,7 @@ from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     queries: Tensor,
     gallery: Tensor,
     k: int,
@@ -41,8 +41,8 @@ def nearest_neighbours(
     Example:
         ```python
         >>> import torch
-        >>> from vididi_hf.evaluation.knn import nearest_neighbours
-        >>> nearest_neighbours(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
+        >>> from vididi_hf.evaluation.knn import nearest_neighbors
+        >>> nearest_neighbors(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
         tensor([[1, 2]])
 
         ```
@@ -69,9 +69,9 @@ def knn_probabilities(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> Tensor:
-    """Computes the votes of the nearest neighbours for each class.
+    """Computes the votes of the nearest neighbors for each class.
 
-    A neighbour with the cosine similarity s adds exp(s / temperature) to the votes for its label. A query's votes are
+    A neighbor with the cosine similarity s adds exp(s / temperature) to the votes for its label. A query's votes are
     divided by their sum.
 
     Args:
@@ -80,7 +80,7 @@ def knn_probabilities(
         nearest: int64 (queries, k), the gallery items that vote; -1 is nobody, and at least one votes for each query.
         gallery_labels: int64 (gallery,), between 0 and classes − 1.
         num_classes: The number of classes.
-        temperature: The lower it is, the more the nearest of the neighbours decide.
+        temperature: The lower it is, the more the nearest of the neighbors decide.
         chunk: Queries classified at a time, which bounds the memory.
 
     Returns:
@@ -127,7 +127,7 @@ def knn_accuracy(
         nearest: int64 (queries, k), the gallery items that vote; -1 is nobody.
         gallery_labels: int64 (gallery,), not negative.
         query_labels: int64 (queries,).
-        temperature: The lower it is, the more the nearest of the neighbours decide.
+        temperature: The lower it is, the more the nearest of the neighbors decide.
         chunk: Queries classified at a time, which bounds the memory.
 
     Returns:
@@ -150,13 +150,13 @@ def knn_accuracy(
 
 @dataclass
 class KNNEvaluator(FrozenEvaluator):
-    """Classifies videos by the weighted vote of their nearest neighbours.
+    """Classifies videos by the weighted vote of their nearest neighbors.
 
     Nothing is learnt, and nothing is chosen by the results. The input "ensemble" averages the votes of the frames'
-    neighbours and of the derivative's; "both" looks for neighbours by the mean of the two cosines.
+    neighbors and of the derivative's; "both" looks for neighbors by the mean of the two cosines.
 
     Args:
-        k: Neighbours that vote.
+        k: Neighbors that vote.
         temperature: The lower it is, the more the nearest of them decide.
 
     Source: see `knn_probabilities`.
@@ -194,13 +194,13 @@ class KNNEvaluator(FrozenEvaluator):
         """Embeds both data sets and lets the gallery vote on every query.
 
         Raises:
-            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
+            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be compared with.
         """
         gallery, queries = self.embed(model)
         probabilities = {}
         for name in single_inputs(self.inputs):
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
-            nearest = nearest_neighbours(
+            nearest = nearest_neighbors(
                 asked, searched, self.k, query_groups=queries.groups, gallery_groups=gallery.groups
             )
             probabilities[name] = knn_probabilities(
@@ -209,7 +209,7 @@ class KNNEvaluator(FrozenEvaluator):
         return EvaluationResult(
             self.task,
             score_inputs(self.inputs, probabilities, queries.labels),
-            self.protocol(gallery, queries, similarity="cosine", neighbours=self.k, temperature=self.temperature),
+            self.protocol(gallery, queries, similarity="cosine", neighbors=self.k, temperature=self.temperature),
             primary=self.primary_metric,
             greater_is_better=self.greater_is_better,
             dataset=self.dataset,

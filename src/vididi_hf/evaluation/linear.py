@@ -21,7 +21,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @dataclass
 class LinearClassifier:
-    """A linear classifier of standardised features.
+    """A linear classifier of standardized features.
 
     Attributes:
         mean: (dimensions,), of the training features.
@@ -37,8 +37,8 @@ class LinearClassifier:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Returns the probabilities (videos, classes) of features (videos, dimensions)."""
-        standardised = (features.to(self.weight) - self.mean) / self.deviation
-        return F.linear(standardised, self.weight, self.bias).softmax(dim=-1)
+        standardized = (features.to(self.weight) - self.mean) / self.deviation
+        return F.linear(standardized, self.weight, self.bias).softmax(dim=-1)
 
 
 def fit_logistic_regression(
@@ -46,9 +46,9 @@ def fit_logistic_regression(
 ) -> LinearClassifier:
     """Fits a multinomial logistic regression.
 
-    Features are standardised by their mean and deviation. Then `strength` · Σ cross-entropy + ½ ‖weight‖² is minimised
-    by L-BFGS in double precision, which is scikit-learn's `LogisticRegression(C=strength)`: biases are not regularised,
-    and a greater strength regularises less.
+    Features are standardized by their mean and deviation. Then `strength` · Σ cross-entropy + ½ ‖weight‖² is minimized
+    by L-BFGS in double precision, which is scikit-learn's `LogisticRegression(C=strength)`: biases are not regularized,
+    and a greater strength regularizes less.
 
     Args:
         features: (videos, dimensions).
@@ -74,7 +74,7 @@ def fit_logistic_regression(
     features = features.double()
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1.0)
-    standardised = (features - mean) / deviation
+    standardized = (features - mean) / deviation
     weight = features.new_zeros(num_classes, features.shape[1], requires_grad=True)
     bias = features.new_zeros(num_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -88,7 +88,7 @@ def fit_logistic_regression(
     def loss() -> Tensor:
         optimizer.zero_grad()
         # Divided by the data's weight: the same minimum, and tolerances that mean the same for all strengths.
-        value = F.cross_entropy(F.linear(standardised, weight, bias), labels)
+        value = F.cross_entropy(F.linear(standardized, weight, bias), labels)
         value = value + weight.square().sum() / (2 * strength * len(labels))
         value.backward()
         return value
@@ -131,7 +131,7 @@ def choose_strength(
         seed: The seed of the choice of that fifth.
 
     Returns:
-        The best; of equally good ones the smallest, which regularises most. The middle one where there is nothing to
+        The best; of equally good ones the smallest, which regularizes most. The middle one where there is nothing to
         choose by, as every class has a single video.
     """
     fitted, held_out = split_by_class(labels, 0.2, seed)
@@ -150,8 +150,8 @@ def choose_strength(
 class LinearEvaluator(FrozenEvaluator):
     """Fits a logistic regression to the features of the training videos and classifies the test videos.
 
-    How strongly it is regularised is chosen by a fifth of the *training* videos (of every class), and then all of them
-    are used. With `leave_out` this is done anew for every value of the column that queries have.
+    How strongly it is regularized is chosen by a fifth of the *training* videos (of every class), and then all of them
+    are used. With `group_column` this is done anew for every value of the column that queries have.
 
     The input "both" sets the features of frames and derivative side by side; "ensemble" averages the probabilities of
     two regressions.
@@ -191,7 +191,7 @@ class LinearEvaluator(FrozenEvaluator):
         """Embeds both data sets, fits, and classifies.
 
         Raises:
-            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be learnt from.
+            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be learnt from.
         """
         return self.score(*self.embed(model))
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from vididi_hf.evaluation.features import VideoFeatures
 from vididi_hf.evaluation.frozen import EmbeddedVideos, FrozenEvaluator
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.knn import knn_accuracy, nearest_neighbours
+from vididi_hf.evaluation.knn import knn_accuracy, nearest_neighbors
+from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT, mean_average_precision, recall_at_k
 from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.metrics.recall_at_k import RECALL_AT, mean_average_precision, recall_at_k
 from vididi_hf.modeling_vididi import ViDiDiModel
 
-__all__ = ["INPUTS", "RECALL_AT", "RetrievalEvaluator", "RetrievalResult", "nearest_neighbours", "recall_at_k"]
+__all__ = ["INPUTS", "RECALL_AT", "RetrievalEvaluator", "RetrievalResult", "nearest_neighbors", "recall_at_k"]
 
 KNN = 20
 
@@ -28,12 +28,12 @@ class RetrievalResult(EvaluationResult):
     `{"R@1": …, "mAP": …, "20-NN": …}`.
 
     Attributes:
-        neighbours: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 where `leave_out`
+        neighbors: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 where `group_column`
             leaves a query fewer to be compared with.
         queries: The features of the queries, whose `rows` are the rows of the query data set.
     """
 
-    neighbours: dict[str, Tensor] = field(kw_only=True)
+    neighbors: dict[str, Tensor] = field(kw_only=True)
     queries: VideoFeatures = field(kw_only=True)
 
 
@@ -55,7 +55,7 @@ class RetrievalEvaluator(FrozenEvaluator):
         """Embeds both data sets and ranks the gallery for every query.
 
         Raises:
-            ValueError: If no video can be decoded, or `leave_out` leaves a query nothing to be compared with.
+            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be compared with.
         """
         return self.score(*self.embed(model))
 
@@ -66,7 +66,7 @@ class RetrievalEvaluator(FrozenEvaluator):
             gallery: What `embed` returned, perhaps with other labels.
             queries: Likewise.
         """
-        metrics, neighbours = {}, {}
+        metrics, neighbors = {}, {}
         for name in self.inputs:
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
             nearest, mean_precision = self._rank(asked, searched, gallery, queries)
@@ -78,7 +78,7 @@ class RetrievalEvaluator(FrozenEvaluator):
                 "mAP": mean_precision,
                 f"{KNN}-NN": accuracy,
             }
-            neighbours[name] = gallery.features.rows[nearest].masked_fill(missing, -1)
+            neighbors[name] = gallery.features.rows[nearest].masked_fill(missing, -1)
         return RetrievalResult(
             self.task,
             metrics,
@@ -87,7 +87,7 @@ class RetrievalEvaluator(FrozenEvaluator):
             greater_is_better=self.greater_is_better,
             dataset=self.dataset,
             split=self.split,
-            neighbours=neighbours,
+            neighbors=neighbors,
             queries=queries.features,
         )
 
@@ -95,11 +95,11 @@ class RetrievalEvaluator(FrozenEvaluator):
     def _rank(
         asked: Tensor, searched: Tensor, gallery: EmbeddedVideos, queries: EmbeddedVideos, chunk: int = 256
     ) -> tuple[Tensor, float]:
-        """Returns the first neighbours of every query, and the mAP of the whole rankings, which are not kept."""
+        """Returns the first neighbors of every query, and the mAP of the whole rankings, which are not kept."""
         nearest, precisions = [], []
         for rows in torch.arange(len(asked)).split(chunk):
             groups = None if queries.groups is None else queries.groups[rows]
-            ranking = nearest_neighbours(
+            ranking = nearest_neighbors(
                 asked[rows], searched, len(searched), query_groups=groups, gallery_groups=gallery.groups
             )
             labels = gallery.labels[ranking].masked_fill(ranking < 0, -1)

@@ -20,12 +20,12 @@ class RetrievalSplits(NamedTuple):
     Attributes:
         gallery: The videos searched.
         queries: The videos asked about; `gallery` itself where the set has no test split.
-        leave_out: The column by which a query's own kind is left out of the gallery, or None.
+        group_column: The column by which a query's own kind is left out of the gallery, or None.
     """
 
     gallery: datasets.Dataset
     queries: datasets.Dataset
-    leave_out: str | None
+    group_column: str | None
 
 
 def load_retrieval_splits(
@@ -34,7 +34,7 @@ def load_retrieval_splits(
     root: str | Path | None = None,
     gallery_split: str = "train",
     query_split: str = "test",
-    leave_out: str | None = None,
+    group_column: str | None = None,
 ) -> RetrievalSplits:
     """Loads gallery and queries of a data set, whatever splits it has.
 
@@ -44,7 +44,7 @@ def load_retrieval_splits(
         gallery_split: The split searched.
         query_split: The split asked about. Where the set has no such split, every video of `gallery_split` is compared
             with all the others.
-        leave_out: Compare every video of `gallery_split` with those that differ from it in this column (the recording
+        group_column: Compare every video of `gallery_split` with those that differ from it in this column (the recording
             that a clip was cut from, say), whatever other splits there are.
 
     Raises:
@@ -52,8 +52,8 @@ def load_retrieval_splits(
         ValueError: If there is no split `gallery_split`.
     """
     gallery = load_video_dataset(name, root=root, split=gallery_split)
-    if leave_out is not None:
-        return RetrievalSplits(gallery, gallery, leave_out)
+    if group_column is not None:
+        return RetrievalSplits(gallery, gallery, group_column)
     try:
         return RetrievalSplits(gallery, load_video_dataset(name, root=root, split=query_split), None)
     except MissingSplitError:

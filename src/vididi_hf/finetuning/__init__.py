@@ -1,1 +1,1 @@
-"""Fine-tuning of a pretrained encoder to recognise actions."""
+"""Fine-tuning of a pretrained encoder to recognize actions."""

@@ -21,7 +21,7 @@ from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.state import STATE_FILE, load_state, save_state
 from vididi_hf.pretraining.monitors import MetricsFile, RunningMeans, merge_broken
-from vididi_hf.pretraining.optimizers import build_optimizer
+from vididi_hf.pretraining.optimization import build_optimizer
 from vididi_hf.pretraining.precision import open_accelerator
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -43,7 +43,7 @@ class Task(ABC):
 
     Attributes:
         model: The classifier, on its device, with what shall not be trained frozen.
-        processor: Normalises the clips.
+        processor: Normalizes the clips.
         loader: Yields batches with one clip of each sample, `clips`, and the videos that were `broken`.
         title: What the run is called while it goes on.
         unit: What samples are called.
@@ -64,7 +64,7 @@ class Task(ABC):
 
         Args:
             model: The model, as it is wrapped for several processes.
-            frames: Normalised frames (batch, frames, channels, height, width).
+            frames: Normalized frames (batch, frames, channels, height, width).
             orders: The derivatives that the model shall see.
             batch: What the loader gave.
 
@@ -134,14 +134,14 @@ def run(recipe: FinetuningRecipe, make_task: Callable[[Any, Accelerator], Task])
         set_seed((recipe.seed * 100_003 + epoch) % 2**31, device_specific=True)
         means, started = RunningMeans(), time.perf_counter()
         for step, batch in enumerate(task.loader.epoch(epoch)):
-            # 1. A clip of each sample, uint8 (batch, frames + lookahead, channels, height, width).
+            # 1. A clip of each sample, uint8 (batch, frames + extra_frames, channels, height, width).
             clips = batch["clips"].flatten(0, -5).to(accelerator.device, non_blocking=True)
-            # 2. Normalised frames; the model differentiates them as this batch's input asks.
+            # 2. Normalized frames; the model differentiates them as this batch's input asks.
             orders = INPUTS[recipe.inputs[(epoch * steps + step) % len(recipe.inputs)]]
             frames = processor.views(clips[:, : num_frames + max(orders)], orders=(0,))[0]
             # 3. The classes that the model sees in them against the labels.
             losses = task.losses(model, frames, orders, batch)
-            # 4. One step of the optimiser.
+            # 4. One step of the optimizer.
             rate = peak_rate * recipe.learning_rate_factor(epoch + step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate

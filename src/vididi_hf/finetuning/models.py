@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronise
+from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.arguments import check_location
@@ -43,7 +43,7 @@ def load_classifier(
         kind: The class of the model.
         recipe: What to load, and how it shall be trained.
         names: The classes.
-        accelerator: Says on which device, and whether BatchNorm has to be synchronised.
+        accelerator: Says on which device, and whether BatchNorm has to be synchronized.
         **settings: Further values of the configuration.
 
     Raises:
@@ -76,7 +76,7 @@ def load_classifier(
         separate_statistics(model, orders)
     model.train_only(recipe.train)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        synchronise(model)
+        synchronize(model)
     return model.to(accelerator.device, memory_format=torch.channels_last_3d)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vididi_hf.classification_vididi import TRAINED_PARTS
-from vididi_hf.command_line import option
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs
+from vididi_hf.options import option
 
 RECIPE_FILE = "finetuning.json"
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # For hundreds of videos on a small machine: the same optimiser, fewer passes, clips as in pretraining.
+    # For hundreds of videos on a small machine: the same optimizer, fewer passes, clips as in pretraining.
     "small": {
         "epochs": 30,
         "batch_size": 16,
@@ -40,10 +40,10 @@ _CHOICES = {"preset": tuple(PRESETS), "train": TRAINED_PARTS, "mixed_precision":
 _SMALLEST = {
     **dict.fromkeys(("epochs", "batch_size", "test_clips", "test_batch_size", "save_epochs", "frame_stride"), 1),
     **dict.fromkeys(("learning_rate", "momentum", "weight_decay", "dropout", "label_smoothing"), 0),
-    **dict.fromkeys(("warmup_epochs", "flip_probability", "colour_probability", "num_workers", "seed"), 0),
+    **dict.fromkeys(("warmup_epochs", "flip_probability", "color_probability", "num_workers", "seed"), 0),
     **{"num_frames": 2, "image_size": 32},
 }
-_LARGEST = {"flip_probability": 1, "colour_probability": 1}
+_LARGEST = {"flip_probability": 1, "color_probability": 1}
 _BELOW = {"dropout": 1, "label_smoothing": 1, "momentum": 1}
 
 # What a resumed run may do differently and still be the same run.
@@ -125,9 +125,9 @@ class FinetuningRecipe:
     flip_probability: float = option(
         default=0.5, help="Probability of a horizontal flip; 0 where left and right are different classes."
     )
-    colour_probability: float = option(default=0.8, help="Probability of colour jitter.")
+    color_probability: float = option(default=0.8, help="Probability of color jitter.")
 
-    # Optimisation
+    # Optimization
     epochs: int | None = option(default=None, help="Passes over the videos.")
     batch_size: int | None = option(default=None, help="Videos per batch and process.")
     learning_rate: float = option(default=0.16, help="Peak learning rate for a global batch of 128; scaled linearly.")
@@ -181,18 +181,18 @@ class FinetuningRecipe:
             raise ValueError(f"a classifier of {self.inputs} cannot be tested with {self.test_inputs}")
 
     @property
-    def lookahead(self) -> int:
+    def extra_frames(self) -> int:
         """Extra frames per clip, which the derivatives of the inputs use up."""
         return max(order for name in self.inputs for order in INPUTS[name])
 
     def augmentation(self, image_size: int) -> ClipAugmentation:
-        """Builds the augmentation of a training clip: crop, flip and colours."""
+        """Builds the augmentation of a training clip: crop, flip and colors."""
         return ClipAugmentation(
             image_size,
             area=(self.crop_area[0], self.crop_area[1]),
             flip_probability=self.flip_probability,
-            jitter_probability=self.colour_probability,
-            grey_probability=0.0,
+            jitter_probability=self.color_probability,
+            gray_probability=0.0,
             blur_probability=0.0,
         )
 

@@ -1,4 +1,4 @@
-"""Fine-tuning to recognise actions: the task of videos that have one label each."""
+"""Fine-tuning to recognize actions: the task of videos that have one label each."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def build_loader(
         num_clips=1,
         num_frames=processor.num_frames,
         frame_stride=processor.frame_stride,
-        lookahead=recipe.lookahead,
+        extra_frames=recipe.extra_frames,
         augmentation=recipe.augmentation(crop["height"]),
         seed=recipe.seed,
     )

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
-from vididi_hf.files import whole
+from vididi_hf.files import atomic_write
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 
 STATE_FILE = "training_state.pt"
@@ -32,7 +32,7 @@ def save_state(
         recipe: Its choices.
         accelerator: Knows the processes and the scaler of the loss.
         model: The model, unwrapped.
-        optimizer: Its optimiser.
+        optimizer: Its optimizer.
         epoch: The epochs that are done.
     """
     if accelerator.is_main_process:
@@ -40,7 +40,7 @@ def save_state(
         state["optimizer"] = optimizer.state_dict()
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
-        with whole(folder / STATE_FILE) as unfinished:
+        with atomic_write(folder / STATE_FILE) as unfinished:
             torch.save(state, unfinished)
     accelerator.wait_for_everyone()
 

@@ -44,14 +44,14 @@ _AUTO_CLASSES = {
 # By file of a recipe, what the card shows of it, in this order, where it has it; the whole of it is in the file.
 RECIPES = {
     "finetuning.json": (
-        *("model", "random_init", "preset", "train", "inputs", "crop_area", "flip_probability", "colour_probability"),
+        *("model", "random_init", "preset", "train", "inputs", "crop_area", "flip_probability", "color_probability"),
         *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "drops", "warmup_epochs", "dropout"),
         *("label_smoothing", "mixed_precision", "seed"),
     ),
     "recipe.json": (
-        *("preset", "objective", "schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
-        *("per_frame_colour", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
-        *("target_decay", "max_grad_norm", "mixed_precision", "seed"),
+        *("preset", "objective", "order_schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
+        *("per_frame_color", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
+        *("ema_momentum", "max_grad_norm", "mixed_precision", "seed"),
     ),
 }
 
@@ -61,7 +61,7 @@ class CardOptions:
     """What a card says beyond what was measured.
 
     Attributes:
-        license: The licence of the weights, an identifier that the Hub knows.
+        license: The license of the weights, an identifier that the Hub knows.
         license_name: Its name, if `license` is `"other"`.
         license_link: Where it can be read, if `license` is `"other"`.
         base_model: The id on the Hub of the model that this one was fine-tuned from.
@@ -169,7 +169,7 @@ def card_data(
 
     Args:
         repo_id: The id of the repository.
-        options: Licence and base model.
+        options: License and base model.
         recipe: How the model was trained; may be empty.
         reports: The evaluations, as `read_report` returns them.
         classifies: Whether the model has a head for classes.
@@ -261,7 +261,7 @@ def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple
 def training_table(recipe: Mapping[str, Any], options: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """Describes a run by some options of its recipe and what its `metrics.jsonl` says was done."""
     # The moving average is BYOL's alone.
-    names = [name for name in options if name != "target_decay" or recipe.get("objective") == "byol"]
+    names = [name for name in options if name != "ema_momentum" or recipe.get("objective") == "byol"]
     cells = [[name, _shown(recipe[name])] for name in names if recipe.get(name) is not None]
     if rows:
         last = rows[-1]

@@ -1,7 +1,7 @@
 """Encoders and classifiers out of Python: ONNX and `torch.export`, with the derivative inside the graph.
 
 A graph takes plain frames, of as many as it was made for, in batches of any size, and gives what a consumer needs and
-nothing else: pooled features, or logits. Normalisation and differentiation can be part of it, so that a consumer
+nothing else: pooled features, or logits. Normalization and differentiation can be part of it, so that a consumer
 only decodes, resizes and crops.
 """
 
@@ -34,8 +34,8 @@ class ExportOptions:
     """What a graph takes.
 
     Attributes:
-        inputs: `"frames"`: normalised float32 frames, differentiated inside. `"uint8_frames"`: frames as they were
-            decoded, 0 … 255, normalised and differentiated inside. `"derivative"`: for an encoder, the normalised
+        inputs: `"frames"`: normalized float32 frames, differentiated inside. `"uint8_frames"`: frames as they were
+            decoded, 0 … 255, normalized and differentiated inside. `"derivative"`: for an encoder, the normalized
             derivative itself.
         orders: The derivative orders that an encoder sees, its features side by side; each with its own BatchNorm
             statistics if the model keeps them. A classifier has its own.
@@ -67,7 +67,7 @@ class ExportGraph(nn.Module):
     Args:
         model: Encoder or classifier; it is put into evaluation mode.
         options: What the graph takes.
-        processor: Whose mean and standard deviation normalise; only needed for `"uint8_frames"`.
+        processor: Whose mean and standard deviation normalize; only needed for `"uint8_frames"`.
 
     Attributes:
         orders: The derivative orders that the encoder sees.
@@ -109,12 +109,12 @@ class ExportGraph(nn.Module):
         self.orders = tuple(config.classifier_orders) if is_classifier else options.orders
         self.output_name = "logits" if is_classifier else "pooler_output"
         self.num_frames = options.num_frames or config.num_frames
-        self.lookahead = 0 if options.inputs == "derivative" else max(self.orders)
+        self.extra_frames = 0 if options.inputs == "derivative" else max(self.orders)
         self.image_size = options.image_size or config.image_size
         self.num_channels = config.num_channels
         if options.inputs == "uint8_frames":
             if processor is None:
-                raise ValueError("uint8 frames are normalised as a processor does; give one")
+                raise ValueError("uint8 frames are normalized as a processor does; give one")
             for name, values in (("mean", processor.image_mean), ("std", processor.image_std)):
                 self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.eval()
@@ -133,7 +133,7 @@ class ExportGraph(nn.Module):
     def example(self, batch: int, seed: int = 0) -> Tensor:
         """Random clips of the shape and type that the graph takes."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (batch, self.num_frames + self.lookahead, self.num_channels, self.image_size, self.image_size)
+        shape = (batch, self.num_frames + self.extra_frames, self.num_channels, self.image_size, self.image_size)
         if self.options.inputs == "uint8_frames":
             return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         return torch.randn(shape, generator=generator)

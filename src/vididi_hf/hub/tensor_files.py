@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vididi_hf.files import whole
+from vididi_hf.files import atomic_write
 
-# Where files put the tensors, beside the optimiser and its like.
+# Where files put the tensors, beside the optimizer and its like.
 _CONTAINERS = ("model", "state_dict", "model_state_dict")
 
 
 class _Inert:
-    """Stands in for the function that the authors' optimiser state refers to, which is never called."""
+    """Stands in for the function that the authors' optimizer state refers to, which is never called."""
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -42,7 +42,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path), {}
-        # Their optimiser keeps a function in its state; naming it keeps the file readable, and harmless.
+        # Their optimizer keeps a function in its state; naming it keeps the file readable, and harmless.
         with torch.serialization.safe_globals([(_Inert, "__main__.exclude_bias_and_norm")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
@@ -64,7 +64,7 @@ def write_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
         ValueError: If a nested dictionary shall go into a safetensors file, which is flat.
     """
     path = Path(path)
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         if path.suffix == ".safetensors":
             if not all(isinstance(tensor, Tensor) for tensor in content.values()):
                 raise ValueError(f"{path.name} cannot hold {', '.join(content)}: choose a name that ends in .pth.tar")

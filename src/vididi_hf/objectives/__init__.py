@@ -26,7 +26,7 @@ def build_objective(name: str, hidden_size: int, options: Mapping[str, Any] | No
         options: Keyword arguments of the class, such as `projector_sizes`; none by default.
 
     Returns:
-        The objective with freshly initialised heads.
+        The objective with freshly initialized heads.
 
     Raises:
         ValueError: If the name or an option is unknown, or a value is impossible.

@@ -10,7 +10,7 @@ class ObjectiveOutput(NamedTuple):
     """A loss and the terms it is made of.
 
     Attributes:
-        loss: The scalar to minimise.
+        loss: The scalar to minimize.
         terms: Named scalars, unweighted and without gradient, to be logged beside the loss.
     """
 

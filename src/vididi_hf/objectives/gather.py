@@ -18,7 +18,7 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     processes, which `DistributedDataParallel` does, takes that factor out again, and what remains is exactly the
     gradient that one process with the whole batch would compute.
 
-    Without an initialised process group, or with a single process, the tensor itself is returned.
+    Without an initialized process group, or with a single process, the tensor itself is returned.
 
     Args:
         tensor: Local rows (rows, ...). Shape and dtype must be the same on every process.

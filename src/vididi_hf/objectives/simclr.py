@@ -11,7 +11,7 @@ from vididi_hf.objectives.heads import mlp
 
 
 def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> ObjectiveOutput:
-    r"""Compute the normalised, temperature-scaled cross entropy over the 2N embeddings of N pairs.
+    r"""Compute the normalized, temperature-scaled cross entropy over the 2N embeddings of N pairs.
 
     Every embedding must pick its partner i' out of the 2N - 1 others by cosine similarity s (equation 1 of the paper):
 
@@ -25,7 +25,7 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float =
 
     Returns:
         The loss, and its two summands `alignment` (minus the partners' scaled similarity) and `uniformity` (the
-        logarithm of the sum), and `accuracy`, the share of embeddings whose nearest neighbour is their partner.
+        logarithm of the sum), and `accuracy`, the share of embeddings whose nearest neighbor is their partner.
 
     Raises:
         ValueError: If the views' shapes differ, are not (N, D), N is 1 (nothing to contrast with), or the temperature

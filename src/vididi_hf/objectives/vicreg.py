@@ -1,4 +1,4 @@
-"""VICReg: variance-invariance-covariance regularisation (Bardes, Ponce and LeCun, 2022, arXiv 2105.04906)."""
+"""VICReg: variance-invariance-covariance regularization (Bardes, Ponce and LeCun, 2022, arXiv 2105.04906)."""
 
 from collections.abc import Sequence
 
@@ -66,9 +66,9 @@ def _variance_hinge(embeddings: torch.Tensor) -> torch.Tensor:
 
 def _correlation_energy(embeddings: torch.Tensor) -> torch.Tensor:
     rows, dimensions = embeddings.shape
-    centred = embeddings - embeddings.mean(dim=0)
+    centerd = embeddings - embeddings.mean(dim=0)
     with torch.autocast(embeddings.device.type, enabled=False):
-        covariance = centred.T @ centred / (rows - 1)
+        covariance = centerd.T @ centerd / (rows - 1)
     return covariance.fill_diagonal_(0).square().sum() / dimensions
 
 

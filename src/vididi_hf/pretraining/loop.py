@@ -14,14 +14,23 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from torch import Tensor
 
-from vididi_hf.batch_norm_vididi import synchronise
+from vididi_hf.batch_norm_vididi import synchronize
 from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips, stack_frames
 from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
-from vididi_hf.pretraining.checkpoints import (
+from vididi_hf.pretraining.compilation import compile_encoders
+from vididi_hf.pretraining.logging import Reporter
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.monitors import merge_broken
+from vididi_hf.pretraining.optimization import build_optimizer
+from vididi_hf.pretraining.order_schedule import OrderPair
+from vididi_hf.pretraining.precision import open_accelerator
+from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import (
     DamagedCheckpointError,
     Progress,
     list_checkpoints,
@@ -29,15 +38,6 @@ from vididi_hf.pretraining.checkpoints import (
     save_checkpoint,
     save_encoder,
 )
-from vididi_hf.pretraining.compilation import compile_encoders
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.monitors import merge_broken
-from vididi_hf.pretraining.optimizers import build_optimizer
-from vididi_hf.pretraining.precision import open_accelerator
-from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
-from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.reporter import Reporter
-from vididi_hf.pretraining.schedule import OrderPair
 from vididi_hf.pretraining.step import TrainingStep
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -46,7 +46,7 @@ BEST_BY = "R@1"
 
 
 def pretrain(recipe: PretrainingRecipe) -> Path:
-    """Pretrains an encoder on unlabelled videos by balanced alternating learning.
+    """Pretrains an encoder on unlabeled videos by balanced alternating learning.
 
     Args:
         recipe: All choices of the run.
@@ -79,7 +79,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     if list_checkpoints(output_dir) and not recipe.resume:
         raise ValueError(f"{output_dir} holds a run already; add --resume to continue it, or choose another output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
-    schedule = recipe.build_schedule()
+    schedule = recipe.build_order_schedule()
     processor = build_processor(recipe)
     loader = build_loader(recipe, accelerator)
     evaluator = build_evaluator(recipe, accelerator, processor)
@@ -155,12 +155,12 @@ def save_untrained(recipe: PretrainingRecipe) -> Path:
 def derivative_views(
     clips: Tensor, orders: OrderPair, processor: ViDiDiVideoProcessor, num_frames: int, device: torch.device
 ) -> Tensor:
-    """Normalises the two clips of every video and differentiates each to its own order.
+    """Normalizes the two clips of every video and differentiates each to its own order.
 
     Args:
-        clips: uint8 (batch, 2, num_frames + lookahead, channels, height, width).
-        orders: The derivative orders of the two views, each at most the lookahead.
-        processor: Knows the normalisation.
+        clips: uint8 (batch, 2, num_frames + extra_frames, channels, height, width).
+        orders: The derivative orders of the two views, each at most the extra_frames.
+        processor: Knows the normalization.
         num_frames: Frames of the result.
         device: Where this is done.
 
@@ -195,7 +195,7 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
 
 
 def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
-    """Builds the processor that is published with the encoder: centre crops of 7/8 of the frame's short side."""
+    """Builds the processor that is published with the encoder: center crops of 7/8 of the frame's short side."""
     return ViDiDiVideoProcessor(
         size={"shortest_edge": round(recipe.image_size * 8 / 7)},
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
@@ -210,7 +210,7 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        synchronise(model)
+        synchronize(model)
     model = model.to(accelerator.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
@@ -224,7 +224,7 @@ def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoa
     clips: dict[str, Any] = {
         "num_frames": recipe.num_frames,
         "frame_stride": recipe.frame_stride,
-        "lookahead": recipe.build_schedule().max_order,
+        "extra_frames": recipe.build_order_schedule().max_order,
         "augmentation": recipe.augmentation(),
         "seed": recipe.seed,
     }
@@ -263,14 +263,14 @@ def build_evaluator(
         num_clips=1,
         batch_size=recipe.batch_size,
         num_workers=recipe.num_workers,
-        leave_out=splits.leave_out,
+        group_column=splits.group_column,
     )
 
 
 def splits_of(recipe: PretrainingRecipe) -> RetrievalSplits:
     """Loads the gallery and the queries that belong to a run."""
     return load_retrieval_splits(
-        recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, leave_out=recipe.leave_out
+        recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, group_column=recipe.group_column
     )
 
 
@@ -308,7 +308,7 @@ def resume(
     reporter: Reporter,
     steps_per_epoch: int,
 ) -> Progress:
-    """Restores model, optimiser, loss scaler and the epoch's means from the newest checkpoint, if there is one.
+    """Restores model, optimizer, loss scaler and the epoch's means from the newest checkpoint, if there is one.
 
     A checkpoint that a disk or a copy has damaged is skipped for the one before it.
 

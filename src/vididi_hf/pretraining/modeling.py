@@ -23,7 +23,7 @@ class ViDiDiForPreTrainingOutput(ModelOutput):
     """Output of [`ViDiDiForPreTraining`].
 
     Args:
-        loss: The scalar to minimise.
+        loss: The scalar to minimize.
         loss_terms: Named scalars for the log, unweighted and without gradient; which ones depends on the objective.
         pooler_output: The encoder's features of both views, (batch, 2, hidden_size).
         embeddings: The projector's outputs for both views, (batch, 2, dimensions). A predictor is not applied.
@@ -42,7 +42,7 @@ class TargetNetwork(nn.Module):
     """A copy of encoder and projector that no gradient reaches.
 
     Its BatchNorms keep running statistics of their own, and follow `train()` and `eval()` with the whole model: BYOL
-    normalises target embeddings by their batch while it trains.
+    normalizes target embeddings by their batch while it trains.
 
     Args:
         encoder: The online encoder.
@@ -66,7 +66,7 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
 
     One call takes both views, so that `DistributedDataParallel` sees one forward pass per step. `config.objective` and
     `config.objective_options` choose the loss and its heads. `config.view_forward` chooses what BatchNorm sees, in the
-    encoder and in the heads alike: with `"separate"` each view passes on its own and is normalised by its own
+    encoder and in the heads alike: with `"separate"` each view passes on its own and is normalized by its own
     statistics (views of different derivative orders have different ones); with `"joint"` both pass as one batch.
 
     The weights that `save_pretrained` writes hold encoder and heads, and `ViDiDiModel.from_pretrained` reads the
@@ -112,7 +112,7 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialise what no checkpoint provided, and make the target a copy of the modules it follows.
+        """Initialize what no checkpoint provided, and make the target a copy of the modules it follows.
 
         transformers calls this after construction and after loading; its per-module hook is no place for the copy,
         because it skips modules that own no parameter themselves, as this one.
@@ -134,7 +134,7 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         """Encode two views of every video and compare them.
 
         Args:
-            pixel_values: Normalised clips or their derivatives (batch, 2, frames, channels, height, width).
+            pixel_values: Normalized clips or their derivatives (batch, 2, frames, channels, height, width).
             derivative_orders: Which derivatives the two views are; see [`ViDiDiModel.forward`].
             compare: Whether to compute the loss. Without it the output has neither loss nor terms, and a target network
                 is left alone: for those who compare the predictions of several calls.

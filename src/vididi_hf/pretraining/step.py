@@ -9,11 +9,11 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from vididi_hf.objectives import cosine_decay
-from vididi_hf.pretraining.gradients import BatchOutput, ViewsOf, accumulate_gradients, cache_gradients
+from vididi_hf.pretraining.gradient_caching import BatchOutput, ViewsOf, accumulate_gradients, cache_gradients
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.optimizers import learning_rate_at
+from vididi_hf.pretraining.optimization import learning_rate_at
+from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.schedule import OrderPair
 
 
 @dataclass
@@ -25,7 +25,7 @@ class TrainingStep:
         accelerator: Knows the processes and the precision.
         model: A `ViDiDiForPreTraining` as `accelerator.prepare` returns it.
         optimizer: Likewise.
-        views_of: Normalises and differentiates clips.
+        views_of: Normalizes and differentiates clips.
         steps_per_epoch: Steps of an epoch.
     """
 
@@ -67,7 +67,7 @@ class TrainingStep:
         else:
             parts = self.recipe.gradient_accumulation
             output = accumulate_gradients(self.accelerator, self.model, clips, orders, self.views_of, parts)
-        # 2. One step of the optimiser, and of the moving average that BYOL aims at.
+        # 2. One step of the optimizer, and of the moving average that BYOL aims at.
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(number)
         if self.recipe.max_grad_norm > 0:
@@ -75,5 +75,5 @@ class TrainingStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.raw_model.target is not None:
-            self.raw_model.update_target(cosine_decay(number, self.total_steps, self.recipe.target_decay))
+            self.raw_model.update_target(cosine_decay(number, self.total_steps, self.recipe.ema_momentum))
         return output

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vididi_hf.data.preparation.shards import DATA_FOLDER
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.data.shards import DATA_FOLDER
 from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, read_report
 from vididi_hf.search.exact import search_exact
 

@@ -1,4 +1,4 @@
-"""The videos most like this one: from video files to their neighbours among all videos of a data set."""
+"""The videos most like this one: from video files to their neighbors among all videos of a data set."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vididi_hf.command_line import option
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.registry import ALL_ROWS
 from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.options import option
 from vididi_hf.search.embedding import VIDEO, EmbeddingOptions, embed_videos
 from vididi_hf.search.protocol import embeddings_of, encoder_digest, processor_of
 from vididi_hf.search.stored import INDEXES, StoredEmbeddings
-from vididi_hf.visualization.neighbours import plot_retrieval, video_label
+from vididi_hf.visualization.neighbors import plot_retrieval, video_label
 
 
 @dataclass(kw_only=True)
@@ -88,7 +88,7 @@ class SearchAnswer:
 
     Attributes:
         query: The path of the query.
-        label: The name of its class, where it is one of the videos searched and labelled.
+        label: The name of its class, where it is one of the videos searched and labeled.
         found: The videos most like it, but for itself.
     """
 
@@ -144,9 +144,9 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         if video in asked:
             places.setdefault(video, []).append(row)
     most = options.k + max(map(len, places.values()), default=0)
-    neighbours = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
+    neighbors = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
     answers = []
-    for query, (scores, rows) in zip(options.query, neighbours):
+    for query, (scores, rows) in zip(options.query, neighbors):
         own = places.get(os.path.abspath(query), [])
         others = [(score, row) for score, row in zip(scores, rows) if row not in own][: options.k]
         found = [
@@ -207,13 +207,13 @@ def plot_answers(stored: StoredEmbeddings, answers: Sequence[SearchAnswer], show
         FileNotFoundError: If the videos are no longer where they were.
         ValueError: If the data set is no longer the one that was embedded, or a video cannot be decoded.
     """
-    labelled = any(answer.label for answer in answers)
+    labeled = any(answer.label for answer in answers)
     queries = with_video_column(
-        [answer.query for answer in answers], [answer.label for answer in answers] if labelled else None
+        [answer.query for answer in answers], [answer.label for answer in answers] if labeled else None
     )
     rows = list(dict.fromkeys(video.row for answer in answers for video in answer.found[:shown]))
     place = {row: number for number, row in enumerate(rows)}
     found = [[place[video.row] for video in answer.found[:shown]] for answer in answers]
     longest = max(map(len, found))
     padded = [places + [-1] * (longest - len(places)) for places in found]
-    return plot_retrieval(queries, range(len(answers)), stored.playable(rows), {"": padded}, num_neighbours=shown)
+    return plot_retrieval(queries, range(len(answers)), stored.playable(rows), {"": padded}, num_neighbors=shown)

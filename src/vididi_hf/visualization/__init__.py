@@ -6,7 +6,7 @@ stays untouched, so they work on servers and in threads.
 
 from vididi_hf.visualization.curves import plot_curves
 from vididi_hf.visualization.dynamics import plot_derivatives, plot_taylor
-from vididi_hf.visualization.neighbours import STRIP_FRAMES, choose_queries, plot_retrieval
+from vididi_hf.visualization.neighbors import STRIP_FRAMES, choose_queries, plot_retrieval
 from vididi_hf.visualization.saliency import share_on_motion, video_saliency
 from vididi_hf.visualization.saliency_pictures import plot_saliency
 from vididi_hf.visualization.style import OTHER, QUERY, RUN_COLOURS, SAME, SIGNED_COLOURS, save_figure

@@ -17,7 +17,7 @@ def plot_curves(
     keys: Sequence[str] = ("loss", "R@1"),
     chance: float | None = None,
 ) -> Figure:
-    """Draws metrics over epochs, one panel per metric and one colour per run.
+    """Draws metrics over epochs, one panel per metric and one color per run.
 
     Args:
         runs: By name, the rows of a run's `metrics.jsonl`. Where several rows have the same epoch (the rows of several
@@ -48,14 +48,14 @@ def plot_curves(
         recall = key.startswith("R@")
         for number, (name, rows) in enumerate(runs.items()):
             values = _by_epoch(rows, key)
-            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            color = RUN_COLOURS[number % len(RUN_COLOURS)]
             means = [fmean(group) for group in values.values()]
             panel.plot(
-                list(values), means, color=colour, label=name, linewidth=1.8, marker="o" if recall else "", markersize=4
+                list(values), means, color=color, label=name, linewidth=1.8, marker="o" if recall else "", markersize=4
             )
             if any(len(group) > 1 for group in values.values()):
                 lowest, highest = ([edge(group) for group in values.values()] for edge in (min, max))
-                panel.fill_between(list(values), lowest, highest, color=colour, alpha=0.18, linewidth=0)
+                panel.fill_between(list(values), lowest, highest, color=color, alpha=0.18, linewidth=0)
         if recall:
             if chance is not None:
                 panel.axhline(chance, color=FAINT, linewidth=1, linestyle="--")

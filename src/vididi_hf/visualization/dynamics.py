@@ -10,23 +10,23 @@ from vididi_hf.derivatives_vididi import derivative_view, taylor_expand, tempora
 from vididi_hf.visualization.style import FAINT, TEXT, check_clip, image_grid, name_row, show_frame, signed_image
 
 
-def plot_derivatives(clip: Tensor, max_order: int = 2, colours: str = "rgb") -> Figure:
+def plot_derivatives(clip: Tensor, max_order: int = 2, colors: str = "rgb") -> Figure:
     """Shows a clip and its temporal derivatives, as the encoder sees them: one row per order, one column per frame.
 
     Derivatives are signed. Each row is scaled symmetrically to the 99.5th percentile of its absolute values, which its
-    label states in grey levels out of 255.
+    label states in gray levels out of 255.
 
     Args:
         clip: uint8 (frames, 3, height, width); the derivatives use up `max_order` frames at its end.
         max_order: The highest order.
-        colours: `"rgb"`: each colour channel of its own, mid-grey is no change. `"diverging"`: the mean of the
+        colors: `"rgb"`: each color channel of its own, mid-gray is no change. `"diverging"`: the mean of the
             channels, from blue (darker) over white (no change) to red (brighter).
 
     Returns:
         A figure of (max_order + 1) · (frames − max_order) images.
 
     Raises:
-        ValueError: If the clip is too short or has another shape, or there are no such colours.
+        ValueError: If the clip is too short or has another shape, or there are no such colors.
 
     Example:
         ```python
@@ -47,7 +47,7 @@ def plot_derivatives(clip: Tensor, max_order: int = 2, colours: str = "rgb") -> 
         view = derivative_view(clip, order, columns)
         label = _derivative_name(order)
         if order > 0:
-            view, limit = signed_image(view, colours)
+            view, limit = signed_image(view, colors)
             label += f"\n±{limit:.0f}"
         for axis, frame in zip(axes, view):
             show_frame(axis, frame)
@@ -57,24 +57,24 @@ def plot_derivatives(clip: Tensor, max_order: int = 2, colours: str = "rgb") -> 
     return figure
 
 
-def plot_taylor(frames: Tensor, order: int = 2, horizon: int = 4, colours: str = "rgb") -> Figure:
+def plot_taylor(frames: Tensor, order: int = 2, horizon: int = 4, colors: str = "rgb") -> Figure:
     """Compares the last frames of a clip with their prediction from the frames before, by Taylor expansions.
 
     The first row is the video: the last known frame t and those that follow. Below, one row for each order k up to
     `order` holds the highest derivative that its expansion uses, ∂ᵏV(t), and the prediction; order 0 repeats frame t.
-    The number under a prediction is its root mean square error in grey levels out of 255, bold for the best order.
+    The number under a prediction is its root mean square error in gray levels out of 255, bold for the best order.
 
     Args:
         frames: uint8 (at least `order + 1 + horizon` frames, 3, height, width).
         order: The highest order.
         horizon: The number of frames to predict.
-        colours: Of the derivatives; see `plot_derivatives`.
+        colors: Of the derivatives; see `plot_derivatives`.
 
     Returns:
         A figure of (order + 2) · (1 + horizon) images.
 
     Raises:
-        ValueError: If there are too few frames or they have another shape, or there are no such colours.
+        ValueError: If there are too few frames or they have another shape, or there are no such colors.
 
     Example:
         ```python
@@ -101,7 +101,7 @@ def plot_taylor(frames: Tensor, order: int = 2, horizon: int = 4, colours: str =
     name_row(grid[0][0], "video")
     for k, (axes, predicted) in enumerate(zip(grid[1:], predictions)):
         derivative = temporal_derivative(past, k)[-1]
-        show_frame(axes[0], signed_image(derivative, colours)[0] if k else derivative)
+        show_frame(axes[0], signed_image(derivative, colors)[0] if k else derivative)
         axes[0].set_xlabel(f"{_derivative_name(k)}(t)", fontsize=8, color=FAINT, labelpad=2)
         for step, (axis, frame) in enumerate(zip(axes[1:], predicted)):
             show_frame(axis, frame)

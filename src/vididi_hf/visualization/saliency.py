@@ -40,7 +40,7 @@ def video_saliency(
 
     Args:
         model: The encoder; it is used in evaluation mode and left in the mode in which it came.
-        pixel_values: Normalised frames (frames, channels, height, width), `derivative_order` more than the encoder
+        pixel_values: Normalized frames (frames, channels, height, width), `derivative_order` more than the encoder
             shall see.
         derivative_order: The derivative that the encoder is shown; 0 for the frames.
         steps: Points of the integral, n.
@@ -105,7 +105,7 @@ def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> t
     Args:
         saliency: (frames, height, width), at least 0.
         clip: uint8 (frames, 3, height, width); at least two frames.
-        threshold: In grey levels out of 255.
+        threshold: In gray levels out of 255.
 
     Returns:
         The share of the saliency on changing pixels, and the share of changing pixels, both in [0, 1]. The first is 0

@@ -14,9 +14,9 @@ from vididi_hf.visualization.style import FAINT, check_clip, image_grid, name_ro
 
 
 def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
-    """Shows where encoders look: the clip, and below, one row per encoder, the clip in grey under its saliency.
+    """Shows where encoders look: the clip, and below, one row per encoder, the clip in gray under its saliency.
 
-    Each row is scaled to the 99.5th percentile of its own values, from grey (nothing) over violet to yellow: only the
+    Each row is scaled to the 99.5th percentile of its own values, from gray (nothing) over violet to yellow: only the
     places can be compared, not the values of different encoders.
 
     Args:
@@ -61,7 +61,7 @@ def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
 
 
 def overlay(clip: Tensor, saliency: Tensor) -> Tensor:
-    """Paints a saliency over a clip in grey, in colours and with an opacity that grow up to its 99.5th percentile.
+    """Paints a saliency over a clip in gray, in colors and with an opacity that grow up to its 99.5th percentile.
 
     Args:
         clip: uint8 (frames, 3, height, width).
@@ -74,5 +74,5 @@ def overlay(clip: Tensor, saliency: Tensor) -> Tensor:
     relative = (saliency / limit).clamp(max=1)
     relative = F.interpolate(relative[:, None], size=clip.shape[-2:], mode="bilinear", align_corners=False)
     heat = 255 * from_numpy(colormaps["plasma"](relative[:, 0].numpy())[..., :3]).float().movedim(-1, 1)
-    grey = clip.float().mean(dim=1, keepdim=True)
-    return grey + (0.85 * relative) * (heat - grey)
+    gray = clip.float().mean(dim=1, keepdim=True)
+    return gray + (0.85 * relative) * (heat - gray)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, how a frame is drawn, how a figure is written."""
+"""What all pictures share: colors, how a frame is drawn, how a figure is written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 SAME, OTHER, QUERY = "#2a9d5c", "#d1495b", "#30343b"
-"""Border colours of retrieved videos with the query's label and with another one, and of the query."""
+"""Border colors of retrieved videos with the query's label and with another one, and of the query."""
 RUN_COLOURS = ("#8a8f98", "#2f6fdb", "#e07b39", "#2a9d5c", "#8e5bd0", "#c2185b", "#c8a415")
-"""Colours of runs, in their order; the first, grey, suits a baseline."""
+"""Colors of runs, in their order; the first, gray, suits a baseline."""
 SIGNED_COLOURS = ("rgb", "diverging")
-"""How a signed image is drawn: each colour channel around mid-grey, or the mean of the channels from blue to red."""
+"""How a signed image is drawn: each color channel around mid-gray, or the mean of the channels from blue to red."""
 
 TEXT, FAINT = "#30343b", "#8a8f98"
 SIDE = 0.75  # inches of a thumbnail in a figure
@@ -54,26 +54,26 @@ def name_row(axis: Axes, name: str) -> None:
     axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=TEXT, labelpad=6)
 
 
-def signed_image(values: Tensor, colours: str) -> tuple[Tensor, float]:
-    """Colours signed values symmetrically, up to the 99.5th percentile of their absolute values.
+def signed_image(values: Tensor, colors: str) -> tuple[Tensor, float]:
+    """Colors signed values symmetrically, up to the 99.5th percentile of their absolute values.
 
     Args:
-        values: (…, 3, height, width), in grey levels out of 255.
-        colours: One of `SIGNED_COLOURS`.
+        values: (…, 3, height, width), in gray levels out of 255.
+        colors: One of `SIGNED_COLOURS`.
 
     Returns:
         (…, 3, height, width) with values of 0 … 255 or a little beyond, and the limit of the scale: at least 1, so that
         the noise of a still video is not blown up.
 
     Raises:
-        ValueError: If there are no such colours.
+        ValueError: If there are no such colors.
     """
-    if colours not in SIGNED_COLOURS:
-        raise ValueError(f"colours must be one of {', '.join(SIGNED_COLOURS)}, got {colours!r}")
-    if colours == "diverging":
+    if colors not in SIGNED_COLOURS:
+        raise ValueError(f"colors must be one of {', '.join(SIGNED_COLOURS)}, got {colors!r}")
+    if colors == "diverging":
         values = values.mean(dim=-3)
     limit = max(float(np.percentile(values.abs().numpy(), 99.5)), 1.0)
-    if colours == "rgb":
+    if colors == "rgb":
         return 127.5 + 127.5 * values / limit, limit
     painted = colormaps["RdBu_r"]((0.5 + 0.5 * values / limit).clamp(0, 1).numpy())[..., :3]
     return 255 * torch.from_numpy(painted).float().movedim(-1, -3), limit

@@ -53,10 +53,10 @@ def test_the_official_splits(tmp_path, write_lists, touch, summary):
 def test_gallery_and_queries_are_of_one_official_split(tmp_path, write_lists, touch, summary):
     write_lists(tmp_path)
     touch(tmp_path, *VIDEOS)
-    gallery, queries, leave_out = load_retrieval_splits("ucf101-2", root=tmp_path)
+    gallery, queries, group_column = load_retrieval_splits("ucf101-2", root=tmp_path)
     assert summary(gallery, tmp_path) == [(VIDEOS[0], "Archery"), (VIDEOS[2], "Bowling")]
     assert summary(queries, tmp_path) == [(VIDEOS[1], "HandstandPushups")]
-    assert leave_out is None
+    assert group_column is None
 
 
 def test_columns(tmp_path, write_lists, touch):

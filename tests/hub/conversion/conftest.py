@@ -51,7 +51,7 @@ def reference() -> Build:
 
 
 @pytest.fixture(scope="session")
-def randomise() -> Build:
+def randomize() -> Build:
     """Gives every BatchNorm of a model statistics and weights of its own, in every row."""
     return give_statistics
 

@@ -38,7 +38,7 @@ def _their_mlp(*sizes: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("objective", ["vicreg", "byol"])
-def test_authors_training_loads_what_goes_out(objective: str, clips: torch.Tensor, randomise: Build) -> None:
+def test_authors_training_loads_what_goes_out(objective: str, clips: torch.Tensor, randomize: Build) -> None:
     options = {"projector_sizes": (16, 8)} | ({"predictor_sizes": (16, 8)} if objective == "byol" else {})
     config = ViDiDiConfig(
         backbone="mc3_18",
@@ -47,7 +47,7 @@ def test_authors_training_loads_what_goes_out(objective: str, clips: torch.Tenso
         batch_norm="per_order",
         derivative_orders=(0, 1),
     )
-    model = randomise(ViDiDiForPreTraining(config))
+    model = randomize(ViDiDiForPreTraining(config))
     content, report = to_authors_training(model, order=1)
 
     wrapper = nn.Module()  # as their classes name the parts

@@ -25,7 +25,7 @@ def _exclude(tensor: torch.Tensor) -> bool:
 def test_training_file_of_the_authors_is_read_without_running_code(
     mc3: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their optimiser keeps a function of the training script in its groups."""
+    """Their optimizer keeps a function of the training script in its groups."""
     _exclude.__module__, _exclude.__qualname__ = "__main__", "exclude_bias_and_norm"
     monkeypatch.setattr(sys.modules["__main__"], "exclude_bias_and_norm", _exclude, raising=False)
     model = {f"module.encoder.net.{name}": tensor for name, tensor in mc3.state_dict().items()}
@@ -43,9 +43,9 @@ def test_training_file_of_the_authors_is_read_without_running_code(
         convert_file(tmp_path / "net3d_epoch400.pth.tar", tmp_path / "converted")
 
 
-def test_heads_come_from_a_checkpoint_of_a_run(tmp_path: Path, randomise: Build) -> None:
+def test_heads_come_from_a_checkpoint_of_a_run(tmp_path: Path, randomize: Build) -> None:
     config = ViDiDiConfig(backbone="mc3_18", objective_options={"projector_sizes": (16, 8)})
-    model = randomise(ViDiDiForPreTraining(config))
+    model = randomize(ViDiDiForPreTraining(config))
     model.vididi.save_pretrained(tmp_path / "run")
     with pytest.raises(ValueError, match="holds no heads"):
         convert_folder(tmp_path / "run", tmp_path / "out.pth.tar", "authors_training")

@@ -108,20 +108,20 @@ def test_counters_of_old_files_start_at_zero(mc3: nn.Module) -> None:
     assert "backbone.stem.1.num_batches_tracked" in report.added
 
 
-def test_rescaled_derivatives_stay_here(randomise: Build) -> None:
+def test_rescaled_derivatives_stay_here(randomize: Build) -> None:
     config = ViDiDiConfig(backbone="mc3_18", batch_norm="per_order", derivative_scale="unit")
-    model = randomise(ViDiDiModel(config))
+    model = randomize(ViDiDiModel(config))
     with pytest.raises(ValueError, match="for frames, order 0, and not for order 1"):
         to_torchvision(model, order=1)
     to_torchvision(model, order=0)
-    classifier = randomise(ViDiDiForVideoClassification(ViDiDiConfig(classifier_orders=(2,), derivative_scale="unit")))
+    classifier = randomize(ViDiDiForVideoClassification(ViDiDiConfig(classifier_orders=(2,), derivative_scale="unit")))
     with pytest.raises(ValueError, match="not for order 2"):
         to_torchvision(classifier)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_one_order_of_several_goes_out(order: int, clips: torch.Tensor, randomise: Build) -> None:
-    model = randomise(ViDiDiModel(ViDiDiConfig(backbone="mc3_18", batch_norm="per_order")))
+def test_one_order_of_several_goes_out(order: int, clips: torch.Tensor, randomize: Build) -> None:
+    model = randomize(ViDiDiModel(ViDiDiConfig(backbone="mc3_18", batch_norm="per_order")))
 
     with pytest.raises(ValueError, match=r"derivative orders \(0, 1, 2\), and there is room for one"):
         to_torchvision(model)

@@ -33,7 +33,7 @@ def last_layer(backbone: str) -> str:
 def torchvision_network(backbone: str, state: Mapping[str, Tensor], with_classifier: bool) -> nn.Module:
     """Torchvision's own network with the given tensors; a tensor that is missing or of another shape is an error."""
     classes = {"num_classes": len(state[last_layer(backbone) + ".weight"])} if with_classifier else {}
-    with torch.device("meta"):  # its own initialisation would take seconds
+    with torch.device("meta"):  # its own initialization would take seconds
         network = get_model(backbone, weights=None, **classes)
     if backbone == "s3d":
         network.avgpool = nn.AdaptiveAvgPool3d(1)

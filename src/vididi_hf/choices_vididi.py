@@ -1,0 +1,10 @@
+"""Names that a configuration and a command line accept. They are here so that both can read them without torch."""
+
+BACKBONE_NAMES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
+OBJECTIVE_NAMES = ("vicreg", "byol", "simclr")
+VIEW_FORWARDS = ("separate", "joint")
+BATCH_NORMS = ("shared", "per_order")
+SCALES = ("none", "unit")
+TRAINED_PARTS = ("all", "last_stage", "head")
+
+__all__ = ["BACKBONE_NAMES", "BATCH_NORMS", "OBJECTIVE_NAMES", "SCALES", "TRAINED_PARTS", "VIEW_FORWARDS"]

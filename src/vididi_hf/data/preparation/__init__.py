@@ -1,0 +1,1 @@
+"""Preparing a data set once: check, repair, re-encode, and write shards."""

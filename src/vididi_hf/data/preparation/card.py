@@ -1,0 +1,70 @@
+"""The README of a prepared data set: what the Hub reads, and what people do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+
+from vididi_hf.data.preparation.shards import DATA_FOLDER
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
+    """Writes the data set card of a prepared data set.
+
+    Args:
+        report: What `prepare_dataset` reports.
+        license: The license of the videos, as the Hub names it.
+
+    Returns:
+        Markdown with a YAML header, by which `load_dataset` finds the shards of each split.
+    """
+    splits: dict[str, dict[str, Any]] = report["splits"]
+    total = sum(split["stored"] for split in splits.values())
+    header = DatasetCardData(
+        license=license,
+        pretty_name=report["dataset"],
+        task_categories=["video-classification"],
+        size_categories=[next((name for limit, name in _SIZES if total < limit), "n>10M")],
+        tags=["video", "vididi_hf"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"{DATA_FOLDER}/{name}-*.parquet"} for name in splits],
+            }
+        ],
+    ).to_yaml()
+    counts = ("videos", "stored", "kept", "re-encoded", "repaired", "dropped", "shards")
+    table = ["| split | " + " | ".join(counts) + " |", "| --- |" + " ---: |" * len(counts)]
+    for name, split in splits.items():
+        numbers = [len(split[key]) if isinstance(split[key], list) else split[key] for key in counts]
+        table.append(f"| {name} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+    settings = "\n".join(f"- `{name}`: {value}" for name, value in report["settings"].items())
+    return f"""---
+{header}
+---
+
+# {report["dataset"]}
+
+Videos in sharded Parquet, prepared by `scripts/prepare_dataset.py` of vididi_hf. The column `video` holds the encoded
+files. Every frame of every file was decoded once; what could not be decoded was repaired or dropped, and
+`preparation.json` names each such file with the reason.
+
+{chr(10).join(table)}
+
+*Kept* files are the original ones. *Re-encoded* and *repaired* ones are H.264 in MP4 without sound; repaired ones had
+promised more frames than could be decoded. `num_frames`, `fps`, `height` and `width` are those of the decoded frames.
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("path/to/this/folder", split="{next(iter(splits))}")
+frames = rows[0]["video"].get_frames_at([0, 1]).data  # uint8 (2, 3, height, width)
+```
+
+How it was made:
+
+{settings}
+"""

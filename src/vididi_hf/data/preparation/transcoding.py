@@ -1,0 +1,174 @@
+"""Look at every frame of a video file once, and write what can be decoded into a new file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vididi_hf.data.decoding import BrokenVideoError, open_video
+from vididi_hf.decoding_vididi import INSTALL_TORCHCODEC, source_name
+
+if TYPE_CHECKING:
+    from torchcodec.decoders import VideoDecoder
+
+_FALLBACK_RATE = 30.0  # frames per second, where a file says nothing
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What is true of a video, as opposed to what its header says.
+
+    Attributes:
+        num_frames: Frames that can be decoded, from the first on without a gap.
+        promised_frames: Frames that its header or its packets promise; more than `num_frames` in a file that lies.
+        fps: Frames per second, on average.
+        height: Of the decoded frames, in pixels, after rotation.
+        width: Likewise.
+    """
+
+    num_frames: int
+    promised_frames: int
+    fps: float
+    height: int
+    width: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every promised frame can be decoded."""
+        return self.num_frames >= self.promised_frames
+
+
+def probe_video(source: Any) -> VideoFacts:
+    """Decodes every frame of a video and reports what was found.
+
+    Args:
+        source: What `open_video` takes.
+
+    Raises:
+        BrokenVideoError: If not even the first frame can be decoded.
+
+    Example:
+        ```python
+        >>> import tempfile, torch
+        >>> from torchcodec.encoders import VideoEncoder
+        >>> from vididi_hf.data.preparation.transcoding import probe_video
+        >>> with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        ...     VideoEncoder(torch.zeros(12, 3, 48, 64, dtype=torch.uint8), frame_rate=25).to_file(file.name)
+        ...     probe_video(file.name)
+        VideoFacts(num_frames=12, promised_frames=12, fps=25.0, height=48, width=64)
+
+        ```
+    """
+    decoder = open_video(source)
+    num_frames, height, width = 0, 0, 0
+    for frame in _frames_in_order(decoder, source_name(source)):
+        num_frames, (height, width) = num_frames + 1, frame.shape[-2:]
+    return VideoFacts(num_frames, _promised_frames(decoder), _frame_rate(decoder), height, width)
+
+
+def reencode_video(
+    source: Any, *, short_side: int | None = None, key_frame_interval: int | None = None, crf: int = 18
+) -> tuple[bytes, VideoFacts]:
+    """Decodes a video as far as it goes and encodes it anew: H.264 in MP4, whose header tells the truth.
+
+    Frames stay what they are by number; sound is left out, and time stamps become evenly spaced. Bytes depend on
+    nothing but the source and the versions of the libraries.
+
+    Args:
+        source: What `open_video` takes.
+        short_side: Shrink the frames to this height or width, whichever is smaller; never enlarge.
+        key_frame_interval: At most so many frames from one key frame to the next; by default the encoder's 250.
+        crf: x264's constant rate factor: 0 loses nothing, 18 loses nothing that is seen, 51 is worst.
+
+    Returns:
+        The file, and the facts about it.
+
+    Raises:
+        BrokenVideoError: If not even the first frame can be decoded.
+        ImportError: If torchcodec cannot encode.
+    """
+    decoder = open_video(source)
+    try:
+        from torchcodec.encoders import Encoder
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ImportError(f"re-encoding needs torchcodec 0.13 or newer. {INSTALL_TORCHCODEC}") from error
+    rate = _frame_rate(decoder)
+    frames = _frames_in_order(decoder, source_name(source))
+    first = next(frames)
+    height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)
+    keys = f":keyint={key_frame_interval}" if key_frame_interval else ""
+    encoder = Encoder()
+    stream = encoder.add_video(
+        height=height,
+        width=width,
+        frame_rate=rate,
+        codec="libx264",
+        pixel_format="yuv420p",
+        crf=crf,
+        preset="veryfast",
+        # What is decoded in every epoch had better be quick to decode: fastdecode leaves out arithmetic coding and the
+        # deblocking filter. At 128 lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
+        # The bytes depend on the number of threads, and with macroblock trees x264 makes other ones at every call.
+        extra_options={"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"},
+    )
+    file = io.BytesIO()
+    num_frames = 1
+    with encoder.open_file_like(file, format="mp4"):
+        stream.add_frames(_resized(first, height, width))
+        for frame in frames:
+            stream.add_frames(_resized(frame, height, width))
+            num_frames += 1
+    return file.getvalue(), VideoFacts(num_frames, num_frames, rate, height, width)
+
+
+def _promised_frames(decoder: VideoDecoder) -> int:
+    return max(len(decoder), decoder.metadata.num_frames_from_header or 0)
+
+
+def _frame_rate(decoder: VideoDecoder) -> float:
+    rate = decoder.metadata.average_fps or decoder.metadata.average_fps_from_header or _FALLBACK_RATE
+    return round(float(rate), 6)  # less than the rounding errors of averages
+
+
+def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
+    """Yields uint8 (3, height, width) frames up to the first that cannot be decoded or has another size.
+
+    Counting up needs no seek, so that files whose time stamps lie are read rightly, too (see `VideoReader`).
+
+    Raises:
+        BrokenVideoError: If there is no first frame.
+    """
+    size: torch.Size | None = None
+    for index in range(len(decoder)):
+        try:
+            frame = decoder.get_frame_at(index).data
+        except (RuntimeError, IndexError):
+            break
+        if size is not None and frame.shape != size:
+            break
+        size = frame.shape
+        yield frame
+    if size is None:
+        raise BrokenVideoError(name, "its first frame cannot be decoded")
+
+
+def _encoded_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """The even size, as 4:2:0 needs it, that frames are shrunk to."""
+    scale = min(1.0, short_side / min(height, width)) if short_side else 1.0
+    if scale == 1.0:
+        return max(2, height // 2 * 2), max(2, width // 2 * 2)
+    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+
+
+def _resized(frame: Tensor, height: int, width: int) -> Tensor:
+    """(3, H, W) to (1, 3, height, width); an odd last row or column is cut off, not blended into the others."""
+    frames = frame[None]
+    if frame.shape[-2] - height in (0, 1) and frame.shape[-1] - width in (0, 1):
+        return frames[..., :height, :width].contiguous()
+    return F.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)

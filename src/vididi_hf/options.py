@@ -1,0 +1,370 @@
+"""One base for every options dataclass: a field is a flag of a command, a key of a JSON file, and a checked value."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+DEBUG_FLAG = "--debug"
+
+
+def option(
+    *,
+    help: str,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    choices: Sequence[str] | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    may_change: bool = False,
+    positional: bool = False,
+    old_names: Sequence[str] = (),
+) -> Any:
+    """Declares a field of an `Options` dataclass.
+
+    Args:
+        help: What `--help` says about the flag.
+        default: The default value. An option without a default is required.
+        default_factory: Returns the default value, for lists.
+        choices: The allowed values; for a list, the allowed items.
+        at_least: Lower bound, inclusive.
+        at_most: Upper bound, inclusive.
+        below: Upper bound, exclusive.
+        may_change: Whether a resumed run may use another value.
+        positional: Whether the command also accepts the value without a flag.
+        old_names: Earlier names. They still work, with a `FutureWarning`.
+    """
+    rules = {
+        "help": help,
+        "choices": choices,
+        "at_least": at_least,
+        "at_most": at_most,
+        "below": below,
+        "may_change": may_change,
+        "positional": positional,
+        "old_names": tuple(old_names),
+    }
+    return field(default=default, default_factory=default_factory, metadata=rules)
+
+
+class _AcceptsOldNames(type):
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        return super().__call__(*args, **rename_old(cls, values))
+
+
+@dataclass(kw_only=True)
+class Options(metaclass=_AcceptsOldNames):
+    """Base of all options. Building one checks the type, the choices and the bounds of every field.
+
+    Raises:
+        ValueError: If a value is impossible. The message names the field, the value and the allowed values.
+
+    Example:
+        >>> @dataclass(kw_only=True)
+        ... class Sizes(Options):
+        ...     width: int = option(default=8, at_least=1, help="Width in pixels.")
+        >>> Sizes(width=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: width must be at least 1, got 0
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Named sets of defaults. A class that has any needs a field `preset`."""
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, tuple):  # JSON has lists only
+                value = list(value)
+                setattr(self, spec.name, value)
+            if not _is_a(value, kinds[spec.name]):
+                raise ValueError(f"{spec.name} must be {_describe(kinds[spec.name])}, got {value!r}")
+            if value is not None:
+                _check_rules(spec, value)
+
+    @classmethod
+    def from_preset(cls, preset: str, **values: Any) -> Any:
+        """Builds the options of a preset.
+
+        Args:
+            preset: The name of the preset.
+            **values: Fields that differ from the preset.
+
+        Raises:
+            ValueError: If the preset does not exist, or a value is impossible.
+        """
+        return cls(**{**cls.preset_values(preset), **rename_old(cls, values)})
+
+    @classmethod
+    def preset_values(cls, preset: Any) -> dict[str, Any]:
+        """Returns the fields that a preset sets, including its own name."""
+        if preset not in tuple(cls.presets):  # a tuple also compares values that cannot be hashed
+            raise ValueError(f"preset must be one of {', '.join(cls.presets)}, got {preset!r}")
+        return {"preset": preset, **cls.presets[preset]}
+
+    @classmethod
+    def read_values(cls, path: str | Path) -> dict[str, Any]:
+        """Reads some or all fields from a JSON file.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If it is not a JSON object, or names an unknown field.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object of options, got a {type(values).__name__}")
+        values = rename_old(cls, values, warn=False)
+        names = [spec.name for spec in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ValueError(f"{path} has the unknown option {name!r}{_suggestion(name, names)}")
+        return values
+
+    def to_json(self) -> str:
+        """Returns all fields as the text of a JSON file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def check_resumes(self, saved: dict[str, Any]) -> None:
+        """Checks that a run with these options may continue a saved run.
+
+        Args:
+            saved: The fields of the saved run.
+
+        Raises:
+            ValueError: If a field differs that must stay the same.
+        """
+        changed = [
+            f"{spec.name} was {saved[spec.name]!r} and is {getattr(self, spec.name)!r}"
+            for spec in fields(self)
+            if spec.name in saved
+            and not spec.metadata.get("may_change")
+            and saved[spec.name] != getattr(self, spec.name)
+        ]
+        if changed:
+            raise ValueError(f"a resumed run must keep its options, but {'; '.join(changed)}")
+
+
+Kind = TypeVar("Kind", bound=Options)
+
+
+def rename_old(kind: type, values: dict[str, Any], warn: bool = True) -> dict[str, Any]:
+    """Replaces old field names by current ones."""
+    current = {old: spec.name for spec in fields(kind) for old in spec.metadata.get("old_names", ())}
+    for old in set(values) & set(current):
+        if warn:
+            warnings.warn(f"{old} is now called {current[old]}", FutureWarning, stacklevel=4)
+    return {current.get(name, name): value for name, value in values.items()}
+
+
+def parse_options(
+    kind: type[Kind], arguments: Sequence[str] | None = None, *, prog: str | None = None, description: str | None = None
+) -> Kind:
+    """Builds options from command-line arguments.
+
+    The strongest source wins: flags, then the file of `--config`, then `--preset`, then the defaults. A wrong flag or
+    value ends the process with one line and exit status 2.
+
+    Args:
+        kind: The options dataclass.
+        arguments: The arguments; by default those of the process.
+        prog: The name of the command.
+        description: The first lines of `--help`.
+
+    Example:
+        >>> from vididi_hf.pretraining.recipe import PretrainingRecipe
+        >>> parse_options(PretrainingRecipe, ["--epochs", "3"]).epochs
+        3
+    """
+    parser = _build_parser(kind, prog, description)
+    given, rest = parser.parse_known_args(_current_flags(kind, sys.argv[1:] if arguments is None else arguments))
+    flags = vars(given)
+    with errors_in_one_line(parser.prog):
+        flags |= _take_positionals(kind, parser, rest)
+        config = flags.pop("config", None)
+        values = kind.read_values(config) if config else {}
+        if kind.presets:
+            default = next(spec.default for spec in fields(kind) if spec.name == "preset")
+            values = {**kind.preset_values(flags.get("preset", values.get("preset", default))), **values}
+        values |= flags
+        for spec in fields(kind):
+            if _is_required(spec) and spec.name not in values:
+                raise ValueError(f"the option --{spec.name} is required")
+        return kind(**values)
+
+
+@contextmanager
+def errors_in_one_line(prog: str) -> Iterator[None]:
+    """Ends the process with one line and exit status 2 if a path, a data set, a value or a library is at fault.
+
+    `--debug` on the command line shows the traceback instead.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        if DEBUG_FLAG in sys.argv:
+            raise
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines and leaves room for long flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+def _build_parser(kind: type[Options], prog: str | None, description: str | None) -> argparse.ArgumentParser:
+    takes = [spec.name.upper() for spec in fields(kind) if spec.metadata.get("positional")]
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        usage=" ".join(["%(prog)s", *takes, "[--option value ...]"]),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,  # otherwise a misspelled flag may be taken for another one
+        argument_default=argparse.SUPPRESS,
+    )
+    kinds = get_type_hints(kind)
+    for spec in fields(kind):
+        if spec.init:
+            _add_flag(parser, spec, kinds[spec.name])
+    parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as the recipe.json of a run.")
+    parser.add_argument(DEBUG_FLAG, action="store_true", dest=argparse.SUPPRESS, help="Show the traceback of an error.")
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> None:
+    flag = f"--{spec.name}"
+    text = spec.metadata.get("help", "").replace("%", "%%")
+    default = spec.default if spec.default_factory is MISSING else spec.default_factory()
+    if default not in (MISSING, None, ""):
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        text += f" (default: {shown})"
+    elif _is_required(spec):
+        text += " (required)"
+    settings: dict[str, Any] = {"dest": spec.name, "help": text}
+    plain = _without_none(kind)
+    if plain is bool:
+        parser.add_argument(flag, nargs="?", const=True, type=_boolean, metavar="true|false", **settings)
+        if default is True:
+            parser.add_argument(f"--no_{spec.name}", dest=spec.name, action="store_false", help=argparse.SUPPRESS)
+        return
+    choices = spec.metadata.get("choices")
+    settings["type"] = get_args(plain)[0] if get_origin(plain) is list else plain
+    settings["metavar"] = "|".join(choices) if choices and len("|".join(choices)) <= 28 else "VALUE"
+    if get_origin(plain) is list:
+        settings["nargs"] = "+"
+    parser.add_argument(flag, **settings)
+
+
+def _current_flags(kind: type[Options], arguments: Sequence[str]) -> list[str]:
+    """Writes flags with underscores, and old names as current ones."""
+    current = {old: spec.name for spec in fields(kind) for old in spec.metadata.get("old_names", ())}
+    result = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            name = flag[2:].replace("-", "_")
+            if name in current:
+                print(f"note: --{name} is now called --{current[name]}", file=sys.stderr)
+            argument = f"--{current.get(name, name)}{equals}{value}"
+        result.append(argument)
+    return result
+
+
+def _take_positionals(kind: type[Options], parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
+    """Gives the arguments without a flag to the positional fields, in their order."""
+    names = [spec.name for spec in fields(kind) if spec.metadata.get("positional")]
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    values: dict[str, str] = {}
+    for argument in rest:
+        name = argument.split("=")[0]
+        if argument.startswith("-"):
+            raise ValueError(f"unknown option {name!r}{_suggestion(name, known)}")
+        if len(values) == len(names):
+            raise ValueError(f"unexpected argument {argument!r}")
+        values[names[len(values)]] = argument
+    return values
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _check_rules(spec: Field[Any], value: Any) -> None:
+    rules = spec.metadata
+    if (choices := rules.get("choices")) is not None:
+        for item in value if isinstance(value, list) else [value]:
+            if item not in choices:
+                hint = _suggestion(str(item), choices)
+                raise ValueError(f"{spec.name} must be one of {', '.join(choices)}, got {item!r}{hint}")
+    for number in value if isinstance(value, list) else [value]:
+        _check_bounds(spec.name, number, rules.get("at_least"), rules.get("at_most"), rules.get("below"))
+
+
+def _check_bounds(name: str, value: Any, low: float | None, high: float | None, below: float | None) -> None:
+    # NaN compares false with everything, so each condition states what must hold.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = [f"at least {low}"] if low is not None else []
+        bounds += [f"at most {high}"] if high is not None else []
+        raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value}")
+    if below is not None and not value < below:
+        raise ValueError(f"{name} must be below {below}, got {value}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{name} must be a number, got {value}")
+
+
+def _is_required(spec: Field[Any]) -> bool:
+    return spec.init and spec.default is MISSING and spec.default_factory is MISSING
+
+
+def _without_none(kind: Any) -> Any:
+    return next(part for part in get_args(kind) if part is not type(None)) if get_origin(kind) is UnionType else kind
+
+
+def _boolean(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("true", "yes", "1"):
+        return True
+    if lowered in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value has an annotated type. An integer is a valid float, but True is not an integer."""
+    if get_origin(kind) is UnionType:
+        return any(_is_a(value, part) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is UnionType:
+        return " or ".join(_describe(part) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return f"a list of {get_args(kind)[0].__name__}"
+    return {str: "text", int: "an integer", float: "a number", bool: "true or false"}.get(kind, "null")

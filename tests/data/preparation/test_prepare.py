@@ -1,0 +1,328 @@
+"""Whole preparations of tiny data sets: what comes out, and that nothing but the input decides it."""
+
+import doctest
+import errno
+import hashlib
+import inspect
+import json
+import os
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import HfApi
+from torchcodec.decoders import VideoDecoder
+
+from vididi_hf.data import preparation
+from vididi_hf.data.folders import MissingSplitError
+from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset, push_to_hub, summarize
+from vididi_hf.data.preparation.shards import shard_path
+from vididi_hf.data.registry import load_video_dataset
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, motion_root, broken_videos):
+    """A list of 12 good videos, 8 of them to train on, and in both splits one or more broken ones."""
+    folder = tmp_path_factory.mktemp("mixed")
+    lines = ["video,label,split,take"]
+    for split, count in (("train", 8), ("test", 4)):
+        for index, path in enumerate(sorted((motion_root / split).rglob("*.mp4"))[:count]):
+            name = f"{split}/{path.parent.name}-{path.name}"
+            (folder / split).mkdir(exist_ok=True)
+            (folder / name).write_bytes(path.read_bytes())
+            lines.append(f"{name},{path.parent.name},{split},{index}")
+    for kind, split in (("empty", "train"), ("text", "train"), ("truncated", "test")):
+        (folder / split / f"{kind}.mp4").write_bytes(broken_videos[kind].read_bytes())
+        lines.append(f"{split}/{kind}.mp4,spin,{split},99")
+    (folder / "clips.csv").write_text("\n".join(lines) + "\n")
+    return folder / "clips.csv"
+
+
+def options_of(dataset, output_dir, num_workers=0, videos_per_shard=4, videos_per_group=2, progress=False, **options):
+    return PreparationOptions(
+        dataset=str(dataset),
+        output_dir=str(output_dir),
+        num_workers=num_workers,
+        videos_per_shard=videos_per_shard,
+        videos_per_group=videos_per_group,
+        progress=progress,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(mixed, tmp_path_factory):
+    """The folder of `mixed`, prepared, and the report. Do not write to it."""
+    folder = tmp_path_factory.mktemp("prepared") / "shards"
+    return folder, prepare_dataset(options_of(mixed, folder))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def load(folder, split, cache):
+    return datasets.load_dataset(str(folder), split=split, cache_dir=str(cache))
+
+
+def test_the_report_counts_every_video_and_names_the_bad_ones(prepared):
+    folder, report = prepared
+    assert json.loads((folder / "preparation.json").read_text()) == report
+    train, test = report["splits"]["train"], report["splits"]["test"]
+    assert (train["videos"], train["stored"], train["kept"], train["re-encoded"], train["repaired"]) == (
+        10,
+        8,
+        8,
+        0,
+        [],
+    )
+    assert {video["video"]: video["reason"] for video in train["dropped"]} == {
+        "train/empty.mp4": "it is empty",
+        "train/text.mp4": "it is no video that FFmpeg can read, or its header is damaged",
+    }
+    assert [video["video"] for video in test["dropped"]] == ["test/truncated.mp4"]
+    for name, split in report["splits"].items():
+        for shard in split["shards"]:
+            path = folder / "data" / shard["file"]
+            assert (shard["bytes"], shard["rows"]) == (path.stat().st_size, pq.read_metadata(path).num_rows)
+        assert [shard["file"] for shard in split["shards"]] == [
+            f"{name}-{index:05d}-of-{len(split['shards']):05d}.parquet" for index in range(len(split["shards"]))
+        ]
+    assert len(train["shards"]) == 3
+    text = summarize(report)
+    assert "train: 8 of 10 videos in 3 shards" in text
+    assert "1 dropped: it is empty" in text
+
+
+def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp_path):
+    folder, _ = prepared
+    for split, count in (("train", 8), ("test", 4)):
+        rows = load(folder, split, tmp_path)
+        source = load_video_dataset(mixed, split=split)
+        assert rows.features["video"] == datasets.Video()
+        assert rows.features["label"] == source.features["label"]
+        assert len(rows) == count
+        for row in rows:
+            assert isinstance(row["video"], VideoDecoder)
+            frames = row["video"].get_frames_at([0, 23]).data
+            assert frames.shape == (2, 3, 64, 64)
+            assert (row["num_frames"], row["fps"], row["height"], row["width"]) == (24, 12.0, 64, 64)
+        # The file, its label and its other columns belong together as before.
+        originals = source.cast_column("video", datasets.Video(decode=False))
+        before = {
+            (Path(row["video"]["path"]).read_bytes(), row["label"], row["take"])
+            for row in originals
+            if row["take"] != 99
+        }
+        stored = rows.cast_column("video", datasets.Video(decode=False))
+        assert {(row["video"]["bytes"], row["label"], row["take"]) for row in stored} == before
+        assert all(row["video"]["path"].startswith(f"{split}/") for row in stored)
+
+
+def test_load_video_dataset_takes_it_as_it_is(prepared, mixed, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    for split, count in (("train", 8), ("test", 4), ("all", 12)):
+        rows = load_video_dataset(prepared[0], split=split)
+        assert len(rows) == count
+        assert rows.features["label"] == load_video_dataset(mixed).features["label"]
+        assert rows[0]["video"].get_frames_at([0, 23]).data.shape == (2, 3, 64, 64)
+    with pytest.raises(MissingSplitError, match="validation"):
+        load_video_dataset(prepared[0], split="validation")
+
+
+def test_the_parquet_builder_loads_the_files(prepared, tmp_path):
+    folder, _ = prepared
+    files = {"train": str(folder / "data" / "train-*.parquet")}
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert rows.features["video"] == datasets.Video()
+    assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
+
+
+def test_rows_are_shuffled_unless_told_otherwise(prepared, mixed, tmp_path):
+    stored = load(prepared[0], "train", tmp_path / "cache")["take"][:]
+    in_order = load_video_dataset(mixed, split="train")["take"][:8]
+    assert sorted(stored) == sorted(in_order)
+    assert stored != in_order
+    prepare_dataset(options_of(mixed, tmp_path / "plain", shuffle=False))
+    assert load(tmp_path / "plain", "train", tmp_path / "cache")["take"][:] == in_order
+
+
+def test_processes_change_nothing(prepared, mixed, tmp_path):
+    prepare_dataset(options_of(mixed, tmp_path / "shards", num_workers=2))
+    assert contents(tmp_path / "shards") == contents(prepared[0])
+
+
+def test_a_full_disk_stops_it_and_the_same_call_goes_on(prepared, mixed, tmp_path, monkeypatch):
+    write, written = preparation.write_shard, []
+
+    def write_to_a_disk_with_room_for_two(path, schema, rows, *rest):
+        if len(written) == 2:
+            next(iter(rows))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path.name)
+        write(path, schema, rows, *rest)
+
+    folder = tmp_path / "shards"
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "write_shard", write_to_a_disk_with_room_for_two)
+        with pytest.raises(OSError, match="No space left"):
+            prepare_dataset(options_of(mixed, folder))
+    assert set(contents(folder)) == {f"data/{name}" for name in written}
+    before = {name: (folder / "data" / name).stat().st_mtime_ns for name in written}
+    treated = []
+    treat = preparation.treat_video
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "treat_video", lambda video, treatment: treated.append(1) or treat(video, treatment))
+        report = prepare_dataset(options_of(mixed, folder))
+    assert {name: (folder / "data" / name).stat().st_mtime_ns for name in written} == before
+    assert len(treated) == 15 - 8 - 2 + 2  # 15 videos, of which two shards of 4 are there already
+    assert report == prepared[1]
+    assert contents(folder) == contents(prepared[0])
+
+
+def test_a_finished_preparation_is_not_done_again(prepared, mixed, monkeypatch):
+    folder, report = prepared
+    monkeypatch.setattr(preparation, "treat_video", lambda *_, **__: pytest.fail("a video was decoded again"))
+    before = contents(folder)
+    assert prepare_dataset(options_of(mixed, folder)) == report
+    assert contents(folder) == before
+
+
+def test_shards_of_another_preparation_are_not_mixed_in(prepared, mixed, motion_root, tmp_path):
+    folder, _ = prepared
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"short_side was None and is 32\. Choose another output_dir"):
+        prepare_dataset(options_of(mixed, folder, short_side=32))
+    with pytest.raises(ValueError, match="made from other videos"):
+        prepare_dataset(options_of(motion_root / "clips.csv", folder))
+    stranger = tmp_path / "data"
+    stranger.mkdir()
+    datasets.Dataset.from_dict({"a": [1]}).to_parquet(stranger / "train-00000-of-00003.parquet")
+    with pytest.raises(ValueError, match="is no shard of this preparation"):
+        prepare_dataset(options_of(mixed, tmp_path))
+    assert contents(folder) == before
+
+
+def test_videos_are_made_smaller(mixed, tmp_path):
+    report = prepare_dataset(options_of(mixed, tmp_path / "small", short_side=32, splits=["test"]))
+    assert list(report["splits"]) == ["test"]
+    assert report["splits"]["test"]["re-encoded"] == 4
+    rows = load(tmp_path / "small", "test", tmp_path / "cache")
+    assert all(row["video"][0].shape == (3, 32, 32) for row in rows)
+    assert (rows["height"][0], rows["width"][0], rows["num_frames"][0]) == (32, 32, 24)
+
+
+def test_what_was_prepared_can_be_prepared_again(prepared, mixed, tmp_path):
+    """Embedded files serve as well as paths, and keep their names."""
+    saved = tmp_path / "saved"
+    load(prepared[0], "test", tmp_path / "cache").save_to_disk(str(saved))
+    report = prepare_dataset(options_of(saved, tmp_path / "again", splits=["test"]))
+    assert report["splits"]["test"]["kept"] == 4
+    again = load(tmp_path / "again", "test", tmp_path / "cache").cast_column("video", datasets.Video(decode=False))
+    dropped = {video["video"] for video in prepared[1]["splits"]["test"]["dropped"]}
+    listed = {Path(line.split(",")[0]) for line in mixed.read_text().splitlines() if line.startswith("test/")}
+    # `save_to_disk` has cut the folders off.
+    assert {row["path"] for row in again["video"]} == {path.name for path in listed if str(path) not in dropped}
+
+
+def test_a_shard_without_good_videos_and_a_set_without_any(broken_videos, tmp_path, motion_root):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in "abcd":
+        (folder / f"{name}.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"none of the 4 videos can be decoded; .*preparation.json says why"):
+        prepare_dataset(options_of(folder, tmp_path / "none"))
+    good = next((motion_root / "test").rglob("*.mp4"))
+    (folder / "good.mp4").write_bytes(good.read_bytes())
+    report = prepare_dataset(options_of(folder, tmp_path / "some", shuffle=False, videos_per_shard=2))
+    assert [shard["rows"] for shard in report["splits"]["train"]["shards"]] == [0, 0, 1]
+    rows = load(tmp_path / "some", "train", tmp_path / "cache")
+    assert len(rows) == 1
+    assert rows[0]["video"][0].shape == (3, 64, 64)
+
+
+def test_splits_that_do_not_fit_together_are_refused(tmp_path, motion_root):
+    good = next((motion_root / "test").rglob("*.mp4"))
+    saved = datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_dict({"video": [str(good)], "label": [0]}).cast(
+                datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=names)})
+            )
+            for split, names in (("train", ["a", "b"]), ("test", ["b", "a"]))
+        }
+    )
+    saved.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match="splits train and test have different columns or classes"):
+        prepare_dataset(options_of(tmp_path / "saved", tmp_path / "out"))
+
+
+def test_missing_splits(mixed, tmp_path):
+    with pytest.raises(ValueError, match="no split 'validation'; it has test, train"):
+        prepare_dataset(options_of(mixed, tmp_path, splits=["train", "validation"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"partial": "mend"}, "partial must be one of repair, keep, drop, got 'mend'"),
+        ({"videos_per_shard": 0}, "videos_per_shard must be at least 1, got 0"),
+        ({"short_side": 8}, "short_side must be at least 16, got 8"),
+        ({"crf": 52}, "crf must be at most 51, got 52"),
+        ({"splits": ["a-b"]}, "'a-b' is no name"),
+        ({"push_to_hub": "name"}, "push_to_hub must be the id of a data set, owner/name, got 'name'"),
+    ],
+)
+def test_impossible_options_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        PreparationOptions(**{"dataset": "motion", "output_dir": "out", **values})
+
+
+def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypatch):
+    """No network: what is asked of the Hub's client is bound to the signatures that it really has."""
+    folder, _ = prepared
+    calls = []
+
+    def record(name):
+        signature = inspect.signature(getattr(HfApi, name))
+
+        def call(self, *args, **kwargs):
+            calls.append((name, signature.bind(self, *args, **kwargs).arguments))
+            return type("Commit", (), {"commit_url": "https://hub/commit/1"})
+
+        return call
+
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(HfApi, name, record(name))
+    assert push_to_hub(folder, "owner/name") == "https://hub/commit/1"
+    (first, repository), (second, upload) = calls
+    assert (first, second) == ("create_repo", "upload_folder")
+    assert (repository["repo_id"], repository["repo_type"], repository["private"]) == ("owner/name", "dataset", True)
+    assert (upload["repo_id"], upload["repo_type"], upload["folder_path"]) == ("owner/name", "dataset", folder)
+    patterns = upload["allow_patterns"]
+    assert {name for name in contents(folder) if any(Path(name).match(pattern) for pattern in patterns)} == set(
+        contents(folder)
+    )
+
+
+def test_a_preparation_is_uploaded_where_that_is_asked_for(prepared, mixed, monkeypatch):
+    uploads = []
+    monkeypatch.setattr(preparation, "push_to_hub", lambda *args: uploads.append(args))
+    prepare_dataset(options_of(mixed, prepared[0]))
+    assert uploads == []
+    prepare_dataset(options_of(mixed, prepared[0], push_to_hub="owner/name", private=False))
+    assert uploads == [(prepared[0], "owner/name", False)]
+
+
+def test_shard_paths_are_those_that_the_card_names(prepared):
+    folder, report = prepared
+    assert shard_path(folder, "train", 0, 3).exists()
+    assert "data/train-*.parquet" in (folder / "README.md").read_text()
+    assert str(folder) not in (folder / "README.md").read_text() + json.dumps(report)
+
+
+def test_docstring_examples():
+    result = doctest.testmod(preparation)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,0 +1,183 @@
+"""Training a detector from a checkpoint to its files, on data that can be learnt, in JHMDB's manner and in AVA's."""
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from vididi_hf.detection.key_frames import load_key_frames
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
+from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, read_ava_csv, read_ava_excluded
+from vididi_hf.evaluation.results import read_report
+from vididi_hf.finetuning import loop
+from vididi_hf.finetuning.detection import finetune_detection, problem_type
+from vididi_hf.finetuning.detection_recipe import DetectionRecipe
+from vididi_hf.pretraining.monitors import read_metrics
+
+
+@pytest.fixture
+def recipe(dataset, checkpoint, tmp_path):
+    def make(name="run", **changes):
+        settings = {
+            "epochs": 2,
+            "every": 3,
+            "test_every": 5,
+            "batch_size": 6,
+            "warmup_epochs": 0,
+            "color_probability": 0.0,
+            "num_workers": 0,
+            "progress": False,
+        }
+        settings |= {"model": str(checkpoint), "dataset": str(dataset), "output_dir": str(tmp_path / name)}
+        return DetectionRecipe(**(settings | changes))
+
+    return make
+
+
+def weights(folder):
+    return ViDiDiForActionDetection.from_pretrained(folder).state_dict()
+
+
+def test_it_learns_and_leaves_a_detector_with_its_results(recipe, tmp_path):
+    result = finetune_detection(
+        recipe(epochs=8, learning_rate=0.8, dropout=0.1, inputs=["frames", "derivative"], crop_area=[0.6, 1.0])
+    )
+    log = read_metrics(tmp_path / "run")
+    assert [row["epoch"] for row in log] == list(range(1, 9))
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    assert list(result["metrics"]) == ["frames", "derivative", "ensemble"]
+    assert result["metrics"]["frames"]["frame-mAP@0.5"] > 0.6  # chance is a third
+    report = read_report(tmp_path / "run")
+    assert report["metrics"] == result["metrics"]
+    assert (report["task"], report["protocol"]["box_source"]) == ("detection", "ground truth")
+    assert (report["protocol"]["key_frames"], report["protocol"]["training_key_frames"]) == (12, 36)
+    assert set(report["average_precisions"]["frames"]) == {"bright", "dark", "flicker"}
+    assert report["model_index"][0]["results"][0]["task"]["type"] == "object-detection"
+    model = ViDiDiForActionDetection.from_pretrained(tmp_path / "run")
+    assert model.config.id2label == {0: "bright", 1: "dark", 2: "flicker"}
+    assert model.config.problem_type == "single_label_classification"
+    assert model.config.batch_norm == "per_order"  # frames and derivatives take turns
+    with (tmp_path / "run" / "predictions-ensemble.csv").open() as file:
+        lines = list(csv.reader(file))
+    assert len(lines) == 12 * 3
+    assert {line[6] for line in lines} == {"1", "2", "3"}
+    with Image.open(tmp_path / "run" / "detections.png") as picture:
+        assert picture.width > 900
+    assert json.loads((tmp_path / "run" / "finetuning.json").read_text())["boxes"] == "ground_truth"
+
+
+def test_a_run_that_is_stopped_resumes_exactly(recipe, monkeypatch):
+    straight, stopped = recipe("straight"), recipe("stopped")
+    finetune_detection(straight)
+    save = loop.save_state
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_detection(stopped)
+    with pytest.raises(ValueError, match="holds a run already; add --resume"):
+        finetune_detection(stopped)
+    finetune_detection(recipe("stopped", resume=True))
+    expected, found = weights(straight.output_dir), weights(stopped.output_dir)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert read_metrics(stopped.output_dir) == read_metrics(straight.output_dir)
+
+
+def test_jittered_boxes_and_frozen_parts(recipe, checkpoint):
+    run = recipe(boxes="jittered", jitter=0.3, train="head", epochs=1, detection_stride=8)
+    result = finetune_detection(run)
+    assert result["protocol"]["box_source"] == "ground truth, jittered by 0.3"
+    assert result["protocol"]["detection_stride"] == 8
+    before, after = weights(checkpoint), weights(run.output_dir)
+    encoder = [name for name in after if name.startswith("vididi.")]
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+
+
+def test_ava_end_to_end_with_its_own_files(recipe, ava_root, tmp_path):
+    """Lists of lines for boxes and actions, names, excluded key frames, persons from a file; back to AVA's format."""
+    persons = tmp_path / "persons.csv"
+    truth = [line.split(",") for line in (ava_root / "ava_val_v2.2.csv").read_text().splitlines()]
+    lines = [f"{','.join(line[:6])},,0.95\n" for line in truth]
+    # Somebody where nobody is annotated, which is a mistake, and somebody of whom the detector is not sure.
+    lines += ["three,0905,0.100,0.100,0.500,0.900,,0.95\n", "three,0903,0.1,0.1,0.2,0.2,,0.5\n"]
+    persons.write_text("".join(lines))
+    run = recipe(
+        dataset="ava",
+        dataset_root=str(ava_root),
+        test_split="validation",
+        batch_size=5,
+        epochs=3,
+        boxes="file",
+        detections=str(persons),
+    )
+    result = finetune_detection(run)
+    folder = Path(run.output_dir)
+    model = ViDiDiForActionDetection.from_pretrained(folder)
+    assert model.config.problem_type == "multi_label_classification"
+    assert model.config.num_labels == 80
+    assert result["protocol"]["key_frames"] == 896  # seconds 902 to 1798, annotated or not, but the excluded one
+    assert result["protocol"]["boxes"] == 4
+    assert result["protocol"]["scores"] == "sigmoid"
+    # The number is that of the official files and the prediction file, read anew.
+    predictions, references = (
+        read_ava_csv(folder / "predictions-frames.csv"),
+        read_ava_csv(ava_root / "ava_val_v2.2.csv"),
+    )
+    excluded = read_ava_excluded(ava_root / "ava_val_excluded_timestamps_v2.2.csv")
+    assert set(predictions) == {("three", 902), ("three", 903), ("three", 905)}
+    assert len(predictions["three", 903]["boxes"]) == 2 * 80
+    mean, each = ava_mean_ap(predictions, references, [12, 79, 80], excluded)
+    assert result["metrics"]["frames"]["mAP@0.5"] == pytest.approx(mean)
+    report = read_report(folder)
+    assert report["primary_metric"]["name"] == "mAP@0.5"
+    shown = report["average_precisions"]["frames"]
+    assert len(shown) == 60
+    assert shown["stand"] == pytest.approx(each[12])
+    assert shown["talk to"] == pytest.approx(each[79])
+    assert [name for name, value in shown.items() if value is not None] == ["stand", "talk to", "action 80"]
+
+
+def test_the_kind_of_problem(dataset, ava_root):
+    squares, movies = load_key_frames(dataset), load_key_frames("ava", root=ava_root)
+    assert problem_type("auto", squares) == "single_label_classification"
+    assert problem_type("auto", movies) == "multi_label_classification"
+    assert problem_type("multi", squares) == "multi_label_classification"
+
+
+def test_what_does_not_fit_is_named(recipe, motion_root, tmp_path):
+    with pytest.raises(ValueError, match="has no column 'boxes'"):
+        finetune_detection(recipe(dataset=str(motion_root / "clips.csv")))
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        finetune_detection(recipe(model=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="detection_stride of backbone 'r3d_18' must be 16 or 8"):
+        finetune_detection(recipe(detection_stride=32))
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        finetune_detection(recipe(learning_rate=1e30, epochs=1, batch_size=2))
+
+
+@pytest.mark.slow
+def test_jhmdb_end_to_end(recipe, tmp_path):
+    """One clip of each action to learn and one to test, of the real videos and boxes."""
+    shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "jhmdb"
+    if not shared.is_dir():
+        pytest.skip("needs ../shared/data/jhmdb")
+    root = tmp_path / "jhmdb"
+    root.mkdir()
+    (root / "videos").symlink_to(shared / "videos")
+    clips, boxes = (pd.read_csv(shared / name) for name in ("clips.csv", "boxes.csv"))
+    clips = clips.groupby(["label", "split"]).head(1)
+    clips.to_csv(root / "clips.csv", index=False)
+    boxes[boxes["video"].isin(clips["video"])].to_csv(root / "boxes.csv", index=False)
+    run = recipe(dataset="jhmdb", dataset_root=str(root), every=10, test_every=10, epochs=1, inputs=["both"])
+    result = finetune_detection(run)
+    assert result["protocol"]["classes"] == result["protocol"]["evaluated_classes"] == 21
+    assert result["protocol"]["failed_videos"] == []
+    assert 0 < result["metrics"]["both"]["frame-mAP@0.5"] < 1

@@ -1,0 +1,240 @@
+"""What a run says about itself: rows, bar, tracker, and an end at the first loss that is not finite."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from vididi_hf.pretraining import logging as module
+from vididi_hf.pretraining.collapse import describe_representation
+from vididi_hf.pretraining.gradient_caching import BatchOutput
+from vididi_hf.pretraining.logging import Reporter
+from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import Progress
+
+STEPS = 3
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
+    """Builds a reporter of a run of two epochs of three steps, in a state of accelerate of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    def build(place: Progress | None = None, **options: Any) -> Reporter:
+        recipe = PretrainingRecipe(output_dir=str(tmp_path), epochs=2, **{"progress": False, **options})
+        tracker = None if recipe.tracker == "none" else recipe.tracker
+        accelerator = Accelerator(cpu=True, log_with=tracker, project_dir=tmp_path)
+        reporter = Reporter(recipe, accelerator, total_steps=2 * STEPS)
+        reporter.open(place or Progress())
+        return reporter
+
+    yield build
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def take_step(reporter: Reporter, loss: float, orders: tuple[int, int] = (0, 1), collapsed: bool = False) -> None:
+    """Of four videos, whose embeddings are the same if they have collapsed."""
+    reporter.progress.step += 1
+    reporter.progress.total_steps += 1
+    generator = torch.Generator().manual_seed(reporter.progress.total_steps)
+    features, embeddings = (torch.randn(4, 2, width, generator=generator) for width in (8, 6))
+    if collapsed:
+        embeddings = embeddings[:1, :1].expand(4, 2, 6)
+    output = BatchOutput(torch.tensor(loss), {"variance": torch.tensor(2 * loss)}, features, embeddings)
+    sources = [f"{reporter.progress.total_steps}-{letter}.mp4" for letter in "abcd"]
+    reporter.step(orders, 0.25, output, sources)
+
+
+def end_epoch(reporter: Reporter, evaluation: dict[str, float] | None = None) -> None:
+    reporter.progress.epoch, reporter.progress.step = reporter.progress.epoch + 1, 0
+    reporter.epoch(evaluation or {})
+
+
+def test_a_row_holds_the_means_of_its_epoch(
+    make: Callable[..., Reporter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    reporter = make(monitor_steps=0)
+    for epoch in range(2):
+        reporter.start_epoch()
+        for step in range(STEPS):
+            clock[0] += 0.5
+            take_step(reporter, loss=10 * epoch + step)
+        clock[0] += 60  # evaluation and checkpoints are no training time
+        end_epoch(reporter, {"R@1": 0.5} if epoch else {})
+    reporter.close()
+    common = {"learning_rate": 0.25, "videos_per_second": 8.0}
+    assert read_metrics(tmp_path) == [
+        {"epoch": 1, "total_steps": 3, "loss": 1.0, "variance": 2.0, **common},
+        {"epoch": 2, "total_steps": 6, "loss": 11.0, "variance": 22.0, **common, "R@1": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where(make: Callable[..., Reporter], bad: float) -> None:
+    reporter = make()
+    take_step(reporter, loss=1.0)
+    reporter.require_finite_loss()
+    take_step(reporter, loss=bad)
+    take_step(reporter, loss=1.0)  # what came after does not hide it
+    message = rf"the loss is {bad} at step 2, .* orders \(0, 1\) and learning rate 0\.25: .* 2-a\.mp4, .*2-d\.mp4$"
+    with pytest.raises(FloatingPointError, match=message):
+        reporter.require_finite_loss()
+
+
+def test_losses_are_looked_at_every_tenth_step_and_the_first_bad_one_is_named(make: Callable[..., Reporter]) -> None:
+    reporter = make(monitor_steps=0)
+    for step in range(1, 10):
+        take_step(reporter, loss=1.0 if step < 7 else float("nan"))
+    with pytest.raises(FloatingPointError, match="at step 7, "):
+        take_step(reporter, loss=float("nan"))
+
+
+def test_the_representation_is_measured_by_pair_of_orders(make: Callable[..., Reporter], tmp_path: Path) -> None:
+    reporter = make(monitor_steps=2)
+    described = []
+    for step in range(1, 8):
+        orders = (1, 2) if step == 3 else (0, 1)
+        take_step(reporter, loss=1.0, orders=orders)
+        generator = torch.Generator().manual_seed(step)
+        described.append(describe_representation(*(torch.randn(4, 2, width, generator=generator) for width in (8, 6))))
+    end_epoch(reporter)
+    (row,) = read_metrics(tmp_path)
+    for name in ("rank_me", "deviation", "alignment", "uniformity"):
+        first, third, fifth, seventh = (described[step][name].item() for step in (0, 2, 4, 6))
+        assert row[f"{name}/12"] == pytest.approx(third, rel=1e-5)
+        assert row[f"{name}/01"] == pytest.approx((first + fifth + seventh) / 3, rel=1e-5)
+
+
+def test_collapse_is_warned_of_once_for_each_pair_of_orders(
+    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = make(monitor_steps=1)
+    take_step(reporter, loss=1.0)
+    assert capsys.readouterr().err == ""
+    for orders in ((0, 1), (0, 1), (1, 1), (0, 1)):
+        take_step(reporter, loss=1.0, orders=orders, collapsed=True)
+    first, second = capsys.readouterr().err.splitlines()
+    sign = "the representation may be collapsing: all videos have nearly the same embedding (deviation 0 is below 0.05)"
+    assert first == (
+        f"warning: {sign} at step 2, with derivative orders (0, 1); the videos of this step were "
+        "2-a.mp4, 2-b.mp4, 2-c.mp4, 2-d.mp4"
+    )
+    assert "at step 4, with derivative orders (1, 1); the videos of this step were 4-a.mp4" in second
+
+
+def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., Reporter], tmp_path: Path) -> None:
+    whole = make()
+    for loss in (1.0, 2.0, 6.0):
+        take_step(whole, loss)
+    end_epoch(whole)
+    expected = read_metrics(tmp_path)[0]
+    first = make()
+    for loss in (1.0, 2.0):
+        take_step(first, loss)
+    resumed = make(first.progress)
+    resumed.load_state_dict(first.state_dict())
+    take_step(resumed, 6.0)
+    end_epoch(resumed)
+    (row,) = read_metrics(tmp_path)
+    assert row.pop("videos_per_second") > 0
+    assert row == {name: value for name, value in expected.items() if name != "videos_per_second"}
+
+
+def test_the_row_of_an_epoch_that_a_stop_left_unfinished_is_written_again(
+    make: Callable[..., Reporter], tmp_path: Path
+) -> None:
+    first = make()
+    for _ in range(STEPS):
+        take_step(first, 1.0)
+    place, state = Progress(**vars(first.progress)), first.state_dict()
+    end_epoch(first)
+    resumed = make(place)
+    assert read_metrics(tmp_path) == []
+    resumed.load_state_dict(state)
+    end_epoch(resumed)
+    assert [(row["epoch"], row["total_steps"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, STEPS, 1.0)]
+
+
+def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(
+    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = make(Progress(epoch=1, total_steps=7), progress=True, objective="simclr", order_schedule="first-order")
+    for _ in range(3):
+        take_step(reporter, loss=1.5)
+    reporter.close()
+    shown = capsys.readouterr().err
+    assert reporter.bar.n == 10  # those before a resume count
+    assert "simclr · first-order" in shown
+    assert "epoch 2/2 loss 1.5 variance 3 " in shown
+    assert " videos/s" in shown
+
+
+def test_without_progress_nothing_is_shown(make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = make()
+    for _ in range(3):
+        take_step(reporter, loss=1.5)
+    end_epoch(reporter)
+    reporter.close()
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == ""
+
+
+def test_a_resumed_run_keeps_the_rows_up_to_its_place(make: Callable[..., Reporter], tmp_path: Path) -> None:
+    first = make()
+    for _ in range(2):
+        for _ in range(STEPS):
+            take_step(first, loss=1.0)
+        end_epoch(first)
+    resumed = make(Progress(epoch=1, step=1, total_steps=4))
+    for _ in range(2):
+        take_step(resumed, loss=5.0)
+    end_epoch(resumed)
+    assert [(row["epoch"], row["total_steps"], row["loss"]) for row in read_metrics(tmp_path)] == [
+        (1, 3, 1.0),
+        (2, 6, 5.0),
+    ]
+
+
+def test_broken_videos_are_counted_and_named_at_the_end(
+    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(Progress(broken={"b.mp4": "no video stream", "a.mp4": "empty file"})).close()
+    assert capsys.readouterr().out.splitlines() == [
+        "videos that could not be decoded, replaced by others: 2",
+        "  a.mp4: empty file",
+        "  b.mp4: no video stream",
+    ]
+    make(Progress()).close()
+    assert capsys.readouterr().out == ""
+
+
+def test_wandb_is_told_the_runs_folder(make: Callable[..., Reporter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it writes to the folder that the run was started in."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda *_, **options: told.update(options))
+    reporter = make(tracker="tensorboard")
+    assert told["init_kwargs"] == {"wandb": {"dir": reporter.recipe.output_dir}}
+
+
+def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., Reporter], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reporter = make(tracker="tensorboard", hidden_sizes=[4, 4, 8, 8])
+    for _ in range(2):
+        for _ in range(STEPS):
+            take_step(reporter, loss=2.5)
+        end_epoch(reporter)
+    reporter.close()
+    logged = [EventAccumulator(str(path.parent)).Reload() for path in tmp_path.rglob("events.out.tfevents.*")]
+    scalars = {tag: events.Scalars(tag) for events in logged for tag in events.Tags()["scalars"]}
+    assert [(event.step, event.value) for event in scalars["loss"]] == [(3, 2.5), (6, 2.5)]
+    assert [(event.step, event.value) for event in scalars["learning_rate"]] == [(3, 0.25), (6, 0.25)]
+    assert "hidden_sizes: '[4, 4, 8, 8]'" in next(tmp_path.rglob("hparams.yml")).read_text()

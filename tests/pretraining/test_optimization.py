@@ -1,0 +1,198 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vididi_hf.pretraining.optimization import LARS, OPTIMIZER_NAMES, build_optimizer, learning_rate_at
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+
+
+def backward(model: nn.Module, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    model.zero_grad()
+    model(torch.randn(8, 4, generator=generator, dtype=torch.float64)).square().sum().backward()
+
+
+class StatedLARS:
+    """One parameter's LARS, in plain arithmetic on a list of numbers."""
+
+    def __init__(self, values: torch.Tensor):
+        self.values = values.detach().flatten().tolist()
+        self.excluded = values.ndim <= 1
+        self.velocity = [0.0] * len(self.values)
+
+    def step(self, gradient: torch.Tensor, rate: float, momentum: float, decay: float, trust: float) -> None:
+        update = gradient.flatten().tolist()
+        if not self.excluded:
+            update = [g + decay * w for g, w in zip(update, self.values)]
+            if any(self.values) and any(update):
+                ratio = trust * math.hypot(*self.values) / math.hypot(*update)
+                update = [ratio * g for g in update]
+        self.velocity = [momentum * v + g for v, g in zip(self.velocity, update)]
+        self.values = [w - rate * v for w, v in zip(self.values, self.velocity)]
+
+
+@pytest.mark.parametrize(("decay", "trust"), [(1e-6, 1e-3), (0.1, 0.02), (0.0, 1.0)])
+def test_lars_follows_the_formula_step_by_step(decay: float, trust: float) -> None:
+    model = network()
+    nn.init.zeros_(model[3].weight)  # a zero weight is not adapted, else it could never move
+    expected = [StatedLARS(parameter) for parameter in model.parameters()]
+    optimizer = LARS(model.parameters(), lr=1.0, momentum=0.8, weight_decay=decay, trust_coefficient=trust)
+    for step, rate in enumerate((0.5, 0.3, 0.3, 0.1)):
+        backward(model, step)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        for parameter, stated in zip(model.parameters(), expected):
+            assert parameter.grad is not None
+            stated.step(parameter.grad, rate, 0.8, decay, trust)
+            assert parameter.flatten().tolist() == pytest.approx(stated.values, rel=1e-9, abs=1e-12)
+
+
+def test_lars_defaults_are_those_of_the_reference() -> None:
+    group = LARS(network().parameters(), lr=0.3).param_groups[0]
+    defaults = {"lr": 0.3, "momentum": 0.9, "weight_decay": 1e-6, "trust_coefficient": 1e-3}
+    assert {name: group[name] for name in defaults} == defaults
+
+
+def test_lars_update_does_not_depend_on_the_gradients_scale() -> None:
+    weights = []
+    for scale in (1.0, 100.0):
+        weight = nn.Parameter(torch.ones(2, 3))
+        weight.grad = scale * torch.arange(6.0).reshape(2, 3)
+        LARS([weight], lr=0.5, weight_decay=0.0).step()
+        weights.append(weight.detach())
+        torch.testing.assert_close((weight - 1).norm(), torch.tensor(0.5 * 1e-3 * math.sqrt(6)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(*weights)
+
+
+def test_lars_leaves_alone_what_has_no_gradient_and_zero_gradients_do_no_harm() -> None:
+    idle, still = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    still.grad = torch.zeros(2, 2)
+    optimizer = LARS([idle, still], lr=1.0, weight_decay=0.0)
+    optimizer.step()
+    assert torch.equal(idle, torch.ones(2, 2))
+    assert torch.equal(still, torch.ones(2, 2))
+    assert idle not in optimizer.state
+
+
+def test_lars_resumes_from_its_state() -> None:
+    model, resumed = network(), network(seed=1)
+    optimizer = LARS(model.parameters(), lr=0.5, weight_decay=0.01, trust_coefficient=0.1)
+    for step in range(2):
+        backward(model, step)
+        optimizer.step()
+    resumed.load_state_dict(model.state_dict())
+    other = LARS(resumed.parameters(), lr=9.0)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for trained, steps in ((model, optimizer), (resumed, other)):
+        backward(trained, 2)
+        steps.step()
+    for left, right in zip(model.parameters(), resumed.parameters()):
+        assert torch.equal(left, right)
+
+
+def test_lars_evaluates_a_closure_with_gradients() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+
+    def closure() -> float:
+        loss = weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert LARS([weight], lr=1.0).step(closure) == 4.0
+    assert (weight < 1).all()
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "trust_coefficient"])
+def test_lars_names_a_negative_hyperparameter(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must not be negative, got -0\.5"):
+        LARS(network().parameters(), **({"lr": 0.1} | {name: -0.5}))
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+def test_build_optimizer_decays_matrices_only_and_trains_what_is_not_frozen(name: str) -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = build_optimizer(model, name, learning_rate=0.2, weight_decay=0.05, momentum=0.7)
+    matrices, vectors = optimizer.param_groups
+    assert [id(p) for p in matrices["params"]] == [id(model[3].weight)]
+    assert [id(p) for p in vectors["params"]] == [id(p) for p in (model[1].weight, model[1].bias, model[3].bias)]
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.05, 0.0)
+    assert matrices["lr"] == vectors["lr"] == 0.2
+    assert (matrices["betas"] == (0.7, 0.999)) if name == "adamw" else (matrices["momentum"] == 0.7)
+    backward(model, 0)
+    before = model[3].weight.clone()
+    optimizer.step()
+    assert type(optimizer).__name__.lower() == name
+    assert not torch.equal(before, model[3].weight)
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+def test_build_optimizer_takes_a_model_without_vectors(name: str) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.0)
+    model(torch.ones(1, 3)).sum().backward()
+    before = model.weight.clone()
+    optimizer.step()
+    assert (model.weight < before).all()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_updates_are_the_same(name: str) -> None:
+    trained = []
+    for fused in (False, True):
+        model = network()
+        optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.05, fused=fused)
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+        for step in range(3):
+            backward(model, step)
+            optimizer.step()
+        trained.append(model.state_dict())
+    torch.testing.assert_close(*trained)
+
+
+def test_there_is_no_fused_lars() -> None:
+    with pytest.raises(ValueError, match="fused adamw and sgd, but no fused lars"):
+        build_optimizer(network(), "lars", learning_rate=0.1, weight_decay=0.0, fused=True)
+
+
+def test_build_optimizer_names_an_unknown_optimizer() -> None:
+    with pytest.raises(ValueError, match="unknown optimizer 'adam', expected one of lars, adamw, sgd"):
+        build_optimizer(network(), "adam", learning_rate=0.1, weight_decay=0.0)
+
+
+def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
+    rates = [learning_rate_at(step, 50, 10, base=2.0, final_ratio=0.1) for step in range(51)]
+    assert rates[:11] == pytest.approx([0.2 * step for step in range(11)])
+    for step in range(10, 51):
+        assert rates[step] == pytest.approx(0.2 + 1.8 * math.cos(math.pi * (step - 10) / 80) ** 2)
+    assert rates[30] == pytest.approx(1.1)
+    assert rates[50] == pytest.approx(0.2)
+
+
+def test_learning_rate_at_the_edges() -> None:
+    assert learning_rate_at(0, 10, 0, base=2.0, final_ratio=0.0) == 2.0
+    assert learning_rate_at(10, 10, 0, base=2.0, final_ratio=0.0) == 0.0
+    assert learning_rate_at(4, 4, 4, base=2.0, final_ratio=0.5) == 2.0
+    assert {learning_rate_at(step, 9, 0, base=2.0, final_ratio=1.0) for step in range(10)} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "warmup", "message"),
+    [
+        (-1, 10, 0, "got step -1 of 10"),
+        (11, 10, 0, "got step 11 of 10"),
+        (0, 0, 0, "got step 0 of 0"),
+        (1, 10, 11, r"warmup_steps must lie between 0 and total_steps \(10\), got 11"),
+        (1, 10, -1, "got -1"),
+    ],
+)
+def test_learning_rate_names_what_is_out_of_range(step: int, total: int, warmup: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learning_rate_at(step, total, warmup, base=1.0, final_ratio=0.0)

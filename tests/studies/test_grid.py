@@ -1,0 +1,178 @@
+"""From a JSON file to runs: what each trains on, what it is evaluated with, and what is refused."""
+
+import doctest
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from studies import grid as module
+from studies.grid import read_grid, slug
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+
+STUDIES = Path(__file__).parents[2] / "studies"
+GRIDS = sorted(path for path in STUDIES.glob("*.json") if path.name != "datasets.json")
+VARIANTS = {"per_frame_color", "batch_norm", "view_forward", "derivative_scale"}
+
+
+def test_runs_are_arms_times_seeds_and_differ_in_the_arms_fields_only(tiny_study, tmp_path: Path) -> None:
+    runs = tiny_study.plan(tmp_path / "out", seeds=[3, 5])
+    assert [(run.seed, run.arm) for run in runs] == [
+        (seed, arm) for seed in (3, 5) for arm in ("untrained", "VICReg", "VICReg + ViDiDi")
+    ]
+    assert [run.name for run in runs[:3]] == [
+        "clips/untrained-seed3",
+        "clips/vicreg-seed3",
+        "clips/vicreg-vididi-seed3",
+    ]
+    assert [run.trained for run in runs[:3]] == [False, True, True]
+    for run in runs:
+        assert run.folder == tmp_path / "out" / run.name
+        assert run.recipe.dataset == str(tiny_study.data / "clips.csv")
+        assert run.protocol.probes == ["background"]
+        changed = {name for name, value in asdict(run.recipe).items() if value != getattr(runs[0].recipe, name)}
+        assert changed <= {"order_schedule", "seed", "output_dir"}
+    assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
+
+
+def test_later_recipes_are_stronger(tiny_study, tmp_path: Path) -> None:
+    arms = {"a": {"recipe": {"epochs": 7}}, "b": {}}
+    first, second = tiny_study.plan(tmp_path, recipe={"epochs": 5, "batch_size": 4}, arms=arms, comparisons=[])
+    assert (first.recipe.epochs, second.recipe.epochs) == (7, 5)
+    assert first.recipe.batch_size == second.recipe.batch_size == 4
+    assert first.recipe.image_size == 32  # of the data set
+
+
+def test_runs_of_one_seed_come_before_those_of_the_next(tiny_study, tmp_path: Path) -> None:
+    tiny_study.add_dataset("others")
+    runs = tiny_study.plan(tmp_path, seeds=[1, 0], datasets=["clips", "others"])
+    assert [run.seed for run in runs] == [1] * 6 + [0] * 6
+    assert {run.dataset for run in runs[:6]} == {"clips", "others"}
+
+
+def test_a_validation_grid_has_folders_and_queries_of_its_own(tiny_study, tmp_path: Path) -> None:
+    for run in tiny_study.plan(tmp_path, validation=True):
+        [selection] = run.selections
+        assert selection.path == tmp_path / "clips-validation" / "videos" / "validation.csv"
+        assert run.recipe.dataset == run.source.dataset == str(selection.path)
+        assert (selection.source.dataset, selection.share) == (str(tiny_study.data / "clips.csv"), 0.5)
+        assert run.configuration()["validation"] == {"share": 0.5, "group": None, "seed": 0}
+
+
+def test_a_share_is_trained_on_and_everything_is_searched(tiny_study, tmp_path: Path) -> None:
+    arms = {"half": {"train_share": 0.5}, "all": {}}
+    half, whole = tiny_study.plan(tmp_path, arms=arms, comparisons=[])
+    assert half.recipe.dataset == str(half.selections[0].path)
+    assert half.selections[0].only_train
+    assert half.source == whole.source
+    assert not whole.selections
+    assert half.configuration()["train_share"] == 0.5
+
+
+def test_encoders_of_one_data_set_are_evaluated_on_another(tiny_study, tmp_path: Path) -> None:
+    tiny_study.add_dataset("others", pretrained_on="clips", recipe={"frame_stride": 2, "group_column": "background"})
+    runs = tiny_study.plan(tmp_path, datasets=["others", "clips"], validation=True)
+    for transferred, trained in zip(runs[:3], runs[3:]):
+        assert (transferred.name, trained.name) == (f"others/{trained.folder.name}", f"clips/{trained.folder.name}")
+        assert transferred.pretrained == trained
+        assert (transferred.recipe.frame_stride, trained.recipe.frame_stride) == (2, 1)
+        assert transferred.recipe.epochs == trained.recipe.epochs
+        own = tmp_path / "others-validation" / "videos" / "validation.csv"
+        assert transferred.source.dataset == str(own)
+        assert [selection.path for selection in transferred.selections] == [trained.selections[0].path, own]
+        assert transferred.configuration()["pretrained_on"] == "clips"
+    assert not any("pretrained_on" in run.configuration() for run in runs[3:])
+    # Where encoders come from need not be evaluated on.
+    assert tiny_study.plan(tmp_path, datasets=["others"], validation=True) == runs[:3]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pretrained_on": "nowhere"}, "dataset 'others' is pretrained_on 'nowhere', which must be declared, too"),
+        ({"pretrained_on": "others"}, "which must be declared, too, and be pretrained on itself"),
+    ],
+)
+def test_where_encoders_come_from_has_to_be_declared(tiny_study, fields: dict, message: str) -> None:
+    tiny_study.add_dataset("others", **fields)
+    with pytest.raises(ValueError, match=message):
+        tiny_study.grid(datasets=["others"])
+
+
+def test_a_data_set_that_does_not_train_says_no_more_than_how_it_is_shown(tiny_study) -> None:
+    tiny_study.add_dataset("others", pretrained_on="clips", recipe={"epochs": 3})
+    with pytest.raises(ValueError, match="dataset 'others' does not train, and sets epochs"):
+        tiny_study.grid(datasets=["clips", "others"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "needs datasets, arms and seeds"),
+        ({"seeds": [1, 1]}, r"seeds must differ, got \[1, 1\]"),
+        ({"datasets": ["nowhere"]}, "datasets names nowhere, and datasets.json has clips"),
+        ({"arms": {"A b": {}, "a-b": {}}, "comparisons": []}, "'A b' makes 'a-b'"),
+        ({"arms": {"a": {"epochs": 3}}}, "arm 'a' has no epochs; it has recipe, train"),
+        ({"arms": {"a": {"recipe": {"epoch": 3}}}, "comparisons": []}, "arm 'a' sets what no grid can: epoch"),
+        ({"recipe": {"seed": 3}}, "recipe sets what no grid can: seed"),
+        ({"comparisons": [["VICReg", "BYOL"]]}, r"comparisons are pairs of .*got \['VICReg', 'BYOL'\]"),
+        ({"evaluation": {"inputs": ["sound"]}}, "unknown input 'sound'"),
+        ({"evaluation": {"clips": 3}}, "evaluation has no clips; it has inputs, num_clips"),
+        ({"amount": "hours"}, "amount must be one of epochs, train_share, got 'hours'"),
+        ({"arms": {"a": {"train_share": 0}}, "comparisons": []}, "train_share must be above 0 and at most 1, got 0"),
+        ({"color": "red"}, "the grid has no color; it has about"),
+    ],
+)
+def test_what_does_not_exist_is_named(tiny_study, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny_study.grid(**changes)
+    assert str(tiny_study.path) in str(caught.value)
+
+
+def test_missing_fields_and_files_are_named(tiny_study) -> None:
+    tiny_study.path.write_text('{"datasets": ["clips"], "arms": {}}')
+    with pytest.raises(ValueError, match="the grid lacks about, seeds"):
+        read_grid(tiny_study.path)
+    tiny_study.path.write_text("{")
+    with pytest.raises(ValueError, match=r"tiny.json is not JSON"):
+        read_grid(tiny_study.path)
+    with pytest.raises(FileNotFoundError):
+        read_grid(tiny_study.path.with_name("other.json"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_declared_grids_are_possible_and_compare_what_differs_in_one_thing(path: Path, tmp_path: Path) -> None:
+    grid = read_grid(path)
+    runs = grid.plan(tmp_path, data="data")
+    assert len(runs) == len(grid.datasets) * len(grid.arms) * len(grid.seeds)
+    recipes = {(run.arm, run.dataset): run.recipe for run in runs if run.seed == grid.seeds[0]}
+    for arm, against in grid.comparisons:
+        if not grid.arms[against].train:
+            continue
+        for dataset in grid.datasets:
+            one, other = (asdict(recipes[name, dataset]) for name in (arm, against))
+            changed = {name for name in one if one[name] != other[name]} - {"output_dir"}
+            # Either the schedule, or variants of one schedule; and never how long or how fast it learns.
+            assert changed == {"order_schedule"} or (changed and changed <= VARIANTS), (arm, against, changed)
+
+
+def test_the_main_table_is_every_objective_with_and_without() -> None:
+    grid = read_grid(STUDIES / "main.json")
+    trained = {(arm.recipe["objective"], arm.recipe["order_schedule"]) for arm in grid.arms.values() if arm.train}
+    assert trained == {(o, s) for o in ("vicreg", "byol", "simclr") for s in ("baseline", "paper")}
+    assert any(not arm.train for arm in grid.arms.values())
+    assert len(grid.seeds) == 3
+    assert grid.datasets["ut_interaction"].recipe["group_column"] == "source"
+
+
+def test_the_study_trains_on_motion_as_the_demo_does() -> None:
+    demo = json.loads((STUDIES.parent / "scripts" / "recipes" / "motion-tiny.json").read_text())
+    study = read_grid(STUDIES / "main.json").datasets["motion"].recipe
+    same = {name for name in demo if name not in ("dataset", "save_epochs")}
+    assert {name: asdict(PretrainingRecipe(**study))[name] for name in same} == {name: demo[name] for name in same}
+
+
+def test_examples() -> None:
+    assert doctest.testmod(module).failed == 0
+    assert slug("ViDiDi, 25 % of the videos") == "vididi-25-of-the-videos"

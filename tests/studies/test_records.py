@@ -1,0 +1,127 @@
+"""Results are read back as they were written, kept where runs are gone, and dropped where grids have changed."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from studies.records import Records, collect, read_all_records, read_records, write_records
+from studies.runs import Run
+
+
+def finish(run: Run, value: float) -> None:
+    """Puts the result of a run into its folder, without having trained it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    numbers = {shown: {"R@1": value, "R@5": 1.0} for shown in run.protocol.inputs}
+    result = {
+        "dataset": run.dataset,
+        "arm": run.arm,
+        "seed": run.seed,
+        "configuration": run.configuration(),
+        "protocol": vars(run.protocol),
+        "metrics": {"label": numbers, "background": numbers},
+        "chance": {"label": 0.125, "background": 0.05},
+        "curve": [{"epoch": 1, "loss": 2.0, "R@1": value}] if run.trained else [],
+        "versions": {"vididi_hf": "0", "commit": None},
+    }
+    (run.folder / "result.json").write_text(json.dumps(result))
+
+
+def test_results_are_read_back_as_they_were_written(tiny_study, tmp_path: Path) -> None:
+    grid, runs = tiny_study.grid(seeds=[0, 1]), tiny_study.plan(tmp_path / "out", seeds=[0, 1])
+    for number, run in enumerate(runs[:4]):
+        finish(run, number / 8)
+    runs[4].folder.mkdir(parents=True)
+    (runs[4].folder / "failure.json").write_text('{"error": "ValueError: no", "traceback": "…"}')
+    records = collect(grid, runs, [], "python study.py")
+    table, described = write_records(records, tmp_path / "results", "tiny")
+    again = read_records(tmp_path / "results", "tiny")
+    assert again is not None
+    assert again.scores() == records.scores()
+    assert (again.runs, again.failures, again.configurations) == (
+        records.runs,
+        records.failures,
+        records.configurations,
+    )
+    assert again.failures == {("clips", "VICReg", 1): "ValueError: no"}
+    assert again.missing() == [("clips", "VICReg", 1), ("clips", "VICReg + ViDiDi", 1)]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2 * 2 * 2  # runs, questions, inputs, metrics
+    first = {"dataset": "clips", "arm": "untrained", "seed": "1", "about": "label", "input": "both", "metric": "R@1"}
+    assert {**first, "value": "0.375000"} in rows
+    # Nothing tells where it was measured.
+    assert str(tmp_path) not in table.read_text() + described.read_text()
+    assert str(tiny_study.data) not in described.read_text()
+    assert json.loads(described.read_text())["configurations"]["clips"]["VICReg"]["recipe"]["image_size"] == 32
+    assert write_records(again, tmp_path / "again", "tiny")[1].read_text() == described.read_text()
+
+
+def test_results_from_elsewhere_stay_until_there_are_own_ones(tiny_study, tmp_path: Path) -> None:
+    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
+    for run in there:
+        finish(run, 0.5)
+    earlier = collect(grid, there, [], "x")
+    finish(here[1], 0.75)
+    records = collect(grid, here, [earlier], "x")
+    values = {score.arm: score.value for score in records.scores() if score[3:6] == ("label", "frames", "R@1")}
+    assert values == {"untrained": 0.5, "VICReg": 0.75, "VICReg + ViDiDi": 0.5}
+    assert all(earlier.holds(run) for run in here)
+
+
+def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
+    """What another grid has measured is not measured again; where both have, a grid's own result is meant."""
+    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
+    finish(there[0], 0.25)
+    write_records(collect(grid, there, [], "x"), tmp_path, "own")
+    for run in there[:2]:
+        finish(run, 0.5)
+    write_records(collect(grid, there, [], "x"), tmp_path, "another")
+    records = collect(grid, here, read_all_records(tmp_path, "own"), "x")
+    values = {score.arm: score.value for score in records.scores() if score[3:6] == ("label", "frames", "R@1")}
+    assert values == {"untrained": 0.25, "VICReg": 0.5}
+    assert records.missing() == [("clips", "VICReg + ViDiDi", 0)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"recipe": {"epochs": 9}}, {"evaluation": {"inputs": ["frames"]}}, {"validation": True}, {"seeds": [7]}],
+)
+def test_results_of_another_study_do_not_stay(tiny_study, tmp_path: Path, changes: dict) -> None:
+    there = tiny_study.plan(tmp_path / "there")
+    for run in there:
+        finish(run, 0.5)
+    earlier = collect(tiny_study.grid(), there, [], "x")
+    changed = tiny_study.plan(tmp_path / "here", **changes)
+    assert not any(earlier.holds(run) for run in changed)
+    records = collect(tiny_study.grid(**changes), changed, [earlier], "x")
+    assert records.runs == {}
+    assert len(records.missing()) == 3
+
+
+def test_a_field_that_recipes_did_not_have_yet_is_no_difference(tiny_study, tmp_path: Path) -> None:
+    [run, *_] = tiny_study.plan(tmp_path / "out")
+    finish(run, 0.5)
+    path = run.folder / "result.json"
+    result = json.loads(path.read_text())
+    del result["configuration"]["recipe"]["derivative_scale"]
+    path.write_text(json.dumps(result))
+    assert run.result() is not None
+    assert replace(run, recipe=replace(run.recipe, derivative_scale="unit")).result() is None
+
+
+def test_no_results_and_wrong_files(tmp_path: Path) -> None:
+    assert read_records(tmp_path, "tiny") is None
+    (tmp_path / "tiny.json").write_text('{"schema": 99}')
+    with pytest.raises(ValueError, match="holds no results of a study"):
+        read_records(tmp_path, "tiny")
+    (tmp_path / "tiny.json").write_text("no")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_records(tmp_path, "tiny")
+
+
+def test_empty_records_know_what_is_missing() -> None:
+    records = Records({"datasets": {"x": {}}, "arms": {"a": {}, "b": {}}, "seeds": [0]}, "x")
+    assert records.missing() == [("x", "a", 0), ("x", "b", 0)]

@@ -1,0 +1,201 @@
+"""Runs are trained as the recipe says, skipped when done, continued when killed, and written down when failed."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from filelock import FileLock
+
+from studies import running
+from studies.running import BusyError, prepare, run_all, run_one
+from studies.runs import Run
+from vididi_hf import ViDiDiModel
+from vididi_hf.evaluation.results import read_report
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
+from vididi_hf.pretraining.run_state import list_checkpoints
+
+
+def files_of(run: Run) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in run.folder.glob("[!.]*.*") if path.is_file()}
+
+
+def test_a_run_leaves_an_encoder_reports_and_a_result_and_is_not_done_again(tiny_study, tmp_path: Path) -> None:
+    evaluation = {"inputs": ["frames", "both"], "num_clips": 1}
+    run = tiny_study.plan(tmp_path / "out", evaluation=evaluation)[2]
+    result = run_one(run)
+    assert result == run.result() == json.loads((run.folder / "result.json").read_text())
+    assert (result["dataset"], result["arm"], result["seed"]) == ("clips", "VICReg + ViDiDi", 0)
+    assert set(result["metrics"]) == {"label", "background"}
+    for inputs in result["metrics"].values():
+        assert set(inputs) == {"frames", "both"}
+        assert all({"R@1", "R@5", "20-NN", "linear"} <= set(numbers) for numbers in inputs.values())
+    assert result["chance"]["label"] == pytest.approx(1 / 8)
+    assert result["configuration"]["dataset"] == "clips.csv"
+    assert str(tiny_study.data) not in json.dumps(result)
+    [row] = result["curve"]
+    assert row["epoch"] == 1
+    assert {"vididi_hf", "torch", "commit"} <= set(result["versions"])
+    assert ViDiDiModel.from_pretrained(run.folder).config.hidden_sizes == (4, 4, 8, 8)
+    report = read_report(run.folder)
+    assert (report["random_init"], report["seed"], report["split"]) == (False, 0, "test")
+    assert report["metrics"]["frames"]["R@1"] == result["metrics"]["label"]["frames"]["R@1"]
+    linear = read_report(run.folder / "linear.json")
+    assert linear["metrics"]["both"]["top-1"] == result["metrics"]["label"]["both"]["linear"]
+    neighbors = json.loads((run.folder / "neighbors.json").read_text())
+    assert sorted(map(int, neighbors)) == list(range(8))
+
+    before = files_of(run)
+    assert run_one(run) == result
+    assert files_of(run) == before
+    # Another protocol looks again, and does not train again.
+    again = run_one(replace(run, protocol=replace(run.protocol, linear=False, probes=[])))
+    assert set(again["metrics"]) == {"label"}
+    assert files_of(run)["model.safetensors"] == before["model.safetensors"]
+    assert files_of(run)["result.json"] > before["result.json"]
+
+
+def test_an_encoder_is_shown_the_videos_of_another_data_set_as_that_says(tiny_study, tmp_path: Path) -> None:
+    tiny_study.add_dataset("larger", pretrained_on="clips", recipe={"image_size": 48, "frame_stride": 2})
+    transferred = tiny_study.plan(tmp_path / "out", datasets=["larger"])[2]
+    trained = transferred.pretrained
+    assert trained is not None
+    result = run_one(transferred)
+    assert (result["dataset"], result["arm"]) == ("larger", "VICReg + ViDiDi")
+    assert transferred.result() == result
+    assert not (transferred.folder / "model.safetensors").exists()
+    assert read_report(transferred.folder)["model"] == str(trained.folder)
+
+    splits = transferred.source.load()
+    processor = build_processor(replace(trained.recipe, image_size=48, frame_stride=2))
+    facts = {"num_clips": 1, "inputs": ("frames", "both"), "dataset": "clips", "split": "test"}
+    evaluator = RetrievalEvaluator(splits.gallery, splits.queries, processor, **facts)
+    expected = evaluator(ViDiDiModel.from_pretrained(trained.folder)).metrics["frames"]
+    assert result["metrics"]["label"]["frames"]["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+    before = files_of(trained)
+    assert "result.json" not in before
+    (transferred.folder / "result.json").unlink()
+    assert run_one(transferred)["metrics"] == result["metrics"]
+    assert files_of(trained) == before
+
+
+def test_the_untrained_arm_is_what_training_starts_from(tiny_study, tmp_path: Path) -> None:
+    untrained, baseline, _ = tiny_study.plan(tmp_path, seeds=[4])
+    found = ViDiDiModel.from_pretrained(save_untrained(untrained.recipe)).state_dict()
+
+    class OnCPU:
+        num_processes, device = 1, torch.device("cpu")
+
+    torch.manual_seed(4)
+    started = build_model(baseline.recipe, OnCPU()).vididi.state_dict()
+    assert all(torch.equal(found[name], started[name]) for name in started)
+
+
+def test_a_folder_of_another_configuration_is_refused(
+    tiny_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    monkeypatch.setattr(running, "save_untrained", lambda recipe: trained.append(recipe) or save_untrained(recipe))
+    run_one(tiny_study.plan(tmp_path / "out")[0])
+    other = tiny_study.plan(tmp_path / "out", recipe={"epochs": 3, "projector_sizes": [4]})[0]
+    message = r"another configuration: projector_sizes was \[8, 8\] and is \[4\]; epochs was 1 and is 3; remove it"
+    with pytest.raises(ValueError, match=message):
+        run_one(other)
+    failure = other.failure()
+    assert failure is not None
+    assert failure["error"].startswith("ValueError: ")
+    assert "another configuration" in failure["traceback"]
+    assert len(trained) == 1
+    # The run that the folder is for is not harmed, and how fast things are computed is no other configuration.
+    assert run_one(tiny_study.plan(tmp_path / "out", recipe={"num_workers": 2})[0])["seed"] == 0
+
+
+def test_a_folder_that_pretraining_alone_has_written_is_looked_at_too(tiny_study, tmp_path: Path) -> None:
+    run = tiny_study.plan(tmp_path / "out")[0]
+    save_untrained(replace(run.recipe, image_size=40))
+    with pytest.raises(ValueError, match="image_size was 40 and is 32"):
+        run_one(run)
+
+
+def test_two_processes_do_not_work_on_one_run(tiny_study, tmp_path: Path) -> None:
+    run = tiny_study.plan(tmp_path / "out")[0]
+    run.folder.mkdir(parents=True)
+    with FileLock(run.folder / running.LOCK), pytest.raises(BusyError, match="working on clips/untrained-seed0"):
+        run_one(run)
+    assert run.failure() is None
+
+
+def test_selections_are_written_before_anything_runs(tiny_study, tmp_path: Path) -> None:
+    runs = tiny_study.plan(tmp_path / "out", validation=True)
+    prepare(runs)
+    splits = runs[0].source.load()
+    assert (len(splits.gallery), len(splits.queries), splits.group_column) == (8, 8, None)
+
+
+def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tiny_study, tmp_path: Path) -> None:
+    """Three runs in one process after another: the first fails, the second is killed in the middle, the third ends."""
+    recipe = {"save_epochs": 1, "evaluate_epochs": 0}
+    arms = {"wrong": {}, "killed": {"recipe": {"epochs": 10}}, "fine": {}}
+    evaluation = {"inputs": ["frames"], "num_clips": 1, "linear": False}
+    declared = {"recipe": recipe, "arms": arms, "comparisons": [], "evaluation": evaluation}
+    wrong, killed, fine = runs = tiny_study.plan(tmp_path / "out", **declared)
+    wrong.folder.mkdir(parents=True)
+    (wrong.folder / "configuration.json").write_text(json.dumps({**wrong.configuration(), "train_share": 0.5}))
+
+    def kill() -> None:
+        while len(list_checkpoints(killed.folder)) < 2:
+            time.sleep(0.01)
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+
+    ended = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcomes = run_all(runs, jobs=1, finished=lambda outcome: ended.append(outcome.run.arm))
+    killer.join()
+    assert ended == ["wrong", "killed", "fine"]
+    assert "train_share was 0.5 and is 1.0" in str(outcomes[0].error)
+    assert "its process died" in str(outcomes[1].error)
+    assert outcomes[2].error is None
+    assert fine.result() == outcomes[2].result
+    assert [run.failure() is None for run in runs] == [False, False, True]
+    assert killed.result() is None
+    steps = int(list_checkpoints(killed.folder)[-1].name.removeprefix("step-"))
+    assert 4 <= steps < 20  # of 2 in each of 10 epochs
+
+    continued = run_one(killed)
+    assert killed.failure() is None
+    [whole] = tiny_study.plan(tmp_path / "whole", **{**declared, "arms": {"killed": arms["killed"]}})
+    assert run_one(whole)["metrics"] == continued["metrics"]
+    weights, expected = (ViDiDiModel.from_pretrained(run.folder).state_dict() for run in (killed, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_no_process_outlives_a_killed_study_and_its_run_is_saved(tiny_study, tmp_path: Path) -> None:
+    declared = {
+        "recipe": {"epochs": 1000, "save_epochs": 1000, "save_steps": 1, "evaluate_epochs": 0},
+        "arms": {"long": {}},
+        "comparisons": [],
+        "evaluation": {"inputs": ["frames"], "num_clips": 1, "linear": False},
+    }
+    runs = tiny_study.plan(tmp_path / "out", **declared)
+    study = multiprocessing.get_context("spawn").Process(target=run_all, args=(runs, 1))
+    study.start()
+    while len(list_checkpoints(runs[0].folder)) < 1:
+        assert study.is_alive()
+        time.sleep(0.05)
+    processes = psutil.Process(study.pid).children(recursive=True)
+    study.kill()
+    study.join()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+    assert list_checkpoints(runs[0].folder)
+    assert runs[0].result() is None

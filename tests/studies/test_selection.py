@@ -1,0 +1,103 @@
+"""Who is held out, against counts by hand; lists are read back by the door that all data sets have."""
+
+import csv
+import doctest
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from studies import selection as module
+from studies.selection import Selection, VideoSource, hold_out
+from vididi_hf import load_video_dataset
+
+LABELS = ["a"] * 8 + ["b"] * 12 + ["c"] * 2 + ["d"]
+
+
+def test_every_class_gives_its_share() -> None:
+    chosen = Counter(LABELS[row] for row in hold_out(LABELS, 0.25))
+    assert chosen == {"a": 2, "b": 3, "c": 1}  # of one video none: something has to be left to learn from
+
+
+def test_the_choice_is_a_function_of_the_seed() -> None:
+    choices = {seed: hold_out(LABELS, 0.5, seed) for seed in range(4)}
+    assert choices[0] == hold_out(LABELS, 0.5, 0) == sorted(choices[0])
+    assert len({tuple(choice) for choice in choices.values()}) == 4
+
+
+def test_groups_stay_whole_and_no_class_gives_more_than_its_share() -> None:
+    # 20 recordings, each of all six classes, as in UT-Interaction: the shares come out exactly.
+    labels, groups = [row % 6 for row in range(120)], [row // 6 for row in range(120)]
+    chosen = hold_out(labels, 0.25, groups=groups)
+    assert Counter(groups[row] for row in chosen) == dict.fromkeys({groups[row] for row in chosen}, 6)
+    assert Counter(labels[row] for row in chosen) == dict.fromkeys(range(6), 5)
+    # Recordings of one class each, of 1 to 5 videos, as in JHMDB.
+    labels = [label for label in range(7) for size in (1, 2, 3, 4, 5, 5) for _ in range(size)]
+    groups = [
+        (label, number) for label in range(7) for number, size in enumerate((1, 2, 3, 4, 5, 5)) for _ in range(size)
+    ]
+    chosen = hold_out(labels, 0.25, groups=groups)
+    for group in set(groups):
+        members = {row for row in range(len(groups)) if groups[row] == group}
+        assert members <= set(chosen) or not members & set(chosen)
+    assert all(1 <= count <= 5 for count in Counter(labels[row] for row in chosen).values())
+    assert set(Counter(labels[row] for row in chosen)) == set(range(7))
+
+
+def paths(dataset: str | Path, split: str) -> list[str]:
+    rows = load_video_dataset(dataset, split=split)
+    return [video["path"] for video in rows.data.table.column("video").to_pylist()]
+
+
+def test_a_validation_part_comes_from_the_training_videos_alone(motion_root: Path, tmp_path: Path) -> None:
+    whole = motion_root / "clips.csv"
+    listed = Selection(VideoSource(str(whole)), tmp_path / "deep" / "list.csv", 0.5).write()
+    trained, held = paths(listed, "train"), paths(listed, "test")
+    assert len(trained) == len(held) == 8
+    assert sorted(trained + held) == sorted(paths(whole, "train"))
+    rows, original = load_video_dataset(listed, split="test"), load_video_dataset(whole, split="train")
+    assert sorted(rows["label"][:]) == list(range(8))
+    assert rows.features["label"] == original.features["label"]
+    backgrounds = dict(zip(paths(whole, "train"), original["background"][:]))
+    assert rows["background"][:] == [backgrounds[path] for path in held]
+    assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
+
+
+def test_a_share_of_the_training_videos_leaves_the_queries_as_they_are(motion_root: Path, tmp_path: Path) -> None:
+    whole = motion_root / "clips.csv"
+    listed = Selection(VideoSource(str(whole)), tmp_path / "list.csv", 0.5, only_train=True).write()
+    assert len(paths(listed, "train")) == 8
+    assert set(paths(listed, "train")) < set(paths(whole, "train"))
+    assert paths(listed, "test") == paths(whole, "test")
+
+
+def test_groups_of_a_set_without_a_split(motion_root: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader((motion_root / "clips.csv").open()))
+    for number, row in enumerate(rows):
+        row["video"], row["source"] = str(motion_root / row["video"]), f"s{number // 8}"
+    with (tmp_path / "all.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    source = VideoSource(str(tmp_path / "all.csv"), split="all", group_column="source")
+    listed = Selection(source, tmp_path / "list.csv", 0.34, group="source").write()
+    kept, held = (set(load_video_dataset(listed, split=split)["source"][:]) for split in ("train", "test"))
+    assert len(held) == 1
+    assert kept | held == {"s0", "s1", "s2"}
+    assert not kept & held
+
+
+def test_what_cannot_be_listed_is_named(motion_root: Path, tmp_path: Path) -> None:
+    source = VideoSource(str(motion_root / "clips.csv"))
+    with pytest.raises(ValueError, match="no column 'source', only video, label, background"):
+        Selection(source, tmp_path / "list.csv", 0.5, group="source").write()
+    bare = tmp_path / "bare.csv"
+    bare.write_text(
+        f"video,split\n{paths(source.dataset, 'train')[0]},train\n{paths(source.dataset, 'test')[0]},test\n"
+    )
+    with pytest.raises(ValueError, match="no column 'label'"):
+        Selection(VideoSource(str(bare)), tmp_path / "list.csv", 0.5).write()
+
+
+def test_examples() -> None:
+    assert doctest.testmod(module).failed == 0
