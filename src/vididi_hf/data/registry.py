@@ -14,6 +14,7 @@ import datasets
 from vididi_hf.data.files import default_root
 from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
 from vididi_hf.data.motion import VERSION, generate_motion
+from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.readers.ava import read_ava
 from vididi_hf.data.readers.common import AbsentVideosWarning
 from vididi_hf.data.readers.hmdb51 import read_hmdb51
@@ -46,8 +47,6 @@ def read_motion(
     folder = Path(root) if root is not None else default_root(f"motion-v{VERSION}-{seed}-{num_train}-{num_test}")
     return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
 
-
-ALL_ROWS = "all"
 
 # A new data set is one reader `(root, split, **options)` and one line here. A further official split or version of a
 # set has a name of its own: then training and test rows of different ones never mix, and no script needs a flag.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vididi_hf.choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
+from vididi_hf.data.options import DATASET_HELP, ROOT_HELP
 from vididi_hf.options import Options, option
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES, AlternatingSchedule
 
@@ -17,7 +18,6 @@ RECIPE_FILE = "recipe.json"
 OPTIMIZERS = ("lars", "adamw", "sgd")
 PRECISIONS = ("no", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
-DATASET_HELP = "A built-in data set, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
 
 
 @dataclass(kw_only=True)
@@ -57,7 +57,7 @@ class PretrainingRecipe(Options):
 
     # Data
     dataset: str = option(default="motion", may_change=True, positional=True, help=DATASET_HELP)
-    dataset_root: str | None = option(default=None, may_change=True, help="Folder of a built-in data set.")
+    dataset_root: str | None = option(default=None, may_change=True, help=ROOT_HELP)
     split: str = option(default="train", help="Split to train on. Labels are not used.")
     streaming: bool = option(default=False, help="Read sharded Parquet (folder, URL or Hub id) while training.")
     shuffle_window: int = option(
@@ -73,7 +73,7 @@ class PretrainingRecipe(Options):
     order_schedule: str = option(
         default="paper",
         choices=tuple(ORDER_SCHEDULES),
-        old_names=("order_schedule",),
+        old_names=("schedule",),
         help=f"Derivative orders of the two views: {', '.join(ORDER_SCHEDULES)}.",
     )
     projector_sizes: list[int] | None = option(
