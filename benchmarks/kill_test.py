@@ -24,9 +24,9 @@ from vididi_hf.data.motion import generate_motion
 from vididi_hf.options import option, parse_arguments
 from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import list_checkpoints
+from vididi_hf.pretraining.checkpoints import list_checkpoints
 
 # Every objective, with and without worker processes, and every way to pass a batch.
 RUNS: dict[str, dict[str, Any]] = {

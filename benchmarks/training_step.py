@@ -42,7 +42,7 @@ from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import build_model, build_processor, derivative_views
 from vididi_hf.pretraining.optimization import build_optimizer
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import Progress
+from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.step import TrainingStep
 
 OBJECTIVES = ("vicreg", "simclr", "byol")

@@ -34,7 +34,7 @@ from vididi_hf.evaluation.results import METRICS_JSON, dataset_name, report_of, 
 from vididi_hf.files import write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.loop import build_processor, pretrain, save_untrained
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import RECIPE_FILE
 
 LOCK = ".lock"

@@ -16,7 +16,7 @@ from vididi_hf.evaluation.results import read_report
 from vididi_hf.finetuning import loop
 from vididi_hf.finetuning.detection import finetune_detection, problem_type
 from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 
 
 @pytest.fixture

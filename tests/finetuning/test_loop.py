@@ -9,7 +9,7 @@ from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.epochs import EpochBatches
 from vididi_hf.finetuning import loop
 from vididi_hf.finetuning.recognition import finetune
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 
 
 def weights(folder):

@@ -15,7 +15,7 @@ from vididi_hf.evaluation.classification import ClassificationEvaluator
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.finetuning import recognition
 from vididi_hf.finetuning.recognition import finetune
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 
 
 def weights(folder):

@@ -13,9 +13,9 @@ from vididi_hf.pretraining import logging as module
 from vididi_hf.pretraining.collapse import describe_representation
 from vididi_hf.pretraining.gradient_caching import BatchOutput
 from vididi_hf.pretraining.logging import Reporter
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import Progress
+from vididi_hf.pretraining.checkpoints import Progress
 
 STEPS = 3
 

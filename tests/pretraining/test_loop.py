@@ -28,9 +28,9 @@ from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import list_checkpoints
+from vididi_hf.pretraining.checkpoints import list_checkpoints
 
 VIDEOS, BATCH, EPOCHS = 12, 4, 2
 STEPS = VIDEOS // BATCH

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vididi_hf.pretraining.monitors import METRICS_FILE, MetricsFile, RunningMeans, merge_broken, read_metrics
+from vididi_hf.pretraining.logging import METRICS_FILE, MetricsFile, RunningMeans, merge_broken, read_metrics
 
 
 def test_means_are_those_of_everything_added_since_the_reset() -> None:

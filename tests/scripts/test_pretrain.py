@@ -14,9 +14,9 @@ from torchcodec.encoders import VideoEncoder
 from transformers import AutoModel, AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import list_checkpoints
+from vididi_hf.pretraining.checkpoints import list_checkpoints
 
 # torch's error handler wants a real stderr, which pytest has replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")

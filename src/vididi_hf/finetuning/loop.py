@@ -20,9 +20,9 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.state import STATE_FILE, load_state, save_state
-from vididi_hf.pretraining.monitors import MetricsFile, RunningMeans, merge_broken
+from vididi_hf.pretraining.logging import MetricsFile, RunningMeans, merge_broken
 from vididi_hf.pretraining.optimization import build_optimizer
-from vididi_hf.pretraining.precision import open_accelerator
+from vididi_hf.pretraining.accelerator import open_accelerator
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 

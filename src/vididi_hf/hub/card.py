@@ -20,7 +20,7 @@ from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_report
 from vididi_hf.hub.validation import check_card
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CARD_FILE = "README.md"

@@ -23,8 +23,8 @@ from vididi_hf.evaluation.results import dataset_name, read_report, write_report
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, CardOptions, write_card
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.monitors import METRICS_FILE, read_metrics
-from vididi_hf.pretraining.run_state import CHECKPOINTS
+from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
+from vididi_hf.pretraining.checkpoints import CHECKPOINTS
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 

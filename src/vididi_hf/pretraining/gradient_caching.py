@@ -1,51 +1,32 @@
-"""Gradients of batches that do not fit into memory at once: accumulation and caching.
+"""Gradients of batches that do not fit into memory: accumulation and caching.
 
-Both pass the batch through the network in parts. They differ in what is compared with what:
+Both pass the batch through the network in parts. They differ in the loss:
 
-- *Accumulation* computes the objective of each part alone and averages. A part's negatives (SimCLR) and statistics
-  (VICReg) come from the part. For BYOL, whose loss is a mean over pairs, that makes no difference.
-- *Caching* computes the objective once, of all parts together: first every part is embedded without a graph, then the
-  loss of all embeddings gives the gradient of each, and then every part is embedded again, with a graph, to carry its
-  gradients on to the parameters. It costs one more forward pass, and the memory of one part's activations.
+- *Accumulation* computes the objective of each part and averages. Negatives (SimCLR) and statistics (VICReg) come from
+  one part. BYOL's loss is a mean over pairs, so there the result is that of the whole batch.
+- *Caching* computes the objective of the whole batch: it embeds all parts without a graph, takes the gradient of the
+  loss with respect to the embeddings, and embeds each part again with a graph to carry its gradients on to the
+  parameters. It costs one more forward pass and needs the memory of one part.
 
-Where a network has no batch statistics, the cached gradient is exactly that of the whole batch. BatchNorm normalizes
-each part by the part's own statistics in either case, as each process of a distributed run does (a batch in four parts
-is computed as it would be by four processes); its running statistics move once for each part.
+BatchNorm normalizes each part by its own statistics in both cases, as each process of a distributed run does. Without
+batch statistics, the cached gradient is exactly that of the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vididi_hf.batch_norm_vididi import frozen_statistics
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining, ViDiDiForPreTrainingOutput
 from vididi_hf.pretraining.order_schedule import OrderPair
 
-ViewsOf = Callable[[Tensor, OrderPair], Tensor]
-"""From uint8 clips (batch, 2, ...) as they are loaded, and orders, to what the model takes of them, on its device."""
-
-
-@dataclass
-class BatchOutput:
-    """What a batch gave beside its gradients, without graph.
-
-    Attributes:
-        loss: The loss, a scalar.
-        terms: Its terms, scalars.
-        features: The encoder's outputs for both views (batch, 2, hidden_size).
-        embeddings: The projector's outputs for both views (batch, 2, dimensions).
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    features: Tensor
-    embeddings: Tensor
+Differentiate = Callable[[Tensor, OrderPair], Tensor]
+"""From uint8 clips (batch, 2, ...) and two orders to the model's input."""
 
 
 def accumulate_gradients(
@@ -53,37 +34,35 @@ def accumulate_gradients(
     model: nn.Module,
     clips: Tensor,
     orders: OrderPair,
-    views_of: ViewsOf,
-    parts: int = 1,
-) -> BatchOutput:
-    """Adds the gradient of the mean of the parts' losses to the parameters; with one part, that of the batch's loss.
+    differentiate: Differentiate,
+    parts: int,
+) -> ViDiDiForPreTrainingOutput:
+    """Adds the gradient of the mean of the parts' losses to the parameters.
 
     Args:
-        accelerator: Knows the processes and the precision.
-        model: A `ViDiDiForPreTraining` as `accelerator.prepare` returns it.
+        accelerator: The accelerator of the run.
+        model: A `ViDiDiForPreTraining`, prepared by the accelerator.
         clips: The batch of this process.
-        orders: The derivative orders of the two views.
-        views_of: Makes the model's input of a part.
-        parts: How many parts the batch is split into; divides the size of the batch.
+        orders: The derivative order of each view.
+        differentiate: Makes the model's input of a part.
+        parts: Number of parts; divides the batch size.
 
     Returns:
-        Means over the parts, and the outputs for the whole batch.
+        The output for the whole batch, without a graph. Loss and terms are means over the parts.
     """
     outputs = []
     for index, part in enumerate(clips.chunk(parts)):
         with nullcontext() if index == parts - 1 else accelerator.no_sync(model):
-            output = model(views_of(part, orders), orders)
+            output = model(differentiate(part, orders), orders)
             accelerator.backward(output.loss / parts)
-        # Without the graph, or all parts' activations would be alive together.
-        terms = {name: term.detach() for name, term in output.loss_terms.items()}
-        outputs.append(
-            BatchOutput(output.loss.detach(), terms, output.pooler_output.detach(), output.embeddings.detach())
-        )
+        outputs.append(output.detached())  # without the graph, or all activations would stay in memory
         del output
-    return BatchOutput(
+    return ViDiDiForPreTrainingOutput(
         loss=torch.stack([output.loss for output in outputs]).mean(),
-        terms={name: torch.stack([output.terms[name] for output in outputs]).mean() for name in outputs[0].terms},
-        features=torch.cat([output.features for output in outputs]),
+        loss_terms={
+            name: torch.stack([output.loss_terms[name] for output in outputs]).mean() for name in outputs[0].loss_terms
+        },
+        pooler_output=torch.cat([output.pooler_output for output in outputs]),
         embeddings=torch.cat([output.embeddings for output in outputs]),
     )
 
@@ -93,48 +72,49 @@ def cache_gradients(
     model: nn.Module,
     clips: Tensor,
     orders: OrderPair,
-    views_of: ViewsOf,
+    differentiate: Differentiate,
     chunk_size: int,
-) -> BatchOutput:
+) -> ViDiDiForPreTrainingOutput:
     """Adds the gradient of the whole batch's loss to the parameters, with the activations of one chunk in memory.
 
     Args:
-        accelerator: Knows the processes and the precision.
-        model: A `ViDiDiForPreTraining` as `accelerator.prepare` returns it.
+        accelerator: The accelerator of the run.
+        model: A `ViDiDiForPreTraining`, prepared by the accelerator.
         clips: The batch of this process.
-        orders: The derivative orders of the two views.
-        views_of: Makes the model's input of a chunk.
-        chunk_size: Videos per chunk; divides the size of the batch.
+        orders: The derivative order of each view.
+        differentiate: Makes the model's input of a chunk.
+        chunk_size: Videos per chunk; divides the batch size.
 
     Returns:
-        The loss of the whole batch, and the outputs for it.
+        The output for the whole batch, without a graph.
 
     Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache,
     https://arxiv.org/abs/2101.06983).
     """
-    raw_model: ViDiDiForPreTraining = accelerator.unwrap_model(model)
+    network: ViDiDiForPreTraining = accelerator.unwrap_model(model)
     chunks = clips.split(chunk_size)
-    # 1. All embeddings, without a graph. What passes twice must move running statistics once; targets pass only here.
-    features, embeddings, predictions, targets = [], [], [], []
-    with torch.no_grad(), frozen_statistics(raw_model.vididi), frozen_statistics(raw_model.objective):
+    # 1. All embeddings, without a graph. Running statistics move in the second pass only; targets pass once.
+    outputs, targets = [], []
+    with torch.no_grad(), frozen_statistics(network.vididi), frozen_statistics(network.objective):
         for chunk in chunks:
-            views = views_of(chunk, orders)
-            output = raw_model(views, orders, compare=False)
-            features.append(output.pooler_output)
-            embeddings.append(output.embeddings)
-            predictions.append(output.predictions)
+            views = differentiate(chunk, orders)
+            outputs.append(network(views, orders, compare=False))
             with accelerator.autocast():
-                targets.append(raw_model.embed_targets(views, orders))
-    # 2. The loss of all, and its gradient with respect to each prediction.
-    cached = torch.cat(predictions).requires_grad_()
-    whole_targets = [torch.cat(parts) for parts in zip(*targets)]
+                targets.append(network.embed_targets(views, orders))
+    # 2. The loss of the whole batch, and its gradient with respect to each prediction.
+    predictions = torch.cat([output.predictions for output in outputs]).requires_grad_()
     with accelerator.autocast():
-        loss, terms = raw_model.objective(*cached.unbind(dim=1), *whole_targets)
-    (gradients,) = torch.autograd.grad(loss, cached)
-    # 3. Each chunk again: the scalar product with the gradients has them as its own.
+        loss, terms = network.objective(*predictions.unbind(dim=1), *[torch.cat(parts) for parts in zip(*targets)])
+    (gradients,) = torch.autograd.grad(loss, predictions)
+    # 3. Each chunk again, with a graph. The gradient of this scalar product is `gradient`.
     for index, (chunk, gradient) in enumerate(zip(chunks, gradients.split(chunk_size))):
         with nullcontext() if index == len(chunks) - 1 else accelerator.no_sync(model):
-            output = model(views_of(chunk, orders), orders, compare=False)
+            output = model(differentiate(chunk, orders), orders, compare=False)
             accelerator.backward((output.predictions * gradient).sum())
         del output
-    return BatchOutput(loss.detach(), terms, torch.cat(features), torch.cat(embeddings))
+    return ViDiDiForPreTrainingOutput(
+        loss=loss.detach(),
+        loss_terms=terms,
+        pooler_output=torch.cat([output.pooler_output for output in outputs]),
+        embeddings=torch.cat([output.embeddings for output in outputs]),
+    )

@@ -1,32 +1,107 @@
-"""Tells the user, the metrics file and the tracker how a run goes."""
+"""What a run reports: progress bar, `metrics.jsonl`, tracker, warnings, and the list of broken videos."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
+from collections import defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vididi_hf.files import write_text
+from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import collapse_warnings, describe_representation
-from vididi_hf.pretraining.gradient_caching import BatchOutput
-from vididi_hf.pretraining.monitors import MetricsFile, RunningMeans, merge_broken
 from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import Progress
 
-# Reading numbers makes the processor wait for the accelerator: only every so many steps.
+METRICS_FILE = "metrics.jsonl"
+# Reading numbers makes the processor wait for the accelerator, so it happens only every so many steps.
 _REFRESH_STEPS = 10
-_NAMED_VIDEOS = 64
+_MAX_NAMED_VIDEOS = 64
+
+
+class RunningMeans:
+    """Means of named scalars since the last reset. The sums stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] += 1
+
+    def read(self) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values())).tolist()
+        return {name: total / self._counts[name] for name, total in zip(self._sums, sums)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = defaultdict(int, state["counts"])
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object per line.
+
+    Args:
+        output_dir: The folder of the run.
+        keep_until: The step that the run continues from. Later rows are dropped, because the run takes these steps
+            again. 0 starts an empty file.
+    """
+
+    def __init__(self, output_dir: str | Path, keep_until: int = 0) -> None:
+        self.path = Path(output_dir) / METRICS_FILE
+        kept = [row for row in read_metrics(output_dir) if row["total_steps"] <= keep_until] if keep_until else []
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row, which must have the key `total_steps`."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
+    """Reads the rows of a run's `metrics.jsonl`. A last line that a kill cut off is left out.
+
+    Raises:
+        ValueError: If another line is not JSON.
+    """
+    path = Path(output_dir) / METRICS_FILE
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last part is empty, or cut off
+    return [json.loads(line) for line in lines]
+
+
+def merge_broken(broken: dict[str, str]) -> dict[str, str]:
+    """Merges the broken videos of all processes. All processes must call this, and all get the result."""
+    merged: dict[str, str] = {}
+    for part in gather_object([broken]):
+        merged |= part
+    return merged
 
 
 class _Step(NamedTuple):
-    """What has to be said of a step if its loss turns out not to be finite."""
+    """What an error message says about a step whose loss is not finite."""
 
     number: int
     orders: OrderPair
@@ -35,20 +110,19 @@ class _Step(NamedTuple):
     sources: list[str]
 
 
-class Reporter:
-    """Progress bar with rate and loss, `metrics.jsonl`, tracker, warnings, and the report of broken videos.
+class RunLog:
+    """Reports a run. All processes must call all methods; the main process writes.
 
-    All processes must call all methods; the main one writes. What an epoch's row says are means over the steps of the
-    epoch. Of the representation it says, for each pair of derivative orders, the means over the measured steps, from
-    the main process's part of their batches: `rank_me/01` is for orders (0, 1).
+    The row of an epoch holds means over its steps. Measures of collapse are means over the measured steps, for each
+    pair of derivative orders: `rank_me/01` is for orders (0, 1). They use the main process's part of the batch.
 
     Args:
-        recipe: The run.
-        accelerator: Knows the processes and the tracker.
+        recipe: The recipe of the run.
+        accelerator: The accelerator of the run.
         total_steps: Steps of the whole run.
     """
 
-    def __init__(self, recipe: PretrainingRecipe, accelerator: Accelerator, total_steps: int):
+    def __init__(self, recipe: PretrainingRecipe, accelerator: Accelerator, total_steps: int) -> None:
         self.recipe = recipe
         self.accelerator = accelerator
         self.total_steps = total_steps
@@ -62,7 +136,7 @@ class Reporter:
         self.epoch_start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what the epoch has given so far."""
+        """Returns the state of the current epoch."""
         return {
             "means": self.means.state_dict(),
             "representation": self.representation.state_dict(),
@@ -72,17 +146,13 @@ class Reporter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the epoch that `state_dict` was called in; before `open`."""
+        """Continues the epoch of a saved state."""
         self.means.load_state_dict(state["means"], self.accelerator.device)
         self.representation.load_state_dict(state["representation"])
         self.learning_rate, self.videos, self.seconds = (state[key] for key in ("learning_rate", "videos", "seconds"))
 
     def open(self, progress: Progress) -> None:
-        """Starts bar, metrics file and tracker.
-
-        Args:
-            progress: The place the run starts from; read again as it goes on.
-        """
+        """Opens the progress bar, the metrics file and the tracker of a run that starts at `progress`."""
         self.progress = progress
         self.bar = tqdm(
             total=self.total_steps,
@@ -91,34 +161,33 @@ class Reporter:
             unit="step",
             disable=not (self.recipe.progress and self.accelerator.is_main_process),
         )
-        # The row of an epoch whose last step is done, but not what comes after it, is yet to be written.
+        # An epoch whose last step is done but whose end is not has no row yet.
         rows_until = progress.total_steps - (progress.step > 0)
         self.file = MetricsFile(self.recipe.output_dir, rows_until) if self.accelerator.is_main_process else None
         if self.recipe.tracker != "none":
-            settings = {
-                k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(self.recipe).items()
-            }
-            # The others write to the run's folder anyway, or to one of their own.
+            settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(self.recipe).items()}
+            # Other trackers write to the run's folder anyway.
             own_folder = {"wandb": {"dir": self.recipe.output_dir}}
             self.accelerator.init_trackers("vididi", config=settings, init_kwargs=own_folder)
 
     def start_epoch(self) -> None:
-        """Starts the clock of an epoch; evaluation and checkpoints between epochs do not count as training time."""
+        """Starts the clock of an epoch. Evaluation and checkpoints between epochs do not count as training time."""
         self.epoch_start = time.perf_counter() - self.seconds
 
-    def step(self, orders: OrderPair, learning_rate: float, output: BatchOutput, sources: list[str]) -> None:
-        """Reports one optimizer step, which `progress` counts already.
+    def step(self, orders: OrderPair, learning_rate: float, output: Any, sources: list[str]) -> None:
+        """Reports one step, which `progress` already counts.
 
         Args:
-            orders: The derivative orders of the two views.
+            orders: The derivative order of each view.
             learning_rate: The learning rate of the step.
-            output: What the batch gave.
-            sources: The files of the batch of this process.
+            output: The `ViDiDiForPreTrainingOutput` of the batch.
+            sources: The files of this process's part of the batch.
 
         Raises:
-            FloatingPointError: If a loss is not finite (looked at every few steps).
+            FloatingPointError: If a loss is not finite. It is checked every few steps.
         """
-        self.means.add({"loss": output.loss, **output.terms})
+        output = output.detached()
+        self.means.add({"loss": output.loss, **output.loss_terms})
         self.unchecked.append(_Step(self.progress.total_steps, orders, learning_rate, output.loss, sources))
         self.learning_rate = learning_rate
         self.videos += len(sources) * self.accelerator.num_processes
@@ -126,50 +195,26 @@ class Reporter:
         self.bar.update()
         if self.recipe.monitor_steps and (self.progress.step - 1) % self.recipe.monitor_steps == 0:
             self.require_finite_loss()
-            self._look_at_representation(orders, output, sources)
-        if self.progress.total_steps % _REFRESH_STEPS:
-            return
-        self.require_finite_loss()
-        shown = " ".join(f"{name} {value:.3g}" for name, value in self.means.read().items())
-        epoch = f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}"
-        self.bar.set_postfix_str(f"{epoch} {shown} {self.videos / self.seconds:.0f} videos/s", refresh=False)
+            self._check_collapse(orders, output, sources)
+        if self.progress.total_steps % _REFRESH_STEPS == 0:
+            self.require_finite_loss()
+            shown = " ".join(f"{name} {value:.3g}" for name, value in self.means.read().items())
+            epoch = f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}"
+            self.bar.set_postfix_str(f"{epoch} {shown} {self.videos / self.seconds:.0f} videos/s", refresh=False)
 
     def require_finite_loss(self) -> None:
-        """Checks that the losses since the last call were finite.
-
-        Raises:
-            FloatingPointError: If one was not; the message says where and when, and what helps.
-        """
+        """Raises a FloatingPointError if a loss since the last call was not finite."""
         steps, self.unchecked = self.unchecked, []
         for step, loss in zip(steps, torch.stack([step.loss for step in steps]).tolist() if steps else ()):
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss} at step {step.number}, with derivative orders {step.orders} and learning rate "
+                    f"the loss is {loss} at step {step.number} with derivative orders {step.orders} and learning rate "
                     f"{step.learning_rate:.3g}: lower learning_rate or set max_grad_norm; the videos of this step were "
-                    f"{_listed(step.sources)}"
-                )
-
-    def _look_at_representation(self, orders: OrderPair, output: BatchOutput, sources: list[str]) -> None:
-        """Measures it, and warns once for each sign of a collapse and each pair of orders."""
-        if not self.accelerator.is_main_process:
-            return
-        values = describe_representation(output.features, output.embeddings)
-        self.representation.add({f"{name}/{orders[0]}{orders[1]}": value for name, value in values.items()})
-        for sign, words in collapse_warnings(values).items():
-            if (orders, sign) not in self.warned:
-                self.warned.add((orders, sign))
-                self.bar.write(
-                    f"warning: the representation may be collapsing: {words} at step {self.progress.total_steps}, with "
-                    f"derivative orders {orders}; the videos of this step were {_listed(sources)}",
-                    file=sys.stderr,
+                    f"{_join(step.sources)}"
                 )
 
     def epoch(self, evaluation: dict[str, float]) -> None:
-        """Writes the means of the epoch that `progress` has just finished.
-
-        Args:
-            evaluation: What evaluation gave, if there was one; becomes part of the row.
-        """
+        """Writes the row of the epoch that has just ended, with the metrics of its evaluation."""
         row: dict[str, Any] = {
             "epoch": self.progress.epoch,
             "total_steps": self.progress.total_steps,
@@ -187,16 +232,31 @@ class Reporter:
         self.videos, self.seconds = 0, 0.0
 
     def close(self) -> None:
-        """Ends the bar and the tracker and names the videos that could not be used."""
+        """Closes the bar and the tracker, and lists the videos that could not be decoded."""
         self.bar.close()
         broken = merge_broken(self.progress.broken)
         if broken:
             lines = "\n".join(f"  {source}: {reason}" for source, reason in sorted(broken.items()))
-            self.accelerator.print(f"videos that could not be decoded, replaced by others: {len(broken)}\n{lines}")
+            self.accelerator.print(f"{len(broken)} videos could not be decoded and were replaced by others:\n{lines}")
         if self.recipe.tracker != "none":
             self.accelerator.end_training()
 
+    def _check_collapse(self, orders: OrderPair, output: Any, sources: list[str]) -> None:
+        """Measures the representation, and warns once per kind of collapse and pair of orders."""
+        if not self.accelerator.is_main_process:
+            return
+        values = describe_representation(output.pooler_output, output.embeddings)
+        self.representation.add({f"{name}/{orders[0]}{orders[1]}": value for name, value in values.items()})
+        for kind, warning in collapse_warnings(values).items():
+            if (orders, kind) not in self.warned:
+                self.warned.add((orders, kind))
+                self.bar.write(
+                    f"warning: the representation may be collapsing: {warning} at step {self.progress.total_steps} "
+                    f"with derivative orders {orders}; the videos of this step were {_join(sources)}",
+                    file=sys.stderr,
+                )
 
-def _listed(sources: list[str]) -> str:
-    more = f" and {len(sources) - _NAMED_VIDEOS} more" if len(sources) > _NAMED_VIDEOS else ""
-    return ", ".join(sources[:_NAMED_VIDEOS]) + more
+
+def _join(sources: list[str]) -> str:
+    more = f" and {len(sources) - _MAX_NAMED_VIDEOS} more" if len(sources) > _MAX_NAMED_VIDEOS else ""
+    return ", ".join(sources[:_MAX_NAMED_VIDEOS]) + more

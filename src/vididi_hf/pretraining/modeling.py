@@ -1,21 +1,29 @@
-"""The model that is pretrained: an encoder, an objective with its heads, and for BYOL a slowly moving target."""
+"""The pretraining model: an encoder, an objective with its heads, and for BYOL an EMA target."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from vididi_hf.batch_norm_vididi import synchronize
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.derivatives_vididi import rescale_derivative
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 from vididi_hf.objectives import build_objective
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+
+# Each derivative order, each of the two passes of gradient caching and BYOL's target has its own compiled graph. torch
+# silently stops compiling after eight.
+_MAX_GRAPHS = 32
 
 
 @dataclass
@@ -23,12 +31,11 @@ class ViDiDiForPreTrainingOutput(ModelOutput):
     """Output of [`ViDiDiForPreTraining`].
 
     Args:
-        loss: The scalar to minimize.
-        loss_terms: Named scalars for the log, unweighted and without gradient; which ones depends on the objective.
-        pooler_output: The encoder's features of both views, (batch, 2, hidden_size).
-        embeddings: The projector's outputs for both views, (batch, 2, dimensions). A predictor is not applied.
-        predictions: What the objective sees of both views, (batch, 2, dimensions): the predictor's outputs, where the
-            objective has a predictor.
+        loss: The loss, a scalar.
+        loss_terms: Named scalars for the log, unweighted and without gradient. They depend on the objective.
+        pooler_output: The encoder's features of both views (batch, 2, hidden_size).
+        embeddings: The projector's outputs for both views (batch, 2, dimensions).
+        predictions: What the objective compares (batch, 2, dimensions): the predictor's outputs, or the embeddings.
     """
 
     loss: Tensor | None = None
@@ -37,16 +44,20 @@ class ViDiDiForPreTrainingOutput(ModelOutput):
     embeddings: Tensor | None = None
     predictions: Tensor | None = None
 
+    def detached(self: Any) -> Any:
+        """Returns a copy without the graph and without the predictions."""
+        return ViDiDiForPreTrainingOutput(
+            loss=self.loss.detach(),
+            loss_terms={name: term.detach() for name, term in self.loss_terms.items()},
+            pooler_output=self.pooler_output.detach(),
+            embeddings=self.embeddings.detach(),
+        )
+
 
 class TargetNetwork(nn.Module):
-    """A copy of encoder and projector that no gradient reaches.
+    """BYOL's target: a copy of encoder and projector that receives no gradient.
 
-    Its BatchNorms keep running statistics of their own, and follow `train()` and `eval()` with the whole model: BYOL
-    normalizes target embeddings by their batch while it trains.
-
-    Args:
-        encoder: The online encoder.
-        projector: The online projector.
+    Its BatchNorms keep their own running statistics, and normalize by the batch in training mode.
     """
 
     def __init__(self, encoder: ViDiDiModel, projector: nn.Module) -> None:
@@ -57,32 +68,30 @@ class TargetNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, clips: Tensor, derivative_order: int = 0) -> Tensor:
-        """Return the target embeddings (batch, dimensions) of clips (batch, frames, channels, height, width)."""
+        """Embeds clips (batch, frames, channels, height, width) to (batch, dimensions)."""
         return self.projector(_pooled_features(self.encoder, clips, derivative_order))
 
 
 class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
-    """An encoder under a self-supervised objective of two views of the same videos.
+    """An encoder with a self-supervised objective on two views of the same videos.
 
-    One call takes both views, so that `DistributedDataParallel` sees one forward pass per step. `config.objective` and
-    `config.objective_options` choose the loss and its heads. `config.view_forward` chooses what BatchNorm sees, in the
-    encoder and in the heads alike: with `"separate"` each view passes on its own and is normalized by its own
-    statistics (views of different derivative orders have different ones); with `"joint"` both pass as one batch.
+    One call takes both views, so `DistributedDataParallel` sees one forward pass per step. With
+    `config.view_forward="separate"`, each view passes alone and BatchNorm uses the statistics of that view. With
+    `"joint"`, both views pass as one batch.
 
-    The weights that `save_pretrained` writes hold encoder and heads, and `ViDiDiModel.from_pretrained` reads the
-    encoder out of them. BYOL's target is left out there, since it is state of the training and not of the model: it is
-    in `state_dict()`, from which training resumes. Loaded without one, the target starts as an exact copy.
+    `save_pretrained` writes encoder and heads, and `ViDiDiModel.from_pretrained` reads the encoder from them. BYOL's
+    target is part of `state_dict()` but not of the saved model. Loaded without it, the target starts as a copy.
 
     Args:
-        config: Encoder, objective and the way views pass.
+        config: The configuration of encoder and objective.
 
     Attributes:
         vididi: The encoder.
         objective: The objective with its projector and predictor.
-        target: The target network, or `None` if the objective uses none.
+        target: The target network, or `None`.
 
     Raises:
-        ValueError: If `config.objective_options` has an option that the objective does not know.
+        ValueError: If `config.objective_options` has an unknown option.
 
     Example:
         >>> import torch
@@ -104,18 +113,17 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         self.target: TargetNetwork | None = None
         if self.objective.uses_target:
             self.target = TargetNetwork(self.vididi, self.objective.projector)
-        # Exports have no target (see above), so a missing one is not worth a warning. Of these two, transformers
-        # matches the first as patterns and compares the second with whole names.
+        # Saved models have no target. transformers matches the first as patterns and the second as whole names.
         self._keys_to_ignore_on_load_missing = [r"^target\."]
         self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith("target.")]
         self.post_init()
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialize what no checkpoint provided, and make the target a copy of the modules it follows.
+        """Initializes what no checkpoint provided, and makes the target a copy of the online network.
 
-        transformers calls this after construction and after loading; its per-module hook is no place for the copy,
-        because it skips modules that own no parameter themselves, as this one.
+        transformers calls this after construction and after loading. Its hook per module skips modules without own
+        parameters, such as this one.
         """
         super().initialize_weights()
         if self.target is not None:
@@ -131,20 +139,18 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0), compare: bool = True
     ) -> ViDiDiForPreTrainingOutput:
-        """Encode two views of every video and compare them.
+        """Encodes two views of every video and compares them.
 
         Args:
-            pixel_values: Normalized clips or their derivatives (batch, 2, frames, channels, height, width).
-            derivative_orders: Which derivatives the two views are; see [`ViDiDiModel.forward`].
-            compare: Whether to compute the loss. Without it the output has neither loss nor terms, and a target network
-                is left alone: for those who compare the predictions of several calls.
+            pixel_values: Normalized clips or derivatives (batch, 2, frames, channels, height, width).
+            derivative_orders: The derivative order of each view.
+            compare: Whether to compute the loss. Gradient caching does it separately.
 
         Returns:
-            A [`ViDiDiForPreTrainingOutput`], or a tuple of its fields if the keyword `return_dict=False` was given (or
-            the configuration says so).
+            A [`ViDiDiForPreTrainingOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: If the shape is not that of pairs of clips which the encoder can take.
+            ValueError: If `pixel_values` does not have two views.
         """
         if pixel_values.ndim != 6 or pixel_values.shape[1] != 2:
             raise ValueError(
@@ -163,61 +169,76 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         )
 
     def embed_targets(self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0)) -> tuple[Tensor, ...]:
-        """Embed both views by the target network.
-
-        Args:
-            pixel_values: As `forward` takes them.
-            derivative_orders: Likewise.
+        """Embeds both views with the target network.
 
         Returns:
-            The target embeddings of the first and of the second view, each (batch, dimensions) and without gradient;
-            an empty tuple if the objective uses no target.
+            The embeddings of each view (batch, dimensions), without gradient; empty if there is no target.
         """
         if self.target is None:
             return ()
         return self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
 
-    def update_target(self, decay: float) -> None:
-        """Move the target's parameters towards the online ones; call it after every step of the optimizer.
+    def update_target(self, momentum: float) -> None:
+        """Moves the target's parameters: target = momentum * target + (1 - momentum) * online.
 
-        target = decay * target + (1 - decay) * online. Running statistics of BatchNorm are not averaged: the target
-        gathers its own.
+        BatchNorm's running statistics are not averaged; the target gathers its own.
 
         Args:
-            decay: Between 0 and 1; see [`cosine_decay`][vididi_hf.objectives.cosine_decay].
+            momentum: EMA momentum between 0 and 1; see `cosine_decay`.
 
         Raises:
-            RuntimeError: If the objective uses no target.
-            ValueError: If the decay is not between 0 and 1.
+            RuntimeError: If there is no target.
+            ValueError: If the momentum is not between 0 and 1.
         """
         if self.target is None:
-            raise RuntimeError(f"objective {self.config.objective!r} uses no target that could be updated")
-        get_ema_multi_avg_fn(decay)(list(self.target.parameters()), list(self._online().parameters()), None)
+            raise RuntimeError(f"objective {self.config.objective!r} has no target")
+        get_ema_multi_avg_fn(momentum)(list(self.target.parameters()), list(self._online().parameters()), None)
 
     def _online(self) -> nn.ModuleList:
-        """The modules that the target follows, in the order in which it holds them."""
         return nn.ModuleList([self.vididi, self.objective.projector])
 
     def _encode(self, encoder: Callable[[Tensor, int], Tensor], views: Tensor, orders: tuple[int, int]) -> Tensor:
-        """Encode both views (batch, 2, ...), each as the derivative that it is; a joint pass knows only scales."""
+        """Encodes both views (batch, 2, ...)."""
         if self.config.view_forward == "joint":
             scale = self.config.derivative_scale
-            if scale != "none":  # here, because the encoder is told one order for all
+            if scale != "none":  # here, because the encoder gets one order for both views
                 each = zip(views.unbind(dim=1), orders)
                 views = torch.stack([rescale_derivative(view, order, scale) for view, order in each], dim=1)
             return encoder(views.flatten(0, 1), 0).unflatten(0, (-1, 2))
         return torch.stack([encoder(view, order) for view, order in zip(views.unbind(dim=1), orders)], dim=1)
 
     def _for_each_view(self, function: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """Apply a function of batches to both views (batch, 2, ...), as `config.view_forward` says."""
+        """Applies a function of batches to both views (batch, 2, ...)."""
         if self.config.view_forward == "joint":
             return function(views.flatten(0, 1)).unflatten(0, (-1, 2))
         return torch.stack([function(view) for view in views.unbind(dim=1)], dim=1)
 
 
 def _pooled_features(encoder: ViDiDiModel, clips: Tensor, derivative_order: int) -> Tensor:
-    # Named output whatever the configuration says about tuples.
     return encoder(clips, derivative_order=derivative_order, return_dict=True).pooler_output
 
 
-__all__ = ["TargetNetwork", "ViDiDiForPreTraining", "ViDiDiForPreTrainingOutput"]
+def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiForPreTraining:
+    """Builds the model of a recipe on its device, with its memory layout and compilation."""
+    model = ViDiDiForPreTraining(recipe.model_config())
+    if recipe.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        synchronize(model)
+    model = model.to(accelerator.device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
+    if recipe.torch_compile:
+        compile_encoders(model)
+    return model
+
+
+def compile_encoders(model: ViDiDiForPreTraining, backend: str = "inductor") -> None:
+    """Compiles the backbones of the encoder and of BYOL's target in place, once per derivative order."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
+    for encoder in (model.vididi, model.target.encoder if model.target is not None else None):
+        if encoder is not None:
+            encoder.backbone.compile(backend=backend, dynamic=False)
+
+
+__all__ = ["TargetNetwork", "ViDiDiForPreTraining", "ViDiDiForPreTrainingOutput", "build_model", "compile_encoders"]

@@ -1,18 +1,21 @@
-"""Optimizers and the learning-rate schedule of self-supervised pretraining."""
+"""Optimizers and the learning-rate schedule of pretraining."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-OPTIMIZER_NAMES = ("lars", "adamw", "sgd")
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 
 class LARS(Optimizer):
-    r"""SGD with momentum and a learning rate per layer (You, Gitman and Ginsburg, 2017, arXiv 1708.03888).
+    r"""SGD with momentum and a learning rate per layer.
 
     .. math::
         g \leftarrow g + \lambda w, \quad
@@ -20,18 +23,20 @@ class LARS(Optimizer):
         m \leftarrow \mu m + g, \quad
         w \leftarrow w - \alpha m
 
-    The first two steps are left out for parameters of at most one dimension (biases and BatchNorm), and the second one
-    where either norm is zero, as in VICReg's reference implementation (github.com/facebookresearch/vicreg).
+    Parameters of at most one dimension (biases, BatchNorm) skip the first two steps. The second step is also skipped if
+    either norm is zero.
 
     Args:
         params: Parameters or parameter groups.
         lr: Learning rate alpha.
         momentum: Momentum mu.
         weight_decay: Weight decay lambda.
-        trust_coefficient: Ratio eta between the length of an update and that of the weights, at learning rate 1.
+        trust_coefficient: Trust coefficient eta.
 
     Raises:
         ValueError: If a hyperparameter is negative.
+
+    Source: You, Gitman and Ginsburg, 2017 (arXiv 1708.03888), as used in github.com/facebookresearch/vicreg.
 
     Example:
         >>> layer = torch.nn.Linear(4, 2)
@@ -63,14 +68,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: Recomputes the loss with gradients, and returns it.
-
-        Returns:
-            The closure's loss, if there is one.
-        """
+        """Updates every parameter that has a gradient, and returns the loss of the closure, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -83,7 +81,6 @@ class LARS(Optimizer):
         return loss
 
     def _update(self, params: list[torch.Tensor], group: dict[str, Any], adapted: bool) -> None:
-        """Update some parameters of a group, all of them with weight decay and adaptation or all without."""
         # The _foreach operations run one kernel for the whole list instead of one for each of dozens of tensors.
         gradients = [param.grad for param in params if param.grad is not None]
         if adapted:
@@ -105,77 +102,56 @@ class LARS(Optimizer):
         return state["momentum_buffer"]
 
 
-def build_optimizer(
-    model: nn.Module,
-    name: str,
-    learning_rate: float,
-    weight_decay: float,
-    momentum: float = 0.9,
-    fused: bool = False,
-) -> Optimizer:
-    """Build an optimizer of the parameters that require gradients, without weight decay on biases and BatchNorm.
+def build_optimizer(model: nn.Module, recipe: PretrainingRecipe) -> Optimizer:
+    """Builds the optimizer of a recipe. Frozen parameters, such as BYOL's target, are left out."""
+    groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), fused=recipe.fused_optimizer or None)
+    if recipe.optimizer == "sgd":
+        return SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=recipe.fused_optimizer or None)
+    return LARS(groups, lr=recipe.learning_rate)
 
-    Args:
-        model: Model whose parameters are trained; frozen ones, such as BYOL's target, are left out.
-        name: `"lars"`, `"adamw"` or `"sgd"`.
-        learning_rate: Learning rate, to be overwritten per step (see `learning_rate_at`).
-        weight_decay: Weight decay of parameters of two or more dimensions.
-        momentum: Momentum, or the first of AdamW's two decay rates.
-        fused: AdamW and SGD: update each tensor in one pass over its memory.
 
-    Returns:
-        The optimizer with two parameter groups: parameters of two or more dimensions, and the rest.
-
-    Raises:
-        ValueError: If the name is unknown, or LARS shall be fused.
-
-    Example:
-        >>> optimizer = build_optimizer(torch.nn.Linear(4, 2), "lars", learning_rate=0.5, weight_decay=1e-6)
-        >>> [group["weight_decay"] for group in optimizer.param_groups]
-        [1e-06, 0.0]
-    """
-    if name not in OPTIMIZER_NAMES:
-        raise ValueError(f"unknown optimizer {name!r}, expected one of {', '.join(OPTIMIZER_NAMES)}")
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Splits the trainable parameters in two groups: with weight decay, and biases and BatchNorm without it."""
     trained = [param for param in model.parameters() if param.requires_grad]
-    groups = [
+    return [
         {"params": [param for param in trained if param.ndim > 1], "weight_decay": weight_decay},
         {"params": [param for param in trained if param.ndim <= 1], "weight_decay": 0.0},
     ]
-    if name == "adamw":
-        return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999), fused=fused or None)
-    if name == "sgd":
-        return SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
-    if fused:
-        raise ValueError("torch has fused adamw and sgd, but no fused lars")
-    return LARS(groups, lr=learning_rate, momentum=momentum)
+
+
+def build_lr_schedule(
+    recipe: PretrainingRecipe, steps_per_epoch: int, num_processes: int = 1
+) -> Callable[[int], float]:
+    """Builds the learning-rate schedule of a recipe: a function from the step of the run to the learning rate.
+
+    It has no state, so a resumed run continues the same schedule. The peak scales with the global batch size.
+    """
+    return partial(
+        learning_rate_at,
+        total_steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch),
+        base=recipe.learning_rate * recipe.batch_size * num_processes / 256,
+        final_ratio=recipe.final_learning_rate,
+    )
 
 
 def learning_rate_at(step: int, total_steps: int, warmup_steps: int, base: float, final_ratio: float) -> float:
-    """Compute the learning rate of a step: a linear rise from 0 to `base`, then half a cosine down to the end value.
-
-    Args:
-        step: The step, from 0 (whose rate is 0 if there is a warm-up) to `total_steps`.
-        total_steps: Steps of the whole training, at least 1.
-        warmup_steps: Steps of the rise, at most `total_steps`; `base` is reached at step `warmup_steps`.
-        base: The highest learning rate.
-        final_ratio: The rate at `total_steps` as a share of `base`.
-
-    Returns:
-        The learning rate.
-
-    Raises:
-        ValueError: If a number of steps is out of its range.
+    """Computes the learning rate of a step: linear warmup from 0 to `base`, then a cosine to `base * final_ratio`.
 
     Example:
         >>> [round(learning_rate_at(step, 100, 10, base=2.0, final_ratio=0.001), 4) for step in (0, 5, 10, 55, 100)]
         [0.0, 1.0, 2.0, 1.001, 0.002]
     """
-    if not 0 <= step <= total_steps or total_steps < 1:
-        raise ValueError(f"step must lie between 0 and total_steps >= 1, got step {step} of {total_steps}")
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps must lie between 0 and total_steps ({total_steps}), got {warmup_steps}")
     if step < warmup_steps:
         return base * step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     share = (1 + math.cos(math.pi * progress)) / 2
     return base * (share + (1 - share) * final_ratio)
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,221 +1,229 @@
-"""Checkpoints: written whole or not at all, verified when loaded, without unpickling anything.
-
-A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load, with
-`recipe.json` beside the weights and, in `training_state/`, what only a resumed run needs: the objective's heads (and
-BYOL's target), the optimizer, the place in the run, and the sizes and hashes of all these files.
-"""
+"""Where a run is: resuming, saving, and stopping on a signal."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
+import signal
+import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
+from types import FrameType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers.utils import logging
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 
-from vididi_hf.files import atomic_write, remove_folder, remove_unfinished
+from vididi_hf.pretraining.checkpoints import (
+    DamagedCheckpointError,
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    save_encoder,
+)
+from vididi_hf.pretraining.logging import RunLog, merge_broken
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
+from vididi_hf.pretraining.order_schedule import OrderPair
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
-CHECKPOINTS = "checkpoints"
-_STATE = "training_state"
-_FILES = f"{_STATE}/files.json"
-_ENCODER = "model.safetensors"
-_OBJECTIVE = f"{_STATE}/objective.safetensors"
-_TRAINING = f"{_STATE}/optimizer.pt"
-_PROGRESS = f"{_STATE}/progress.json"
-_ENCODER_PREFIX = "vididi."
+BEST_BY = "R@1"
+"""The metric that decides which evaluated checkpoint is the best."""
 
 
-class DamagedCheckpointError(ValueError):
-    """A checkpoint lacks a file, or one of its files is not what was written."""
-
-
-@dataclass
-class Progress:
-    """The place in a run: the next thing to do is step `step` of epoch `epoch`.
-
-    Attributes:
-        epoch: Epochs that are finished.
-        step: Steps of the current epoch that are finished.
-        total_steps: Optimizer steps since the beginning of the run.
-        steps_per_epoch: Steps of a whole epoch; `step` means nothing in a run that has another number of them.
-        broken: Videos that could not be decoded so far, with the reasons.
-        best_score: The best of the evaluations so far.
-        best_step: The optimizer steps that it was reached after; the checkpoint of that step is kept.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    steps_per_epoch: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
-    best_score: float | None = None
-    best_step: int | None = None
-
-    def note_score(self, score: float) -> bool:
-        """Takes note of an evaluation at this place, and returns whether it is the best one so far."""
-        if self.best_score is not None and score <= self.best_score:
-            return False
-        self.best_score, self.best_step = score, self.total_steps
-        return True
-
-
-def save_encoder(
-    folder: Path, model: ViDiDiForPreTraining, processor: ViDiDiVideoProcessor, recipe: PretrainingRecipe
-) -> None:
-    """Writes what users load: encoder weights, configuration, processor, and the recipe that made them."""
-    # transformers' own bar for the one file would break up the run's.
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model.vididi.save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    processor.save_pretrained(folder)
-    recipe.save(folder)
-
-
-def save_checkpoint(
-    output_dir: str | Path,
-    model: ViDiDiForPreTraining,
-    processor: ViDiDiVideoProcessor,
-    recipe: PretrainingRecipe,
-    progress: Progress,
-    training: dict[str, Any],
-) -> Path:
-    """Writes a checkpoint and removes all but the newest `recipe.keep_checkpoints` and the best.
-
-    Everything goes to a hidden folder first, is flushed to the disk and then renamed: whoever sees the folder sees all
-    of it, and a full disk or a kill leaves the earlier checkpoints as they were. What a kill left half-written is
-    removed by the next call.
-
-    Args:
-        output_dir: The run's folder.
-        model: The model, unwrapped.
-        processor: Its processor.
-        recipe: What the run was started with.
-        progress: The place in the run.
-        training: State of the optimizer and its like: nested dictionaries and lists of tensors and numbers.
-
-    Returns:
-        The checkpoint's folder, `output_dir/checkpoints/step-<total steps>`.
+def open_output_dir(recipe: PretrainingRecipe) -> None:
+    """Creates the folder of a run.
 
     Raises:
-        OSError: If it cannot be written, such as to a full disk. Nothing half-written stays; earlier checkpoints do.
+        ValueError: If it holds a run, and `resume` is false.
     """
-    parent = Path(output_dir) / CHECKPOINTS
-    final = parent / f"step-{progress.total_steps:08d}"
-    remove_unfinished(parent)
-    try:
-        # The folder is there already if it is damaged, or of a run that was asked to stop between an epoch's last step
-        # and its end.
-        with atomic_write(final) as unfinished:
-            (unfinished / _STATE).mkdir(parents=True)
-            save_encoder(unfinished, model, processor, recipe)
-            rest = {
-                name: tensor.contiguous()
-                for name, tensor in model.state_dict().items()
-                if not name.startswith(_ENCODER_PREFIX)
-            }
-            save_file(rest, unfinished / _OBJECTIVE)
-            torch.save(training, unfinished / _TRAINING)
-            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
-            (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2))
-    # safetensors and torch have errors of their own for a full disk.
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise OSError(
-            f"checkpoint {final} cannot be written ({error}). Earlier ones are as they were: make room, and continue "
-            "with --resume"
-        ) from error
-    for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
-        if _step_of(old) != progress.best_step:
-            remove_folder(old)
-    return final
+    folder = Path(recipe.output_dir)
+    if list_checkpoints(folder) and not recipe.resume:
+        raise ValueError(f"{folder} already holds a run: add --resume to continue it, or choose another output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
-def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Returns the finished checkpoints of a run, oldest first."""
-    folders = (Path(output_dir) / CHECKPOINTS).glob("step-*")
-    return sorted((path for path in folders if re.fullmatch(r"step-\d+", path.name)), key=_step_of)
+class StopRequest:
+    """Notes SIGTERM and SIGINT instead of ending the process, while its context lasts. A second signal ends it.
+
+    Signals may reach only some of the processes. `agreed` is therefore a collective call: all processes learn in the
+    same step that one of them was asked to stop. They talk over CPUs, so a GPU's queue never runs empty for it. Outside
+    of the main thread, signals keep their meaning.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._signal = 0
+        self._group: Any = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def agreed(self) -> int:
+        """Returns the signal that any process got, or 0. All processes must call this, and all get the same answer."""
+        if self._group is None:
+            return self._signal
+        number = torch.tensor(self._signal)
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        return int(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal:  # the second one means it
+            self.__exit__()
+            signal.raise_signal(number)
+        self._signal = number
 
 
-def load_checkpoint(
-    folder: str | Path, model: ViDiDiForPreTraining, recipe: PretrainingRecipe
-) -> tuple[Progress, dict[str, Any]]:
-    """Verifies a checkpoint, loads its weights into a model and returns the rest.
+class RunState:
+    """The state of a run: progress, checkpoints, log and stop requests.
+
+    Entering the context resumes from the newest checkpoint, if there is one. All processes must call all methods.
 
     Args:
-        folder: A folder that `save_checkpoint` wrote.
-        model: The unwrapped model of the recipe. It is not touched unless every file is what was written.
-        recipe: The run that shall go on.
-
-    Returns:
-        The place in the run, and the `training` state that was saved.
+        recipe: The recipe of the run.
+        accelerator: The accelerator of the run.
+        model: The model, not wrapped.
+        optimizer: The optimizer, prepared by the accelerator.
+        processor: The processor that is saved with the encoder.
+        steps_per_epoch: Steps of one epoch.
 
     Raises:
-        DamagedCheckpointError: If a file is missing, differs from what was written, or cannot be read; the message
-            names it.
-        ValueError: If the checkpoint belongs to another run or network.
+        ValueError: On entering, if no checkpoint can be read, or they belong to another run.
     """
-    folder = Path(folder)
-    written = _read(folder, _FILES, _read_fingerprints)
-    for name, fingerprint in written.items():
-        if _read(folder, name, _fingerprint) != fingerprint:
-            raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} is not what was written")
-    saved_recipe = _read(folder, RECIPE_FILE, read_recipe_file)
-    encoder = _read(folder, _ENCODER, load_file)
-    rest = _read(folder, _OBJECTIVE, load_file)
-    training = _read(folder, _TRAINING, lambda path: torch.load(path, map_location="cpu", weights_only=True))
-    progress = _read(folder, _PROGRESS, lambda path: Progress(**json.loads(path.read_text())))
-    recipe.check_continues(saved_recipe)
-    try:
-        model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
-    except RuntimeError as error:
-        raise ValueError(f"{folder} holds the weights of another network than this recipe's: {error}") from None
-    return progress, training
 
+    def __init__(
+        self,
+        recipe: PretrainingRecipe,
+        accelerator: Accelerator,
+        model: ViDiDiForPreTraining,
+        optimizer: AcceleratedOptimizer,
+        processor: ViDiDiVideoProcessor,
+        steps_per_epoch: int,
+    ) -> None:
+        self.recipe, self.accelerator, self.processor = recipe, accelerator, processor
+        self.model, self.optimizer = model, optimizer
+        self.last_step = recipe.epochs * steps_per_epoch
+        self.progress = Progress(steps_per_epoch=steps_per_epoch)
+        self.log = RunLog(recipe, accelerator, self.last_step)
+        self.stop = StopRequest(accelerator)
 
-def _read(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(folder / name)
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} is missing") from None
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise DamagedCheckpointError(f"{folder} is no whole checkpoint: {name} cannot be read: {error}") from error
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return self.progress.epoch
 
+    @property
+    def step(self) -> int:
+        """Steps of the current epoch that are finished."""
+        return self.progress.step
 
-def _fingerprint(path: Path) -> list[int | str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return [size, digest.hexdigest()]
+    @property
+    def total_steps(self) -> int:
+        """Steps that are finished."""
+        return self.progress.total_steps
 
+    def __enter__(self) -> RunState:
+        self._resume()
+        self.log.open(self.progress)
+        self.stop.__enter__()
+        return self
 
-def _fingerprints(folder: Path) -> dict[str, list[int | str]]:
-    """Size and hash of every file below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+    def __exit__(self, *exception: object) -> None:
+        self.stop.__exit__(*exception)
 
+    def start_epoch(self) -> None:
+        """Starts the clock of an epoch."""
+        self.log.start_epoch()
 
-def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
-    written = json.loads(path.read_text())
-    if not isinstance(written, dict) or not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
-        raise ValueError("it does not list the files")
-    return written
+    def after_step(self, orders: OrderPair, learning_rate: float, output: Any, batch: Any) -> None:
+        """Counts, logs and, if due, saves a step.
 
+        Raises:
+            FloatingPointError: If a loss is not finite.
+            SystemExit: If a process was asked to stop. The checkpoint is written before.
+        """
+        progress = self.progress
+        progress.step += 1
+        progress.total_steps += 1
+        progress.broken |= batch["broken"]
+        self.log.step(orders, learning_rate, output, batch["sources"])
+        number = self.stop.agreed()
+        if number or (progress.step < progress.steps_per_epoch and self._is_save_due()):
+            self.log.require_finite_loss()
+            self.save()
+        if number:
+            self.log.close()
+            self.accelerator.print(f"stopped and saved after {progress.total_steps} steps; continue with --resume")
+            raise SystemExit(128 + number)
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+    def after_epoch(self, evaluate: Callable[[int], dict[str, float]]) -> None:
+        """Evaluates, logs and, if due, saves an epoch.
+
+        Args:
+            evaluate: Returns the metrics after an epoch, counted from 1; empty if it is not evaluated.
+        """
+        self.log.require_finite_loss()
+        self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+        metrics = evaluate(self.progress.epoch)
+        is_best = bool(metrics) and self.progress.note_score(metrics[BEST_BY])
+        self.log.epoch(metrics)
+        if is_best or self._is_save_due():
+            self.save()
+
+    def finish(self) -> Path:
+        """Writes the encoder, and returns the folder of the run."""
+        folder = Path(self.recipe.output_dir)
+        if self.accelerator.is_main_process:
+            save_encoder(folder, self.model, self.processor, self.recipe)
+        self.log.close()
+        return folder
+
+    def save(self) -> None:
+        """Writes a checkpoint from the main process while the others wait."""
+        progress = replace(self.progress, broken=merge_broken(self.progress.broken))
+        if self.accelerator.is_main_process:
+            training = {"optimizer": self.optimizer.state_dict(), "reporter": self.log.state_dict()}
+            if self.accelerator.scaler is not None:
+                training["scaler"] = self.accelerator.scaler.state_dict()
+            save_checkpoint(self.recipe.output_dir, self.model, self.processor, self.recipe, progress, training)
+        self.accelerator.wait_for_everyone()
+
+    def _is_save_due(self) -> bool:
+        recipe, progress = self.recipe, self.progress
+        if recipe.save_steps and progress.total_steps % recipe.save_steps == 0:
+            return True
+        return progress.step == 0 and (progress.epoch % recipe.save_epochs == 0 or progress.epoch == recipe.epochs)
+
+    def _resume(self) -> None:
+        """Restores the newest checkpoint. A damaged one is skipped for the one before it."""
+        checkpoints = list_checkpoints(self.recipe.output_dir)
+        for folder in reversed(checkpoints):
+            try:
+                progress, training = load_checkpoint(folder, self.model, self.recipe)
+            except DamagedCheckpointError as error:
+                self.accelerator.print(f"skipped a checkpoint: {error}")
+                continue
+            if progress.steps_per_epoch != self.progress.steps_per_epoch:
+                raise ValueError(
+                    f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
+                    f"{self.progress.steps_per_epoch}: keep the videos and the number of processes"
+                )
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.log.load_state_dict(training["reporter"])
+            if self.accelerator.scaler is not None and "scaler" in training:
+                self.accelerator.scaler.load_state_dict(training["scaler"])
+            self.progress = progress
+            self.accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
+            return
+        if checkpoints:
+            raise ValueError(f"no checkpoint in {checkpoints[0].parent} can be read: choose another output_dir")

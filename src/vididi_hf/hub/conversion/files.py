@@ -15,7 +15,7 @@ from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.hub.tensor_files import read_tensors, write_tensors
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.run_state import CHECKPOINTS
+from vididi_hf.pretraining.checkpoints import CHECKPOINTS
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 LAYOUTS = ("torchvision", "authors", "authors_training")

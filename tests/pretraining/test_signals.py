@@ -22,10 +22,10 @@ from torchcodec.encoders import VideoEncoder
 from vididi_hf.pretraining import preemption
 from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import list_checkpoints
+from vididi_hf.pretraining.checkpoints import list_checkpoints
 
 STEPS = 3  # an epoch, of two
 

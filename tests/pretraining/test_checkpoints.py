@@ -21,7 +21,7 @@ from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.pretraining import checkpoints
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.run_state import (
+from vididi_hf.pretraining.checkpoints import (
     DamagedCheckpointError,
     Progress,
     list_checkpoints,

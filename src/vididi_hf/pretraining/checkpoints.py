@@ -1,0 +1,215 @@
+"""Checkpoints: written atomically, verified when loaded, and never unpickled.
+
+A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load. Besides the
+encoder it holds `recipe.json` and `training_state/`: the objective's heads, BYOL's target, the optimizer, the progress,
+and the sizes and hashes of all files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
+
+from vididi_hf.files import atomic_write, remove_folder, remove_unfinished
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+CHECKPOINTS = "checkpoints"
+_STATE = "training_state"
+_FILES = f"{_STATE}/files.json"
+_ENCODER = "model.safetensors"
+_OBJECTIVE = f"{_STATE}/objective.safetensors"
+_TRAINING = f"{_STATE}/optimizer.pt"
+_PROGRESS = f"{_STATE}/progress.json"
+_ENCODER_PREFIX = "vididi."
+
+
+class DamagedCheckpointError(ValueError):
+    """A file of a checkpoint is missing, or differs from what was written."""
+
+
+@dataclass
+class Progress:
+    """The place in a run. The next thing to do is step `step` of epoch `epoch`.
+
+    Attributes:
+        epoch: Epochs that are finished.
+        step: Steps of the current epoch that are finished.
+        total_steps: Steps since the beginning of the run.
+        steps_per_epoch: Steps of a whole epoch.
+        broken: Videos that could not be decoded, with the reasons.
+        best_score: The best evaluation so far.
+        best_step: The step of the best evaluation. Its checkpoint is kept.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+    best_score: float | None = None
+    best_step: int | None = None
+
+    def note_score(self, score: float) -> bool:
+        """Records an evaluation, and returns whether it is the best one so far."""
+        if self.best_score is not None and score <= self.best_score:
+            return False
+        self.best_score, self.best_step = score, self.total_steps
+        return True
+
+
+def save_encoder(
+    folder: Path, model: ViDiDiForPreTraining, processor: ViDiDiVideoProcessor, recipe: PretrainingRecipe
+) -> None:
+    """Writes what users load: encoder, configuration, processor and recipe."""
+    has_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it would break up the bar of the run
+    try:
+        model.vididi.save_pretrained(folder)
+    finally:
+        if has_bar:
+            logging.enable_progress_bar()
+    processor.save_pretrained(folder)
+    (folder / RECIPE_FILE).write_text(recipe.to_json(), encoding="utf-8")
+
+
+def save_checkpoint(
+    output_dir: str | Path,
+    model: ViDiDiForPreTraining,
+    processor: ViDiDiVideoProcessor,
+    recipe: PretrainingRecipe,
+    progress: Progress,
+    training: dict[str, Any],
+) -> Path:
+    """Writes a checkpoint, and removes all but the newest `recipe.keep_checkpoints` and the best.
+
+    A full disk or a kill leaves the earlier checkpoints as they were. What a kill left half-written is removed by the
+    next call.
+
+    Args:
+        output_dir: The folder of the run.
+        model: The model, not wrapped.
+        processor: The processor.
+        recipe: The recipe of the run.
+        progress: The place in the run.
+        training: State of the optimizer, the log and the loss scaler.
+
+    Returns:
+        `output_dir/checkpoints/step-<total steps>`.
+
+    Raises:
+        OSError: If it cannot be written, for example to a full disk.
+    """
+    parent = Path(output_dir) / CHECKPOINTS
+    final = parent / f"step-{progress.total_steps:08d}"
+    remove_unfinished(parent)
+    try:
+        with atomic_write(final) as unfinished:
+            (unfinished / _STATE).mkdir(parents=True)
+            save_encoder(unfinished, model, processor, recipe)
+            rest = {
+                name: tensor.contiguous()
+                for name, tensor in model.state_dict().items()
+                if not name.startswith(_ENCODER_PREFIX)
+            }
+            save_file(rest, unfinished / _OBJECTIVE)
+            torch.save(training, unfinished / _TRAINING)
+            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
+            (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2), encoding="utf-8")
+    # safetensors and torch raise their own errors for a full disk.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise OSError(
+            f"cannot write checkpoint {final} ({error}): free some space and continue with --resume; earlier "
+            "checkpoints are intact"
+        ) from error
+    for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
+        if _step_of(old) != progress.best_step:
+            remove_folder(old)
+    return final
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Returns the finished checkpoints of a run, oldest first."""
+    folders = (Path(output_dir) / CHECKPOINTS).glob("step-*")
+    return sorted((path for path in folders if re.fullmatch(r"step-\d+", path.name)), key=_step_of)
+
+
+def load_checkpoint(
+    folder: str | Path, model: ViDiDiForPreTraining, recipe: PretrainingRecipe
+) -> tuple[Progress, dict[str, Any]]:
+    """Verifies a checkpoint, loads its weights into a model, and returns the rest.
+
+    Args:
+        folder: The checkpoint.
+        model: The model of the recipe, not wrapped. It changes only if the whole checkpoint is intact.
+        recipe: The recipe of the run that continues.
+
+    Returns:
+        The progress and the `training` state.
+
+    Raises:
+        DamagedCheckpointError: If a file is missing, changed or unreadable.
+        ValueError: If the checkpoint belongs to another run or network.
+    """
+    folder = Path(folder)
+    written = _read(folder, _FILES, _read_fingerprints)
+    for name, fingerprint in written.items():
+        if _read(folder, name, _fingerprint) != fingerprint:
+            raise DamagedCheckpointError(f"{folder} is damaged: {name} has changed")
+    saved_recipe = _read(folder, RECIPE_FILE, PretrainingRecipe.read_values)
+    encoder = _read(folder, _ENCODER, load_file)
+    rest = _read(folder, _OBJECTIVE, load_file)
+    training = _read(folder, _TRAINING, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+    progress = _read(folder, _PROGRESS, lambda path: Progress(**json.loads(path.read_text(encoding="utf-8"))))
+    recipe.check_resumes(saved_recipe)
+    try:
+        model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} has the weights of another network: {error}") from None
+    return progress, training
+
+
+def _read(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(folder / name)
+    except FileNotFoundError:
+        raise DamagedCheckpointError(f"{folder} is damaged: {name} is missing") from None
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise DamagedCheckpointError(f"{folder} is damaged: {name} cannot be read: {error}") from error
+
+
+def _fingerprint(path: Path) -> list[int | str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return [size, digest.hexdigest()]
+
+
+def _fingerprints(folder: Path) -> dict[str, list[int | str]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+
+
+def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(written, dict) or not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
+        raise ValueError("it does not list all files")
+    return written
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))

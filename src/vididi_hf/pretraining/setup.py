@@ -1,0 +1,89 @@
+"""What a run needs besides the model: its videos, its processor and its evaluator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
+from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.streaming import StreamingClipLoader
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.evaluation.splits import load_retrieval_splits
+from vididi_hf.pretraining.checkpoints import save_encoder
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+
+def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
+    """Builds the processor that is published with the encoder. Its center crop is 7/8 of the frame's short side."""
+    return ViDiDiVideoProcessor(
+        size={"shortest_edge": round(recipe.image_size * 8 / 7)},
+        crop_size={"height": recipe.image_size, "width": recipe.image_size},
+        num_frames=recipe.num_frames,
+        frame_stride=recipe.frame_stride,
+    )
+
+
+def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:
+    """Opens the training videos. The main process goes first, in case they must be generated or downloaded."""
+    clips: dict[str, Any] = {
+        "num_frames": recipe.num_frames,
+        "frame_stride": recipe.frame_stride,
+        "extra_frames": recipe.build_order_schedule().max_order,
+        "augmentation": recipe.augmentation(),
+        "seed": recipe.seed,
+    }
+    running: dict[str, Any] = {
+        "num_workers": recipe.num_workers,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    if recipe.streaming:
+        videos = ParquetVideos(find_shards(recipe.dataset, recipe.split))
+        make_clips = ClipMaker(num_clips=2, **clips)
+        window = recipe.shuffle_window
+        return StreamingClipLoader(videos, make_clips, recipe.batch_size, shuffle_window=window, **running)
+    with accelerator.main_process_first():
+        rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
+    return ClipLoader(TrainingClips(rows, **clips), recipe.batch_size, **running)
+
+
+def build_evaluator(
+    recipe: PretrainingRecipe, accelerator: Accelerator, processor: ViDiDiVideoProcessor
+) -> RetrievalEvaluator | None:
+    """Opens the videos to evaluate on, if the recipe asks for it and they have labels."""
+    if not recipe.evaluate_epochs:
+        return None
+    with accelerator.main_process_first():
+        splits = load_retrieval_splits(
+            recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, group_column=recipe.group_column
+        )
+    if "label" not in splits.gallery.column_names:
+        accelerator.print(f"{recipe.dataset} has no labels: skipping evaluation")
+        return None
+    return RetrievalEvaluator(
+        splits.gallery,
+        splits.queries,
+        processor,
+        inputs=("frames",),
+        num_clips=1,
+        batch_size=recipe.batch_size,
+        num_workers=recipe.num_workers,
+        group_column=splits.group_column,
+    )
+
+
+def save_untrained(recipe: PretrainingRecipe) -> Path:
+    """Writes the encoder that `pretrain` would start from, as a control. Returns `recipe.output_dir`."""
+    set_seed(recipe.seed)
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(folder, ViDiDiForPreTraining(recipe.model_config()), build_processor(recipe), recipe)
+    return folder
