@@ -1,4 +1,4 @@
-"""The rooms of the package, and that imports go downwards, as docs/methods.md says."""
+"""The layers of the package: imports go downwards. File sizes and text encodings."""
 
 import ast
 from pathlib import Path
@@ -8,33 +8,73 @@ import pytest
 import vididi_hf
 
 ROOT = Path(vididi_hf.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 FLOORS = [
-    {"objectives", "metrics", "data"},
-    {"evaluation"},
-    {"pretraining"},
-    {"finetuning", "visualization"},
+    {"objectives", "data"},
     {"detection"},
-    {"study", "search", "explorer", "hub"},
+    {"evaluation"},
+    {"pretraining", "visualization"},
+    {"finetuning"},
+    {"search", "hub"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LEVEL = {package: level for level, packages in enumerate(FLOORS) for package in packages}
+# Commands sit on top of the package that they belong to, and may draw.
+COMMANDS = {"commands.py"}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms that a file imports from, at whatever place in it."""
+def imported_packages(path: Path) -> set[str]:
+    """The packages that a file imports from, anywhere in it."""
     modules = [
         node.module
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vididi_hf.")
     ]
     return {module.split(".")[1] for module in modules} & set(LEVEL)
 
 
-def test_every_room_has_its_floor():
+def test_every_package_has_its_floor():
     assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} == set(LEVEL)
 
 
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_imports_go_downwards(room: str):
-    for path in (ROOT / room).rglob("*.py"):
-        for other in imported_rooms(path) - {room}:
-            assert LEVEL[other] < LEVEL[room], f"{path.relative_to(ROOT)} imports from {other}"
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_imports_go_downwards(package: str):
+    for path in (ROOT / package).rglob("*.py"):
+        for other in imported_packages(path) - {package} - ({"visualization"} if path.name in COMMANDS else set()):
+            assert LEVEL[other] < LEVEL[package], f"{path.relative_to(ROOT)} imports from {other}"
+
+
+def sources() -> list[Path]:
+    folders = ("src", "tests", "scripts", "studies", "spaces", "benchmarks")
+    return [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+def test_no_file_is_too_long_to_be_one_idea():
+    long = {str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8").count("\n") for path in sources()}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_text_files_are_opened_as_utf8():
+    """Whatever the locale: `open`, `read_text` and `write_text` name the encoding, unless the mode is binary."""
+    careless = []
+    for path in (path for path in sources() if "tests" not in path.parts):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            binary = any("b" in mode and len(mode) <= 3 for mode in modes)
+            owner = (
+                node.func.value.id
+                if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
+                else ""
+            )
+            if name not in ("open", "read_text", "write_text") or owner in (
+                "Image",
+                "os",
+                "StoredEmbeddings",
+                "webbrowser",
+            ):
+                continue
+            if not binary and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                careless.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")
+    assert careless == []

@@ -19,8 +19,6 @@ from transformers import AutoModel, AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.pretraining import checkpoints
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.checkpoints import (
     DamagedCheckpointError,
     Progress,
@@ -28,6 +26,8 @@ from vididi_hf.pretraining.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 RECIPE = PretrainingRecipe(
     objective="byol",
@@ -78,7 +78,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def atomic_write(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with one checkpoint. Copy it, do not write to it."""
     folder = tmp_path_factory.mktemp("run")
     save(folder)
@@ -200,7 +200,7 @@ def test_a_disk_that_takes_no_more_bytes_leaves_the_last_good_checkpoint_and_say
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, previous[1]))
     try:
-        with pytest.raises(OSError, match=r"checkpoint .*step-00000018 cannot be written .* make room, and continue"):
+        with pytest.raises(OSError, match=r"cannot write checkpoint .*step-00000018 .* free some space and continue"):
             save(run, seed=1, total_steps=18)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, previous)
@@ -299,8 +299,8 @@ def test_damage_is_named_and_leaves_the_model_alone(name: str, damage: str, whol
         damaged = {"truncated": half, "empty": b"", "garbage": bytes(range(256)) * 8, "one bit": flipped}
         file.write_bytes(damaged[damage])
     model, untouched = build(7), build(7)
-    problem = "is missing" if damage == "missing" else "is not what was written"
-    with pytest.raises(DamagedCheckpointError, match=f"step-00000017 is no whole checkpoint: {name} {problem}"):
+    problem = "is missing" if damage == "missing" else "has changed"
+    with pytest.raises(DamagedCheckpointError, match=f"step-00000017 is damaged: {name} {problem}"):
         load_checkpoint(checkpoint, model, RECIPE)
     torch.testing.assert_close(dict(model.state_dict()), dict(untouched.state_dict()), rtol=0, atol=0)
 
@@ -343,11 +343,11 @@ def test_nothing_is_unpickled_that_could_run_code(whole: Path, tmp_path: Path) -
 def test_another_network_or_run_is_refused(whole: Path) -> None:
     (checkpoint,) = list_checkpoints(whole)
     other = PretrainingRecipe(**(vars(RECIPE) | {"order_schedule": "baseline"}))
-    with pytest.raises(ValueError, match="schedule was 'paper' and is 'baseline'") as error:
+    with pytest.raises(ValueError, match="order_schedule was 'paper' and is 'baseline'") as error:
         load_checkpoint(checkpoint, build(0), other)
     assert not isinstance(error.value, DamagedCheckpointError)
     config = RECIPE.model_config()
     config.hidden_sizes = (4, 4, 8, 16)
-    with pytest.raises(ValueError, match="holds the weights of another network than this recipe's") as error:
+    with pytest.raises(ValueError, match="has the weights of another network") as error:
         load_checkpoint(checkpoint, ViDiDiForPreTraining(config), RECIPE)
     assert not isinstance(error.value, DamagedCheckpointError)

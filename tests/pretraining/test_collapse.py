@@ -1,6 +1,5 @@
 """Monitors of a representation against their definitions, written out, and against what collapse looks like."""
 
-import doctest
 import math
 
 import numpy as np
@@ -8,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vididi_hf.pretraining import representation
 from vididi_hf.pretraining.collapse import (
     alignment,
     collapse_warnings,
     describe_representation,
     participation_ratio,
     rank_me,
-    relative_deviation,
+    relative_std,
     uniformity,
 )
 
@@ -50,10 +48,10 @@ def test_deviation_is_one_for_directions_spread_evenly_and_zero_for_one_directio
     for column in columns:
         mean = sum(column) / len(column)
         deviations.append(math.sqrt(sum((value - mean) ** 2 for value in column) / len(column)))
-    assert relative_deviation(embeddings).item() == pytest.approx(2 * sum(deviations) / 4)
-    assert relative_deviation(random(5000, 32)).item() == pytest.approx(1, abs=0.01)
+    assert relative_std(embeddings).item() == pytest.approx(2 * sum(deviations) / 4)
+    assert relative_std(random(5000, 32)).item() == pytest.approx(1, abs=0.01)
     one_direction = random(50, 1).abs() * random(1, 4)  # of any length
-    assert relative_deviation(one_direction).item() == pytest.approx(0, abs=1e-9)
+    assert relative_std(one_direction).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_alignment_is_the_mean_squared_distance_of_partners() -> None:
@@ -87,7 +85,7 @@ def test_a_batch_is_described_view_by_view() -> None:
     assert values["rank_me"].item() == pytest.approx(rank_me(features.reshape(20, 6)).item())
     assert values["alignment"].item() == pytest.approx(alignment(embeddings[:, 0], embeddings[:, 1]).item(), rel=1e-5)
     for name, measure in (
-        ("deviation", relative_deviation),
+        ("std", relative_std),
         ("participation", participation_ratio),
         ("uniformity", uniformity),
     ):
@@ -103,19 +101,11 @@ def test_collapse_is_named_and_health_is_not() -> None:
     assert collapse_warnings(healthy) == {}
     same_embedding = random(1, 1, 8) + 1e-3 * random(16, 2, 8, seed=1)
     complete = describe_representation(random(16, 2, 32), same_embedding)
-    assert list(collapse_warnings(complete)) == ["deviation"]
-    assert collapse_warnings(complete)["deviation"].startswith(
-        "all videos have nearly the same embedding (deviation 0.0"
-    )
+    assert list(collapse_warnings(complete)) == ["std"]
+    assert collapse_warnings(complete)["std"].startswith("all videos have nearly the same embedding (std 0.0")
     line = random(16, 2, 1) * random(1, 1, 32)
     dimensional = describe_representation(line, random(16, 2, 8))
     assert collapse_warnings(dimensional) == {"rank_me": "the features lie on one line (rank_me 1 is below 1.1)"}
     two_poles = random(1, 1, 8) * random(16, 2, 1, seed=1).sign() + 0.1 * random(16, 2, 8, seed=2)
     (words,) = collapse_warnings(describe_representation(random(16, 2, 32), two_poles)).values()
     assert words.startswith("the embeddings of the videos vary along hardly more than one line (participation 1.")
-
-
-def test_examples() -> None:
-    results = doctest.testmod(representation, extraglobs={"torch": torch})
-    assert results.attempted >= 6
-    assert results.failed == 0

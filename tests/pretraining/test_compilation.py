@@ -14,9 +14,8 @@ from torch import Tensor
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.gradient_caching import cache_gradients
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining, compile_encoders
 from vididi_hf.pretraining.order_schedule import OrderPair
 
 ORDERS = ((0, 0), (0, 1), (1, 2), (2, 0))

@@ -1,5 +1,6 @@
-"""What a run says about itself: rows, bar, tracker, and an end at the first loss that is not finite."""
+"""What a run reports: means, the metrics file over resumes and kills, bar, tracker, and losses that are not finite."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,25 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from vididi_hf.pretraining import logging as module
-from vididi_hf.pretraining.collapse import describe_representation
-from vididi_hf.pretraining.gradient_caching import BatchOutput
-from vididi_hf.pretraining.logging import Reporter
-from vididi_hf.pretraining.logging import read_metrics
-from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.checkpoints import Progress
+from vididi_hf.pretraining.collapse import describe_representation
+from vididi_hf.pretraining.logging import METRICS_FILE, MetricsFile, RunLog, RunningMeans, merge_broken, read_metrics
+from vididi_hf.pretraining.modeling import ViDiDiForPreTrainingOutput
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 STEPS = 3
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., RunLog]]:
     """Builds a reporter of a run of two epochs of three steps, in a state of accelerate of its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
-    def build(place: Progress | None = None, **options: Any) -> Reporter:
+    def build(place: Progress | None = None, **options: Any) -> RunLog:
         recipe = PretrainingRecipe(output_dir=str(tmp_path), epochs=2, **{"progress": False, **options})
         tracker = None if recipe.tracker == "none" else recipe.tracker
         accelerator = Accelerator(cpu=True, log_with=tracker, project_dir=tmp_path)
-        reporter = Reporter(recipe, accelerator, total_steps=2 * STEPS)
+        reporter = RunLog(recipe, accelerator, total_steps=2 * STEPS)
         reporter.open(place or Progress())
         return reporter
 
@@ -37,7 +37,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def take_step(reporter: Reporter, loss: float, orders: tuple[int, int] = (0, 1), collapsed: bool = False) -> None:
+def take_step(reporter: RunLog, loss: float, orders: tuple[int, int] = (0, 1), collapsed: bool = False) -> None:
     """Of four videos, whose embeddings are the same if they have collapsed."""
     reporter.progress.step += 1
     reporter.progress.total_steps += 1
@@ -45,18 +45,19 @@ def take_step(reporter: Reporter, loss: float, orders: tuple[int, int] = (0, 1),
     features, embeddings = (torch.randn(4, 2, width, generator=generator) for width in (8, 6))
     if collapsed:
         embeddings = embeddings[:1, :1].expand(4, 2, 6)
-    output = BatchOutput(torch.tensor(loss), {"variance": torch.tensor(2 * loss)}, features, embeddings)
+    terms = {"variance": torch.tensor(2 * loss)}
+    output = ViDiDiForPreTrainingOutput(torch.tensor(loss), terms, pooler_output=features, embeddings=embeddings)
     sources = [f"{reporter.progress.total_steps}-{letter}.mp4" for letter in "abcd"]
     reporter.step(orders, 0.25, output, sources)
 
 
-def end_epoch(reporter: Reporter, evaluation: dict[str, float] | None = None) -> None:
+def end_epoch(reporter: RunLog, evaluation: dict[str, float] | None = None) -> None:
     reporter.progress.epoch, reporter.progress.step = reporter.progress.epoch + 1, 0
     reporter.epoch(evaluation or {})
 
 
 def test_a_row_holds_the_means_of_its_epoch(
-    make: Callable[..., Reporter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., RunLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
@@ -77,26 +78,26 @@ def test_a_row_holds_the_means_of_its_epoch(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_an_error_that_says_where(make: Callable[..., Reporter], bad: float) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where(make: Callable[..., RunLog], bad: float) -> None:
     reporter = make()
     take_step(reporter, loss=1.0)
     reporter.require_finite_loss()
     take_step(reporter, loss=bad)
     take_step(reporter, loss=1.0)  # what came after does not hide it
-    message = rf"the loss is {bad} at step 2, .* orders \(0, 1\) and learning rate 0\.25: .* 2-a\.mp4, .*2-d\.mp4$"
+    message = rf"the loss is {bad} at step 2 .* orders \(0, 1\) and learning rate 0\.25: .* 2-a\.mp4, .*2-d\.mp4$"
     with pytest.raises(FloatingPointError, match=message):
         reporter.require_finite_loss()
 
 
-def test_losses_are_looked_at_every_tenth_step_and_the_first_bad_one_is_named(make: Callable[..., Reporter]) -> None:
+def test_losses_are_looked_at_every_tenth_step_and_the_first_bad_one_is_named(make: Callable[..., RunLog]) -> None:
     reporter = make(monitor_steps=0)
     for step in range(1, 10):
         take_step(reporter, loss=1.0 if step < 7 else float("nan"))
-    with pytest.raises(FloatingPointError, match="at step 7, "):
+    with pytest.raises(FloatingPointError, match="at step 7 "):
         take_step(reporter, loss=float("nan"))
 
 
-def test_the_representation_is_measured_by_pair_of_orders(make: Callable[..., Reporter], tmp_path: Path) -> None:
+def test_the_representation_is_measured_by_pair_of_orders(make: Callable[..., RunLog], tmp_path: Path) -> None:
     reporter = make(monitor_steps=2)
     described = []
     for step in range(1, 8):
@@ -106,14 +107,14 @@ def test_the_representation_is_measured_by_pair_of_orders(make: Callable[..., Re
         described.append(describe_representation(*(torch.randn(4, 2, width, generator=generator) for width in (8, 6))))
     end_epoch(reporter)
     (row,) = read_metrics(tmp_path)
-    for name in ("rank_me", "deviation", "alignment", "uniformity"):
+    for name in ("rank_me", "std", "alignment", "uniformity"):
         first, third, fifth, seventh = (described[step][name].item() for step in (0, 2, 4, 6))
         assert row[f"{name}/12"] == pytest.approx(third, rel=1e-5)
         assert row[f"{name}/01"] == pytest.approx((first + fifth + seventh) / 3, rel=1e-5)
 
 
 def test_collapse_is_warned_of_once_for_each_pair_of_orders(
-    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
     reporter = make(monitor_steps=1)
     take_step(reporter, loss=1.0)
@@ -121,15 +122,15 @@ def test_collapse_is_warned_of_once_for_each_pair_of_orders(
     for orders in ((0, 1), (0, 1), (1, 1), (0, 1)):
         take_step(reporter, loss=1.0, orders=orders, collapsed=True)
     first, second = capsys.readouterr().err.splitlines()
-    sign = "the representation may be collapsing: all videos have nearly the same embedding (deviation 0 is below 0.05)"
+    sign = "the representation may be collapsing: all videos have nearly the same embedding (std 0 is below 0.05)"
     assert first == (
-        f"warning: {sign} at step 2, with derivative orders (0, 1); the videos of this step were "
+        f"warning: {sign} at step 2 with derivative orders (0, 1); the videos of this step were "
         "2-a.mp4, 2-b.mp4, 2-c.mp4, 2-d.mp4"
     )
-    assert "at step 4, with derivative orders (1, 1); the videos of this step were 4-a.mp4" in second
+    assert "at step 4 with derivative orders (1, 1); the videos of this step were 4-a.mp4" in second
 
 
-def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., Reporter], tmp_path: Path) -> None:
+def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., RunLog], tmp_path: Path) -> None:
     whole = make()
     for loss in (1.0, 2.0, 6.0):
         take_step(whole, loss)
@@ -148,7 +149,7 @@ def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., Reporter]
 
 
 def test_the_row_of_an_epoch_that_a_stop_left_unfinished_is_written_again(
-    make: Callable[..., Reporter], tmp_path: Path
+    make: Callable[..., RunLog], tmp_path: Path
 ) -> None:
     first = make()
     for _ in range(STEPS):
@@ -163,7 +164,7 @@ def test_the_row_of_an_epoch_that_a_stop_left_unfinished_is_written_again(
 
 
 def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(
-    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
     reporter = make(Progress(epoch=1, total_steps=7), progress=True, objective="simclr", order_schedule="first-order")
     for _ in range(3):
@@ -176,7 +177,7 @@ def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(
     assert " videos/s" in shown
 
 
-def test_without_progress_nothing_is_shown(make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_progress_nothing_is_shown(make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]) -> None:
     reporter = make()
     for _ in range(3):
         take_step(reporter, loss=1.5)
@@ -186,7 +187,7 @@ def test_without_progress_nothing_is_shown(make: Callable[..., Reporter], capsys
     assert shown.out == shown.err == ""
 
 
-def test_a_resumed_run_keeps_the_rows_up_to_its_place(make: Callable[..., Reporter], tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_rows_up_to_its_place(make: Callable[..., RunLog], tmp_path: Path) -> None:
     first = make()
     for _ in range(2):
         for _ in range(STEPS):
@@ -203,11 +204,11 @@ def test_a_resumed_run_keeps_the_rows_up_to_its_place(make: Callable[..., Report
 
 
 def test_broken_videos_are_counted_and_named_at_the_end(
-    make: Callable[..., Reporter], capsys: pytest.CaptureFixture[str]
+    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(Progress(broken={"b.mp4": "no video stream", "a.mp4": "empty file"})).close()
     assert capsys.readouterr().out.splitlines() == [
-        "videos that could not be decoded, replaced by others: 2",
+        "2 videos could not be decoded and were replaced by others:",
         "  a.mp4: empty file",
         "  b.mp4: no video stream",
     ]
@@ -215,7 +216,7 @@ def test_broken_videos_are_counted_and_named_at_the_end(
     assert capsys.readouterr().out == ""
 
 
-def test_wandb_is_told_the_runs_folder(make: Callable[..., Reporter], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_told_the_runs_folder(make: Callable[..., RunLog], monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself it writes to the folder that the run was started in."""
     told: dict[str, Any] = {}
     monkeypatch.setattr(Accelerator, "init_trackers", lambda *_, **options: told.update(options))
@@ -223,7 +224,7 @@ def test_wandb_is_told_the_runs_folder(make: Callable[..., Reporter], monkeypatc
     assert told["init_kwargs"] == {"wandb": {"dir": reporter.recipe.output_dir}}
 
 
-def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., Reporter], tmp_path: Path) -> None:
+def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., RunLog], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -238,3 +239,93 @@ def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., Reporter], tmp
     assert [(event.step, event.value) for event in scalars["loss"]] == [(3, 2.5), (6, 2.5)]
     assert [(event.step, event.value) for event in scalars["learning_rate"]] == [(3, 0.25), (6, 0.25)]
     assert "hidden_sizes: '[4, 4, 8, 8]'" in next(tmp_path.rglob("hparams.yml")).read_text()
+
+
+def test_means_are_those_of_everything_added_since_the_reset() -> None:
+    values = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means = RunningMeans()
+    assert means.read() == {}
+    for a, b in values:
+        means.add({"a": a, "b": b})
+    assert means.read() == pytest.approx({"a": values[:, 0].mean().item(), "b": values[:, 1].mean().item()}, rel=1e-6)
+    assert means.read() == means.read()  # reading changes nothing
+    means.reset()
+    assert means.read() == {}
+    means.add({"c": torch.tensor(3.0)})
+    assert means.read() == {"c": 3.0}
+
+
+def test_means_keep_neither_graph_nor_the_callers_tensor() -> None:
+    weight = torch.ones((), requires_grad=True)
+    loss = 2 * weight
+    means = RunningMeans()
+    means.add({"loss": loss})
+    means.add({"loss": loss})
+    with torch.no_grad():
+        loss.zero_()
+    assert means.read() == {"loss": 2.0}
+    assert not any(total.requires_grad for total in means._sums.values())
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    means = RunningMeans()
+    for _ in range(1000):
+        means.add({"loss": torch.tensor(1.0, dtype=torch.bfloat16)})  # where 256 + 1 is 256
+    assert means.read() == {"loss": 1.0}
+
+
+def test_one_bad_loss_stays_visible() -> None:
+    means = RunningMeans()
+    for value in (1.0, float("inf"), 2.0):
+        means.add({"loss": torch.tensor(value)})
+    assert means.read()["loss"] == float("inf")
+
+
+def rows(*steps: int) -> list[dict]:
+    return [{"epoch": index, "total_steps": step, "loss": 0.1 * step} for index, step in enumerate(steps)]
+
+
+def test_rows_come_back_in_order_and_at_once(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path)
+    assert read_metrics(tmp_path) == []
+    for count, row in enumerate(rows(5, 10, 15), start=1):
+        file.write(row)
+        assert read_metrics(tmp_path) == rows(5, 10, 15)[:count]  # on disk, not in a buffer
+    assert [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()] == rows(5, 10, 15)
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+@pytest.mark.parametrize(("resumed_at", "kept"), [(15, 3), (12, 2), (10, 2), (4, 0), (0, 0)])
+def test_a_resumed_run_drops_the_rows_of_steps_that_it_takes_again(tmp_path: Path, resumed_at: int, kept: int) -> None:
+    file = MetricsFile(tmp_path)
+    for row in rows(5, 10, 15):
+        file.write(row)
+    again = MetricsFile(tmp_path, keep_until=resumed_at)
+    assert read_metrics(tmp_path) == rows(5, 10, 15)[:kept]
+    again.write({"total_steps": 20})
+    assert read_metrics(tmp_path) == [*rows(5, 10, 15)[:kept], {"total_steps": 20}]
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out_and_overwritten(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text(json.dumps(rows(5)[0]) + '\n{"epoch": 1, "total')
+    assert read_metrics(tmp_path) == rows(5)
+    MetricsFile(tmp_path, keep_until=5).write({"total_steps": 10})
+    assert read_metrics(tmp_path) == [*rows(5), {"total_steps": 10}]
+
+
+def test_garbage_in_the_middle_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"total_steps": 1}\ngarbage\n{"total_steps": 2}\n')
+    with pytest.raises(ValueError, match="Expecting value"):
+        read_metrics(tmp_path)
+
+
+def test_without_a_file_there_are_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    assert read_metrics(tmp_path / "nowhere") == []
+
+
+def test_one_process_keeps_its_broken_videos() -> None:
+    broken = {"a.mp4": "empty"}
+    merged = merge_broken(broken)
+    assert merged == broken
+    assert merged is not broken

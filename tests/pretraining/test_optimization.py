@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from vididi_hf.pretraining.optimization import LARS, OPTIMIZER_NAMES, build_optimizer, learning_rate_at
+from vididi_hf.pretraining.optimization import LARS, build_lr_schedule, build_optimizer, learning_rate_at
+from vididi_hf.pretraining.recipe import OPTIMIZERS, PretrainingRecipe
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -115,17 +116,17 @@ def test_lars_names_a_negative_hyperparameter(name: str) -> None:
         LARS(network().parameters(), **({"lr": 0.1} | {name: -0.5}))
 
 
-@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
-def test_build_optimizer_decays_matrices_only_and_trains_what_is_not_frozen(name: str) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_matrices_decay_and_what_is_frozen_is_left_out(name: str) -> None:
     model = network()
     model[0].requires_grad_(False)
-    optimizer = build_optimizer(model, name, learning_rate=0.2, weight_decay=0.05, momentum=0.7)
+    optimizer = build_optimizer(model, PretrainingRecipe(optimizer=name, learning_rate=0.2, weight_decay=0.05))
     matrices, vectors = optimizer.param_groups
     assert [id(p) for p in matrices["params"]] == [id(model[3].weight)]
     assert [id(p) for p in vectors["params"]] == [id(p) for p in (model[1].weight, model[1].bias, model[3].bias)]
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.05, 0.0)
     assert matrices["lr"] == vectors["lr"] == 0.2
-    assert (matrices["betas"] == (0.7, 0.999)) if name == "adamw" else (matrices["momentum"] == 0.7)
+    assert (matrices["betas"] == (0.9, 0.999)) if name == "adamw" else (matrices["momentum"] == 0.9)
     backward(model, 0)
     before = model[3].weight.clone()
     optimizer.step()
@@ -133,10 +134,10 @@ def test_build_optimizer_decays_matrices_only_and_trains_what_is_not_frozen(name
     assert not torch.equal(before, model[3].weight)
 
 
-@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
-def test_build_optimizer_takes_a_model_without_vectors(name: str) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_model_without_vectors_is_trained(name: str) -> None:
     model = nn.Linear(3, 2, bias=False)
-    optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.0)
+    optimizer = build_optimizer(model, PretrainingRecipe(optimizer=name, learning_rate=0.1, weight_decay=0.0))
     model(torch.ones(1, 3)).sum().backward()
     before = model.weight.clone()
     optimizer.step()
@@ -148,23 +149,14 @@ def test_fused_updates_are_the_same(name: str) -> None:
     trained = []
     for fused in (False, True):
         model = network()
-        optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.05, fused=fused)
+        recipe = PretrainingRecipe(optimizer=name, learning_rate=0.1, weight_decay=0.05, fused_optimizer=fused)
+        optimizer = build_optimizer(model, recipe)
         assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
         for step in range(3):
             backward(model, step)
             optimizer.step()
         trained.append(model.state_dict())
     torch.testing.assert_close(*trained)
-
-
-def test_there_is_no_fused_lars() -> None:
-    with pytest.raises(ValueError, match="fused adamw and sgd, but no fused lars"):
-        build_optimizer(network(), "lars", learning_rate=0.1, weight_decay=0.0, fused=True)
-
-
-def test_build_optimizer_names_an_unknown_optimizer() -> None:
-    with pytest.raises(ValueError, match="unknown optimizer 'adam', expected one of lars, adamw, sgd"):
-        build_optimizer(network(), "adam", learning_rate=0.1, weight_decay=0.0)
 
 
 def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
@@ -174,25 +166,14 @@ def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
         assert rates[step] == pytest.approx(0.2 + 1.8 * math.cos(math.pi * (step - 10) / 80) ** 2)
     assert rates[30] == pytest.approx(1.1)
     assert rates[50] == pytest.approx(0.2)
-
-
-def test_learning_rate_at_the_edges() -> None:
     assert learning_rate_at(0, 10, 0, base=2.0, final_ratio=0.0) == 2.0
     assert learning_rate_at(10, 10, 0, base=2.0, final_ratio=0.0) == 0.0
     assert learning_rate_at(4, 4, 4, base=2.0, final_ratio=0.5) == 2.0
-    assert {learning_rate_at(step, 9, 0, base=2.0, final_ratio=1.0) for step in range(10)} == {2.0}
 
 
-@pytest.mark.parametrize(
-    ("step", "total", "warmup", "message"),
-    [
-        (-1, 10, 0, "got step -1 of 10"),
-        (11, 10, 0, "got step 11 of 10"),
-        (0, 0, 0, "got step 0 of 0"),
-        (1, 10, 11, r"warmup_steps must lie between 0 and total_steps \(10\), got 11"),
-        (1, 10, -1, "got -1"),
-    ],
-)
-def test_learning_rate_names_what_is_out_of_range(step: int, total: int, warmup: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        learning_rate_at(step, total, warmup, base=1.0, final_ratio=0.0)
+def test_the_schedule_of_a_recipe_scales_with_the_global_batch() -> None:
+    recipe = PretrainingRecipe(batch_size=4, learning_rate=64.0, epochs=20, warmup_epochs=1)
+    schedule = build_lr_schedule(recipe, steps_per_epoch=5)
+    assert [schedule(step) for step in (0, 1, 5)] == [0.0, 0.2, 1.0]  # 64 * 4 / 256 after one epoch
+    assert schedule(100) == pytest.approx(recipe.final_learning_rate)
+    assert build_lr_schedule(recipe, steps_per_epoch=5, num_processes=3)(5) == 3.0

@@ -1,6 +1,5 @@
 """The schedule against the rule of the paper, written down once more as a loop over epochs and steps."""
 
-import doctest
 import random
 from collections import Counter
 from dataclasses import FrozenInstanceError
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.pretraining import order_schedule as module
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES, AlternatingSchedule
 
 # Mode i of the scheduled step: how often the first and the second clip are differentiated.
@@ -209,7 +207,3 @@ def test_impossible_schedules_are_named(options: dict, message: str) -> None:
 def test_unknown_preset_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="unknown schedule 'papper'; choose one of baseline, paper, paper-per-step"):
         AlternatingSchedule.from_preset("papper")
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0

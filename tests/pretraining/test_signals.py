@@ -1,6 +1,5 @@
 """Runs that are killed, or asked to stop, and resumed: real processes, which this file is also the program of."""
 
-import doctest
 import json
 import multiprocessing
 import os
@@ -19,13 +18,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torchcodec.encoders import VideoEncoder
 
-from vididi_hf.pretraining import preemption
-from vididi_hf.pretraining.logging import Reporter
-from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.logging import read_metrics
-from vididi_hf.pretraining.preemption import PREEMPTED, StopRequest
-from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.logging import RunLog, read_metrics
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.run_state import StopRequest
 
 STEPS = 3  # an epoch, of two
 
@@ -40,6 +37,7 @@ ENDS: dict[str, tuple[str, dict[str, int], int, int, str]] = {
     "killed-after-edge": ("byol", {"save_epochs": 1}, signal.SIGKILL, 4, "step-00000003"),
     "asked-within": ("simclr", {}, signal.SIGTERM, 2, "step-00000002"),
     "asked-at-edge": ("vicreg", {}, signal.SIGTERM, 3, "step-00000003"),
+    "interrupted": ("byol", {}, signal.SIGINT, 2, "step-00000002"),
 }
 
 
@@ -67,16 +65,16 @@ def make_recipe(folder: Path, name: str, run: str) -> PretrainingRecipe:
 def train(recipe: PretrainingRecipe, number: int = 0, after: int = 0) -> None:
     """Trains in a process group of its own, which gets a signal after a step."""
     os.setpgid(0, 0)
-    report = Reporter.step
+    report = RunLog.step
 
-    def report_and_signal(self: Reporter, *args: Any) -> None:
+    def report_and_signal(self: RunLog, *args: Any) -> None:
         report(self, *args)
         if self.progress.total_steps == after:
             if number == signal.SIGKILL:
                 os.kill(os.getpid(), number)
             os.killpg(0, number)  # the loader's workers get it too, if they are in the group
 
-    Reporter.step = report_and_signal  # type: ignore[method-assign]
+    RunLog.step = report_and_signal  # type: ignore[method-assign]
     pretrain(recipe)
 
 
@@ -138,7 +136,7 @@ def test_a_run_that_was_ended_and_resumed_is_bit_by_bit_the_one_that_was_not(
     folder, codes = runs
     name, _, number, _, newest = ENDS[end]
     code, left, resumed = codes[end]
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else PREEMPTED)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
     assert left[-1] == newest
     assert resumed == 0
     torch.testing.assert_close(learnt(folder / end), learnt(folder / name), rtol=0, atol=0)
@@ -149,24 +147,23 @@ def test_a_run_that_was_ended_and_resumed_is_bit_by_bit_the_one_that_was_not(
     assert rows == expected
 
 
-def test_the_exit_status_is_that_of_a_process_ended_by_the_signal() -> None:
-    assert PREEMPTED == 143
-
-
-def test_a_signal_is_noted_and_then_means_what_it_meant_before() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_second_means_what_it_meant_before(number: int) -> None:
     seen = []
-    previous = signal.signal(signal.SIGTERM, lambda *args: seen.append("before"))
+    previous = signal.signal(number, lambda *args: seen.append("before"))
     try:
         with StopRequest(Accelerator(cpu=True)) as stop:
             assert not stop.agreed()
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.agreed()
-            assert stop.agreed()  # it stays
-        assert seen == []
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert seen == ["before"]
+            os.kill(os.getpid(), number)
+            assert stop.agreed() == number
+            assert stop.agreed() == number  # it stays
+            assert seen == []
+            os.kill(os.getpid(), number)
+            assert seen == ["before"]
+        os.kill(os.getpid(), number)
+        assert seen == ["before", "before"]
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous)
 
 
 def test_a_thread_leaves_signals_alone() -> None:
@@ -180,14 +177,8 @@ def test_a_thread_leaves_signals_alone() -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert handlers == [before, False]
+    assert handlers == [before, 0]
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_example() -> None:
-    results = doctest.testmod(preemption)
-    assert results.attempted > 0
-    assert results.failed == 0
 
 
 if __name__ == "__main__":

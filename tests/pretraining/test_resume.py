@@ -1,0 +1,249 @@
+"""Runs that stop and continue end as if they had never stopped, bit by bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pretraining.runs import (
+    BATCH,
+    OPTIMIZERS,
+    STEPS,
+    TOTAL,
+    Interrupted,
+    assert_same,
+    final_state,
+    make_recipe,
+    stop_after,
+    without_speed,
+)
+from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
+from vididi_hf.pretraining import loop, modeling
+from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.logging import read_metrics
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.modeling import ViDiDiForPreTraining, compile_encoders
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+
+
+@pytest.mark.parametrize("objective", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("options", "stop", "found"),
+    [
+        ({"save_steps": 2}, (5, "step"), "step-00000004"),  # in the middle of an epoch
+        ({"save_epochs": 1}, (4, "step"), "step-00000003"),  # at its edge
+        ({"save_steps": 3, "save_epochs": 9}, (3, "epoch"), None),  # after an epoch's last step, before its checkpoint
+    ],
+)
+def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
+    objective: str,
+    options: dict[str, int],
+    stop: tuple[int, str],
+    found: str | None,
+    videos: Path,
+    whole_runs: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = whole_runs(objective)
+    recipe = make_recipe(videos, tmp_path, objective, **options)
+    with monkeypatch.context() as patch:
+        stop_after(stop[0], patch, stop[1])
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)][-1:] == ([found] if found else [])
+    pretrain(replace(recipe, resume=True))
+    assert_same(final_state(tmp_path), final_state(expected))
+    assert without_speed(read_metrics(tmp_path)) == without_speed(read_metrics(expected))
+
+
+def test_workers_and_a_second_stop_change_nothing(
+    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(videos, tmp_path, "byol", num_workers=2, save_steps=1, resume=True)
+    for stop in (2, 5):
+        with monkeypatch.context() as patch:
+            stop_after(stop, patch)
+            with pytest.raises(Interrupted):
+                pretrain(recipe)
+        assert len(list_checkpoints(tmp_path)) == min(stop - 1, recipe.keep_checkpoints)
+    pretrain(recipe)
+    assert_same(final_state(tmp_path), final_state(whole_runs("byol")))
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_been(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tmp_path / "shards"
+    prepare_dataset(
+        PreparationOptions(
+            dataset=str(videos), output_dir=str(shards), videos_per_group=2, num_workers=0, progress=False
+        )
+    )
+    options: dict[str, Any] = {"streaming": True, "shuffle_window": 6}
+    expected = pretrain(make_recipe(shards, tmp_path / "whole", **options))
+    assert [row["total_steps"] for row in read_metrics(expected)] == [STEPS, TOTAL]
+    recipe = make_recipe(shards, tmp_path / "stopped", save_steps=1, num_workers=1, **options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    assert list_checkpoints(tmp_path / "stopped")[-1].name == "step-00000004"
+    pretrain(replace(recipe, resume=True))
+    assert_same(final_state(tmp_path / "stopped"), final_state(expected))
+
+
+def test_a_finished_run_resumed_changes_nothing_and_can_be_made_longer(
+    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    recipe = make_recipe(videos, tmp_path, resume=True)
+    pretrain(recipe)
+    expected, rows = final_state(whole_runs("vicreg")), read_metrics(tmp_path)
+    pretrain(recipe)
+    assert_same(final_state(tmp_path), expected)
+    assert read_metrics(tmp_path) == rows
+    pretrain(replace(recipe, epochs=3))
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    assert list_checkpoints(tmp_path)[-1].name == "step-00000009"
+
+
+def test_a_used_folder_is_refused_and_left_alone(videos: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(videos, tmp_path, epochs=1)
+    pretrain(recipe)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match="already holds a run: add --resume to continue it, or choose another output_dir"
+    ):
+        pretrain(recipe)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(videos, tmp_path, epochs=1, resume=True)
+    pretrain(recipe)
+    with pytest.raises(ValueError, match="order_schedule was 'paper' and is 'baseline'"):
+        pretrain(replace(recipe, order_schedule="baseline"))
+    videos_of_one_class = videos / "train" / "a"
+    with pytest.raises(ValueError, match="has 3 steps per epoch, and this run has 2: keep the videos"):
+        pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class)))
+
+
+def test_damaged_checkpoints_are_skipped_for_older_ones(
+    videos: Path,
+    whole_runs: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = make_recipe(videos, tmp_path, save_steps=1, keep_checkpoints=3, resume=True)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    older, old, newest = list_checkpoints(tmp_path)
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    (old / "training_state" / "optimizer.pt").unlink()
+    capsys.readouterr()
+    pretrain(recipe)
+    said = capsys.readouterr().out
+    assert f"skipped a checkpoint: {newest} is damaged: model.safetensors has changed" in said
+    assert f"skipped a checkpoint: {old} is damaged: training_state/optimizer.pt is missing" in said
+    assert f"resumed from {older}: 0 epochs and 2 steps are done" in said
+    assert_same(final_state(tmp_path), final_state(whole_runs("vicreg")))
+    for checkpoint in list_checkpoints(tmp_path):
+        (checkpoint / "recipe.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint in .*checkpoints can be read"):
+        pretrain(recipe)
+
+
+def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with fp16 on a GPU, whose scaler accelerate leaves out on a CPU; the scale doubles every other step."""
+    build = loop.build_accelerator
+
+    def build_with_scaler(recipe: PretrainingRecipe) -> Any:
+        accelerator = build(recipe)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        return accelerator
+
+    monkeypatch.setattr(loop, "build_accelerator", build_with_scaler)
+    recipe = make_recipe(videos, tmp_path / "run", save_steps=1, resume=True)
+    whole = final_state(pretrain(replace(recipe, output_dir=str(tmp_path / "whole"))))
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    pretrain(recipe)
+    assert_same(final_state(tmp_path / "run"), whole)
+    state = torch.load(list_checkpoints(tmp_path / "run")[-1] / "training_state" / "optimizer.pt", weights_only=True)
+    assert state["scaler"]["scale"] == 8.0 * 2 ** (TOTAL // 2)
+
+
+@pytest.mark.slow  # test_compilation.py trains a step, and looks at the names of what is saved
+def test_a_compiled_run_is_stopped_and_resumed_like_others(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as if to be compiled."""
+    compiled: list[ViDiDiForPreTraining] = []
+
+    def trace(model: ViDiDiForPreTraining) -> None:
+        compiled.append(model)
+        compile_encoders(model, backend="aot_eager")
+
+    monkeypatch.setattr(modeling, "compile_encoders", trace)
+    options: dict[str, Any] = {"order_schedule": "fixed-pair", "evaluate_epochs": 1}
+    plain = pretrain(make_recipe(videos, tmp_path / "plain", **options))
+    options["torch_compile"] = True
+    expected = pretrain(make_recipe(videos, tmp_path / "whole", **options))
+    recipe = make_recipe(videos, tmp_path / "stopped", save_steps=2, **options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    pretrain(replace(recipe, resume=True))
+    assert len(compiled) == 3
+    assert_same(final_state(tmp_path / "stopped"), final_state(expected))
+    found, wanted = (final_state(folder)["published"] for folder in (expected, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3)
+
+
+def test_the_checkpoint_of_the_best_evaluation_is_kept(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.75, 0.75, 0.25])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: {"R@1": next(scores)})
+    recipe = make_recipe(videos, tmp_path, epochs=4, save_epochs=9, keep_checkpoints=1, resume=True)
+    with monkeypatch.context() as patch:
+        stop_after(11, patch)  # of 12: the best one is remembered by a run that goes on
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006"]
+    scores = iter([0.75, 0.25])
+    pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006", "step-00000012"]
+
+
+def test_a_loss_that_explodes_ends_the_run_before_anything_is_saved(videos: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(videos, tmp_path, optimizer="sgd", learning_rate=1e30, save_epochs=1, evaluate_epochs=1)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 2 with derivative orders") as error:
+        pretrain(recipe)
+    files = sorted(str(path) for path in (videos / "train").rglob("*.mp4"))
+    named = str(error.value).split("the videos of this step were ")[1].split(", ")
+    assert len(named) == BATCH
+    assert set(named) < set(files)
+    assert list_checkpoints(tmp_path) == []
+    assert read_metrics(tmp_path) == []
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_loss_that_explodes_is_not_saved_within_an_epoch_either(videos: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(videos, tmp_path, optimizer="sgd", learning_rate=1e30, save_steps=1)
+    with pytest.raises(FloatingPointError, match="at step 2 "):
+        pretrain(recipe)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001"]
