@@ -306,31 +306,6 @@ def test_a_batch_in_parts_is_another_run_for_vicreg_and_the_same_step_count(
         pretrain(make_recipe(videos, tmp_path, epochs=3, resume=True))
 
 
-def test_collapse_is_warned_of_once_with_step_and_files(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = make_recipe(videos, tmp_path, "byol", order_schedule="baseline", monitor_steps=1, optimizer="sgd")
-    recipe = replace(recipe, learning_rate=0.0)
-    build = loop.build_model
-
-    def build_collapsed(*args: Any) -> ViDiDiForPreTraining:
-        model = build(*args)
-        with torch.no_grad():  # BatchNorm that gives all videos the same, before a linear layer
-            model.objective.projector[1].weight.zero_()
-            model.objective.projector[1].bias.fill_(1)
-        return model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model", build_collapsed)
-        pretrain(recipe)
-    warning, *others = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert others == []
-    assert "all videos have nearly the same embedding (std 0" in warning
-    assert "at step 1 with derivative orders (0, 0); the videos of this step were " in warning
-    assert warning.count(".mp4") == BATCH
-    assert read_metrics(tmp_path)[0]["std/00"] == pytest.approx(0, abs=1e-5)
-
-
 def test_nothing_is_measured_or_warned_of_unless_asked_and_ill(
     videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,7 +148,7 @@ def test_target_update_averages_parameters_and_leaves_running_statistics_alone()
     distort(model.vididi)
     distort(model.objective)
     before = copy.deepcopy(model.state_dict())
-    model.update_target(decay=0.9)
+    model.update_target(momentum=0.9)
     after = model.state_dict()
     parameters = {name for name, _ in model.named_parameters()}
     for name, value in after.items():
@@ -325,7 +325,7 @@ def test_a_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
 
 
 def test_impossible_requests_are_named() -> None:
-    with pytest.raises(RuntimeError, match="objective 'vicreg' uses no target"):
+    with pytest.raises(RuntimeError, match="objective 'vicreg' has no target"):
         build("vicreg").update_target(0.99)
     with pytest.raises(ValueError, match=r"Invalid decay value 1\.5"):
         build("byol").update_target(1.5)
