@@ -1,4 +1,4 @@
-"""Balanced alternating learning: which derivative orders the two views of a training step get."""
+"""The order schedule of balanced alternating learning: the derivative orders of the two views at each step."""
 
 from __future__ import annotations
 
@@ -24,36 +24,30 @@ ORDER_SCHEDULES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class AlternatingSchedule:
-    """Says, for (epoch, step), the derivative orders of the first and of the second view.
+    """Returns the derivative orders of both views for an epoch and a step.
 
-    The schedule walks through `pairs`, one pair an epoch (or a step), over and over, so each pair gets the same share
-    of training. On top of that, each step may lift both orders by one: the random step of the paper's nested rule, in
-    which both clips are differentiated once before the scheduled differentiation. It is a pure function of (seed,
-    epoch, step): every rank computes the same orders without talking, and a resumed run continues the same sequence.
+    The schedule cycles through `pairs`, so each pair gets the same share of training. In addition, each step may lift
+    both orders by one: in the paper, both clips are differentiated once more in a random half of the steps. The
+    schedule is a pure function of (seed, epoch, step), so all processes agree and a resumed run continues it.
 
     Args:
-        pairs: The order pairs to walk through.
-        every: `"epoch"` moves on once an epoch (the paper); `"step"` goes through all pairs within each block of
-            `len(pairs)` steps of an epoch, in a fresh random order.
-        lift_probability: The probability with which a step lifts both orders by one.
-        lifts: How often a step draws whether to do that: both orders are then lifted by up to so many.
-        seed: The seed of the random lifts (and of the orders within blocks).
+        pairs: The pairs of orders to cycle through.
+        every: `"epoch"` takes the next pair in each epoch (the paper). `"step"` takes it in each step: every block of
+            `len(pairs)` steps has all pairs in a new random order.
+        lift_probability: Probability that a step lifts both orders by one.
+        lifts: Number of independent draws of a lift per step.
+        seed: Seed of the lifts and of the order within blocks.
 
     Raises:
-        ValueError: If a pair is not two non-negative orders, `every` is unknown, the probability is not in [0, 1] or
-            `lifts` is below 1.
+        ValueError: If a pair is not two non-negative integers, or an argument is out of range.
 
-    Source: the two nested steps of balanced alternating learning in the authors' code of "Unfolding Videos Dynamics via
-    Taylor Expansion" (arXiv 2409.02371).
+    Source: the authors' code of "Unfolding Videos Dynamics via Taylor Expansion" (arXiv 2409.02371).
 
     Example:
-        ```python
         >>> from vididi_hf import AlternatingSchedule
         >>> schedule = AlternatingSchedule.from_preset("first-order")
         >>> [schedule(epoch, step=0) for epoch in range(5)]
         [(1, 1), (0, 1), (1, 0), (0, 0), (1, 1)]
-
-        ```
     """
 
     pairs: tuple[OrderPair, ...] = _MODES
@@ -79,15 +73,14 @@ class AlternatingSchedule:
         """Builds a named schedule.
 
         Args:
-            name: `"baseline"` — (V, V') only; `"paper"` — the nested rule of the authors' code; `"paper-per-step"` —
-                the same with the modes changing every step; `"first-order"` — the paper's modes without the random
-                lift; `"third-order"` — with two random lifts, so that orders reach 3; `"scheduled-lift"` — no random
-                lift but, after the four modes, the same four lifted: the pairs of `"paper"` in their shares, by epochs
-                alone; `"fixed-pair"` — (V, ∂V') only.
-            seed: The seed of the schedule's random choices.
+            name: `"baseline"`: always (0, 0). `"paper"`: the four modes of the authors' code with random lifts.
+                `"paper-per-step"`: the same, with a new mode in each step. `"first-order"`: without lifts.
+                `"third-order"`: two lifts, up to order 3. `"scheduled-lift"`: four epochs without and four with a lift,
+                without chance. `"fixed-pair"`: always (0, 1).
+            seed: Seed of the random choices.
 
         Raises:
-            ValueError: If there is no such preset.
+            ValueError: If the name is unknown.
         """
         if name not in ORDER_SCHEDULES:
             raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(ORDER_SCHEDULES)}")
@@ -95,11 +88,11 @@ class AlternatingSchedule:
 
     @property
     def max_order(self) -> int:
-        """The highest derivative order that can come up: how many extra frames a training clip needs."""
+        """The highest order that occurs, which is the number of extra frames that a clip needs."""
         return max(max(pair) for pair in self.pairs) + self.lifts * (self.lift_probability > 0)
 
     def __call__(self, epoch: int, step: int) -> OrderPair:
-        """Returns the orders of the two views at a step of an epoch (both counted from 0)."""
+        """Returns the orders of both views at a step of an epoch, both counted from 0."""
         import torch  # here, because the command line reads the names of the schedules without torch
 
         from vididi_hf.data.seeding import seeded_generator
@@ -118,12 +111,12 @@ class AlternatingSchedule:
         return pair[0] + lift, pair[1] + lift
 
     def counts(self, epochs: int, steps_per_epoch: int) -> dict[OrderPair, int]:
-        """Counts how many steps of a whole run train each pair of orders."""
+        """Counts the steps of each pair of orders in a whole run."""
         pairs = Counter(self(epoch, step) for epoch in range(epochs) for step in range(steps_per_epoch))
         return dict(sorted(pairs.items()))
 
     def order_counts(self, epochs: int, steps_per_epoch: int) -> tuple[dict[int, int], dict[int, int]]:
-        """Counts how many steps of a whole run show each order to the first and to the second view."""
+        """Counts the steps of each order in a whole run, for each view."""
         views: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
         for pair, steps in self.counts(epochs, steps_per_epoch).items():
             for view, order in zip(views, pair):
