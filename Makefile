@@ -7,7 +7,7 @@ DATASET ?= motion
 SEEDS ?= 0
 OUTPUT ?= demo
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all lint format docs clean
 
 # Made again whenever the dependencies change.
 $(VENV)/installed: pyproject.toml
@@ -28,6 +28,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
