@@ -4,15 +4,28 @@ import ast
 import re
 from typing import Any
 
-from griffe import Attribute, Docstring, ExprCall, ExprKeyword, ExprLambda, ExprName, Extension, Module, Object
+from griffe import (
+    Attribute,
+    Docstring,
+    Expr,
+    ExprCall,
+    ExprFormatted,
+    ExprJoinedStr,
+    ExprKeyword,
+    ExprLambda,
+    ExprName,
+    Extension,
+    Module,
+    Object,
+)
 
 
 class PackageDocstrings(Extension):
     """Renders doctest examples as code, and options with their default and their help."""
 
     def __init__(self) -> None:
-        """Makes room for options whose help is a constant of another module."""
-        self.constants: list[tuple[Docstring, str]] = []
+        """Makes room for the options, whose help may use constants of modules that are not loaded yet."""
+        self.helps: list[tuple[Attribute, str | Expr]] = []
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Renames the section `Example:`, because only `Examples:` is read as code, and drops links to other pages."""
@@ -22,23 +35,30 @@ class PackageDocstrings(Extension):
             obj.docstring.value = re.sub(r"\[(`[^`]+`)\]\[vididi_hf\.[a-z_]+\.[^\]]+\]", r"\1", text)
 
     def on_attribute_instance(self, *, attr: Attribute, **_: Any) -> None:
-        """Replaces `option(default=..., help=...)` by the default, and takes the help as the docstring."""
+        """Replaces `option(default=..., help=...)` by the default."""
         call = attr.value
-        if not isinstance(call, ExprCall) or str(call.function) != "option":
-            return
-        rules = {rule.name: rule.value for rule in call.arguments if isinstance(rule, ExprKeyword)}
-        factory = rules.get("default_factory")
-        attr.value = rules.get("default", factory.body if isinstance(factory, ExprLambda) else factory)
-        attr.docstring = attr.docstring or Docstring(_plain(str(rules["help"])), parent=attr)
-        if isinstance(rules["help"], ExprName):
-            self.constants.append((attr.docstring, rules["help"].canonical_path))
+        if isinstance(call, ExprCall) and str(call.function) == "option":
+            rules = {rule.name: rule.value for rule in call.arguments if isinstance(rule, ExprKeyword)}
+            factory = rules.get("default_factory")
+            attr.value = rules.get("default", factory.body if isinstance(factory, ExprLambda) else factory)
+            self.helps.append((attr, rules["help"]))
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Looks up the constants, now that all modules are loaded."""
-        for docstring, path in self.constants:
-            docstring.value = ast.literal_eval(str(pkg.modules_collection[path].value))
+        """Makes the help of each option its docstring."""
+        for attr, text in self.helps:
+            attr.docstring = Docstring(_text(text, pkg), parent=attr)
 
 
-def _plain(text: str) -> str:
-    """Removes the quotes of a string literal, and the braces and the prefix of an f-string."""
-    return re.sub(r"\{(.*?)\}", r"`\1`", re.sub(r"^f?(['\"])(.*)\1$", r"\2", text, flags=re.DOTALL))
+def _text(value: Any, package: Module) -> str:
+    """The text of a literal, an f-string or a constant. Other expressions are shown as code."""
+    if isinstance(value, str):
+        return str(ast.literal_eval(value))
+    if isinstance(value, ExprJoinedStr):
+        return "".join(part if isinstance(part, str) else _text(part, package) for part in value.values)
+    if isinstance(value, ExprFormatted):
+        return _text(value.value, package)
+    if isinstance(value, ExprName) and isinstance(
+        target := package.modules_collection[value.canonical_path], Attribute
+    ):
+        return _text(target.value, package)
+    return f"`{value}`"
