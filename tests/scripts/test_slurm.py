@@ -1,4 +1,4 @@
-"""The batch script, between a scheduler and a training run that only write down how they were called."""
+"""The batch script, with a scheduler and a training run that only record their calls."""
 
 import os
 import subprocess
@@ -25,22 +25,22 @@ exit "$STATUS"
 
 
 def run(folder: Path, status: int, *arguments: str) -> tuple[int, list[str]]:
-    """Exit status of the script, and what was called."""
+    """Returns the exit status of the script and the recorded calls."""
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": PYTHON}.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
     environment = {
         **{"PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(folder / "log"), "STATUS": str(status)},
         **{"SLURM_JOB_ID": "40017", "SLURM_JOB_NODELIST": "node[7,9]", "SLURM_NTASKS": "4"},
     }
     done = subprocess.run(["bash", str(SCRIPT), *arguments], env=environment, timeout=30)
-    return done.returncode, (folder / "log").read_text().splitlines()
+    return done.returncode, (folder / "log").read_text(encoding="utf-8").splitlines()
 
 
 def test_every_process_learns_its_place_and_gets_the_arguments(tmp_path: Path) -> None:
     status, (srun, *calls) = run(tmp_path, 0, "--output_dir", "a folder")
     assert (status, srun) == (0, "srun --kill-on-bad-exit=0")
-    arguments = "[scripts/pretrain.py][--output_dir][a folder][--resume]"
+    arguments = "[-m][vididi_hf][pretrain][--output_dir][a folder][--resume]"
     assert calls == [f"node7:20017 {rank}/4 {rank % 2} {arguments}" for rank in range(4)]
 
 
@@ -54,6 +54,8 @@ def test_only_a_run_that_was_asked_to_stop_goes_back_into_the_queue(
 
 
 def test_the_scheduler_asks_the_processes_and_not_the_shell() -> None:
-    options = [line.split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH ")]
+    options = [
+        line.split()[1] for line in SCRIPT.read_text(encoding="utf-8").splitlines() if line.startswith("#SBATCH ")
+    ]
     assert "--signal=TERM@180" in options  # with B: in front, the shell would get the signal instead
     assert "--requeue" in options
