@@ -93,24 +93,10 @@ def save_checkpoint(
     progress: Progress,
     training: dict[str, Any],
 ) -> Path:
-    """Writes a checkpoint, and removes all but the newest `recipe.keep_checkpoints` and the best.
+    """Writes `output_dir/checkpoints/step-N`, and removes all but the newest `recipe.keep_checkpoints` and the best.
 
-    A full disk or a kill leaves the earlier checkpoints as they were. What a kill left half-written is removed by the
-    next call.
-
-    Args:
-        output_dir: The folder of the run.
-        model: The model, not wrapped.
-        processor: The processor.
-        recipe: The recipe of the run.
-        progress: The place in the run.
-        training: State of the optimizer, the log and the loss scaler.
-
-    Returns:
-        `output_dir/checkpoints/step-<total steps>`.
-
-    Raises:
-        OSError: If it cannot be written, for example to a full disk.
+    `training` is the state of the optimizer, the log and the loss scaler. A full disk (an OSError) or a kill leaves the
+    earlier checkpoints as they were. What a kill left half-written is removed by the next call.
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
@@ -149,18 +135,10 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 def load_checkpoint(
     folder: str | Path, model: ViDiDiForPreTraining, recipe: PretrainingRecipe
 ) -> tuple[Progress, dict[str, Any]]:
-    """Verifies a checkpoint, loads its weights into a model, and returns the rest.
-
-    Args:
-        folder: The checkpoint.
-        model: The model of the recipe, not wrapped. It changes only if the whole checkpoint is intact.
-        recipe: The recipe of the run that continues.
-
-    Returns:
-        The progress and the `training` state.
+    """Verifies a checkpoint, loads its weights into a model, and returns the progress and the `training` state.
 
     Raises:
-        DamagedCheckpointError: If a file is missing, changed or unreadable.
+        DamagedCheckpointError: If a file is missing, changed or unreadable. The model is then unchanged.
         ValueError: If the checkpoint belongs to another run or network.
     """
     folder = Path(folder)

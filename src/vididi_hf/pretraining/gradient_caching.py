@@ -39,16 +39,8 @@ def accumulate_gradients(
 ) -> ViDiDiForPreTrainingOutput:
     """Adds the gradient of the mean of the parts' losses to the parameters.
 
-    Args:
-        accelerator: The accelerator of the run.
-        model: A `ViDiDiForPreTraining`, prepared by the accelerator.
-        clips: The batch of this process.
-        orders: The derivative order of each view.
-        differentiate: Makes the model's input of a part.
-        parts: Number of parts; divides the batch size.
-
-    Returns:
-        The output for the whole batch, without a graph. Loss and terms are means over the parts.
+    `model` is prepared by the accelerator, `clips` are the batch of this process, and `parts` divides its size. Returns
+    the output for the whole batch without a graph; loss and terms are means over the parts.
     """
     outputs = []
     for index, part in enumerate(clips.chunk(parts)):
@@ -77,19 +69,8 @@ def cache_gradients(
 ) -> ViDiDiForPreTrainingOutput:
     """Adds the gradient of the whole batch's loss to the parameters, with the activations of one chunk in memory.
 
-    Args:
-        accelerator: The accelerator of the run.
-        model: A `ViDiDiForPreTraining`, prepared by the accelerator.
-        clips: The batch of this process.
-        orders: The derivative order of each view.
-        differentiate: Makes the model's input of a chunk.
-        chunk_size: Videos per chunk; divides the batch size.
-
-    Returns:
-        The output for the whole batch, without a graph.
-
-    Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache,
-    https://arxiv.org/abs/2101.06983).
+    Takes and returns what `accumulate_gradients` does; a chunk has `chunk_size` videos. Source: GradCache, Gao et al.
+    (https://arxiv.org/abs/2101.06983).
     """
     network: ViDiDiForPreTraining = accelerator.unwrap_model(model)
     chunks = clips.split(chunk_size)

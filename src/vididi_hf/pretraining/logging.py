@@ -62,10 +62,7 @@ class RunningMeans:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object per line.
 
-    Args:
-        output_dir: The folder of the run.
-        keep_until: The step that the run continues from. Later rows are dropped, because the run takes these steps
-            again. 0 starts an empty file.
+    A resumed run keeps the rows up to the step `keep_until`, because it takes later steps again. 0 starts an empty file.
     """
 
     def __init__(self, output_dir: str | Path, keep_until: int = 0) -> None:
@@ -80,11 +77,7 @@ class MetricsFile:
 
 
 def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
-    """Reads the rows of a run's `metrics.jsonl`. A last line that a kill cut off is left out.
-
-    Raises:
-        ValueError: If another line is not JSON.
-    """
+    """Reads the rows of a run's `metrics.jsonl`. A last line that a kill cut off is left out."""
     path = Path(output_dir) / METRICS_FILE
     if not path.exists():
         return []
@@ -115,11 +108,6 @@ class RunLog:
 
     The row of an epoch holds means over its steps. Measures of collapse are means over the measured steps, for each
     pair of derivative orders: `rank_me/01` is for orders (0, 1). They use the main process's part of the batch.
-
-    Args:
-        recipe: The recipe of the run.
-        accelerator: The accelerator of the run.
-        total_steps: Steps of the whole run.
     """
 
     def __init__(self, recipe: PretrainingRecipe, accelerator: Accelerator, total_steps: int) -> None:
@@ -175,17 +163,7 @@ class RunLog:
         self.epoch_start = time.perf_counter() - self.seconds
 
     def step(self, orders: OrderPair, learning_rate: float, output: Any, sources: list[str]) -> None:
-        """Reports one step, which `progress` already counts.
-
-        Args:
-            orders: The derivative order of each view.
-            learning_rate: The learning rate of the step.
-            output: The `ViDiDiForPreTrainingOutput` of the batch.
-            sources: The files of this process's part of the batch.
-
-        Raises:
-            FloatingPointError: If a loss is not finite. It is checked every few steps.
-        """
+        """Reports one step, which `progress` already counts. Raises a FloatingPointError if a loss is not finite."""
         output = output.detached()
         self.means.add({"loss": output.loss, **output.loss_terms})
         self.unchecked.append(_Step(self.progress.total_steps, orders, learning_rate, output.loss, sources))

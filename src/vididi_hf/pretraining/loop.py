@@ -100,14 +100,8 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
 def derivative_views(clips: Tensor, orders: OrderPair, *, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
     """Normalizes the two clips of every video and differentiates each to its own order.
 
-    Args:
-        clips: uint8 (batch, 2, frames, channels, height, width) with at least `num_frames + order` frames.
-        orders: The derivative order of each view.
-        processor: Has the mean and the standard deviation.
-        num_frames: Frames of the result.
-
-    Returns:
-        Float (batch, 2, num_frames, channels, height, width).
+    `clips` are uint8 (batch, 2, frames, channels, height, width) with at least `num_frames + order` frames. The result
+    is float (batch, 2, num_frames, channels, height, width).
     """
     views = []
     for view, order in enumerate(orders):

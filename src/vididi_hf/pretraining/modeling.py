@@ -169,11 +169,7 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         )
 
     def embed_targets(self, pixel_values: Tensor, derivative_orders: tuple[int, int] = (0, 0)) -> tuple[Tensor, ...]:
-        """Embeds both views with the target network.
-
-        Returns:
-            The embeddings of each view (batch, dimensions), without gradient; empty if there is no target.
-        """
+        """Returns the target embeddings (batch, dimensions) of each view; empty if there is no target."""
         if self.target is None:
             return ()
         return self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
@@ -182,13 +178,6 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         """Moves the target's parameters: target = momentum * target + (1 - momentum) * online.
 
         BatchNorm's running statistics are not averaged; the target gathers its own.
-
-        Args:
-            momentum: EMA momentum between 0 and 1; see `cosine_decay`.
-
-        Raises:
-            RuntimeError: If there is no target.
-            ValueError: If the momentum is not between 0 and 1.
         """
         if self.target is None:
             raise RuntimeError(f"objective {self.config.objective!r} has no target")

@@ -138,12 +138,7 @@ def build_lr_schedule(
 
 
 def learning_rate_at(step: int, total_steps: int, warmup_steps: int, base: float, final_ratio: float) -> float:
-    """Computes the learning rate of a step: linear warmup from 0 to `base`, then a cosine to `base * final_ratio`.
-
-    Example:
-        >>> [round(learning_rate_at(step, 100, 10, base=2.0, final_ratio=0.001), 4) for step in (0, 5, 10, 55, 100)]
-        [0.0, 1.0, 2.0, 1.001, 0.002]
-    """
+    """Computes the learning rate of a step: linear warmup from 0 to `base`, then a cosine to `base * final_ratio`."""
     if step < warmup_steps:
         return base * step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

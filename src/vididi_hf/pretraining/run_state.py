@@ -34,11 +34,7 @@ BEST_BY = "R@1"
 
 
 def open_output_dir(recipe: PretrainingRecipe) -> None:
-    """Creates the folder of a run.
-
-    Raises:
-        ValueError: If it holds a run, and `resume` is false.
-    """
+    """Creates the folder of a run, or raises a ValueError if it holds a run and `resume` is false."""
     folder = Path(recipe.output_dir)
     if list_checkpoints(folder) and not recipe.resume:
         raise ValueError(f"{folder} already holds a run: add --resume to continue it, or choose another output_dir")
@@ -88,17 +84,6 @@ class RunState:
     """The state of a run: progress, checkpoints, log and stop requests.
 
     Entering the context resumes from the newest checkpoint, if there is one. All processes must call all methods.
-
-    Args:
-        recipe: The recipe of the run.
-        accelerator: The accelerator of the run.
-        model: The model, not wrapped.
-        optimizer: The optimizer, prepared by the accelerator.
-        processor: The processor that is saved with the encoder.
-        steps_per_epoch: Steps of one epoch.
-
-    Raises:
-        ValueError: On entering, if no checkpoint can be read, or they belong to another run.
     """
 
     def __init__(
@@ -146,12 +131,7 @@ class RunState:
         self.log.start_epoch()
 
     def after_step(self, orders: OrderPair, learning_rate: float, output: Any, batch: Any) -> None:
-        """Counts, logs and, if due, saves a step.
-
-        Raises:
-            FloatingPointError: If a loss is not finite.
-            SystemExit: If a process was asked to stop. The checkpoint is written before.
-        """
+        """Counts, logs and, if due, saves a step. Ends the process if one was asked to stop, after saving."""
         progress = self.progress
         progress.step += 1
         progress.total_steps += 1
@@ -167,11 +147,7 @@ class RunState:
             raise SystemExit(128 + number)
 
     def after_epoch(self, evaluate: Callable[[int], dict[str, float]]) -> None:
-        """Evaluates, logs and, if due, saves an epoch.
-
-        Args:
-            evaluate: Returns the metrics after an epoch, counted from 1; empty if it is not evaluated.
-        """
+        """Evaluates, logs and, if due, saves an epoch. `evaluate` gets its number, counted from 1."""
         self.log.require_finite_loss()
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         metrics = evaluate(self.progress.epoch)
