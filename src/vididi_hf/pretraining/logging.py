@@ -62,7 +62,7 @@ class RunningMeans:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object per line.
 
-    A resumed run keeps the rows up to the step `keep_until`, because it takes later steps again. 0 starts an empty file.
+    A resumed run keeps the rows up to step `keep_until`, because it takes later steps again. 0 starts an empty file.
     """
 
     def __init__(self, output_dir: str | Path, keep_until: int = 0) -> None:
