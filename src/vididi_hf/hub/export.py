@@ -165,8 +165,10 @@ def export_program(graph: ExportGraph, path: str | Path) -> float:
     with atomic_write(path) as unfinished, torch.no_grad():
         shapes = {INPUT_NAME: {0: torch.export.Dim("batch")}}
         program = torch.export.export(graph, (graph.example(2),), dynamic_shapes=shapes, strict=False)
-        torch.export.save(program, unfinished, extra_files={METADATA_KEY: json.dumps(graph.description())})
-        return check(graph, torch.export.load(unfinished).module())
+        with unfinished.open("wb") as file:  # a path would have to end in .pt2
+            torch.export.save(program, file, extra_files={METADATA_KEY: json.dumps(graph.description())})
+        with unfinished.open("rb") as file:
+            return check(graph, torch.export.load(file).module())
 
 
 def export_onnx(graph: ExportGraph, path: str | Path) -> float:
