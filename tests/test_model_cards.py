@@ -15,7 +15,7 @@ import vididi_hf
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.motion import describe_motion, render_motion
 from vididi_hf.hub.card import write_card
-from vididi_hf.hub.options import CardOptions
+from vididi_hf.hub.options import PublishOptions
 
 FOLDER = Path(__file__).parents[1] / "model_cards"
 NAMES = ("vididi-vicreg-tiny-motion", "baseline-vicreg-tiny-motion")
@@ -57,7 +57,9 @@ def test_the_card_is_what_the_folder_says(checkpoint: Path, tmp_path: Path) -> N
     """The card can be written again from the other files, and its model-index is that of the report."""
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     (folder / "README.md").unlink()
-    again = write_card(folder, f"model_cards/{checkpoint.name}", CardOptions(notes=str(FOLDER / "notes.md")))
+    repo = f"model_cards/{checkpoint.name}"
+    options = PublishOptions(checkpoint=str(checkpoint), repo=repo, notes=str(FOLDER / "notes.md"))
+    again = write_card(folder, options)
     text = (checkpoint / "README.md").read_text(encoding="utf-8")
     assert again.read_text(encoding="utf-8") == text
     report = json.loads((checkpoint / "results" / "retrieval-motion-test.json").read_text())

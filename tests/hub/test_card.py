@@ -12,13 +12,17 @@ from torch import nn
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.results import EvaluationResult, report_of
 from vididi_hf.hub import card
-from vididi_hf.hub.card import check_links, eval_results, measure_cost, read_emissions, result_protocol, write_card
-from vididi_hf.hub.options import CardOptions, PublishOptions
+from vididi_hf.hub.card import check_links, eval_results, measure_cost, read_emissions, result_protocol
+from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.publishing import prepare_repository
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 REPO = "org/vididi-vicreg"
+
+
+def write_card(folder, **options):
+    return card.write_card(folder, PublishOptions(checkpoint="unused", repo="org/bare", **options)).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_snippets_name_the_repository(text):
 
 
 def test_what_was_not_measured_is_absent(bare):
-    text = write_card(bare, "org/bare").read_text()
+    text = write_card(bare)
     data = ModelCard(text).data
     assert data.eval_results is None
     assert data.library_name == "vididi_hf"  # it carries no code
@@ -115,11 +119,11 @@ def test_what_was_not_measured_is_absent(bare):
 
 def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
     (bare / "recipe.json").write_text(json.dumps({"dataset": "motion", "split": "train", "objective": "byol"}))
-    text = write_card(bare, "org/bare").read_text()
+    text = write_card(bare)
     assert "was trained" not in text
     assert "This checkpoint has no metrics of a training run." in text
     (bare / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
-    text = write_card(bare, "org/bare").read_text()
+    text = write_card(bare)
     assert "trained without labels on the split `train` of motion. The data set is generated" in text
     assert "both views" not in text
 
@@ -128,7 +132,7 @@ def test_a_baseline_is_not_said_to_be_vididi(bare):
     (bare / "recipe.json").write_text(
         json.dumps({"dataset": "motion", "objective": "vicreg", "schedule": "baseline"})  # an old name
     )
-    text = write_card(bare, "org/bare").read_text()
+    text = write_card(bare)
     assert "It was trained with VICReg alone" in text
     assert "| order_schedule | baseline |" in text
     assert "It trains one network to embed" not in text
@@ -139,14 +143,14 @@ def test_options(bare):
         "run_id,emissions,country_name,gpu_model,cpu_model\na,0.001,France,,Some CPU\na,0.004,France,,Some CPU\n"
     )
     (bare / "notes.txt").write_text("Trained with *care*.")
-    options = CardOptions(
+    text = write_card(
+        bare,
         license="other",
         license_name="my license",
         license_link="https://example.org",
         base_model="owner/encoder",
         notes=str(bare / "notes.txt"),
     )
-    text = write_card(bare, "org/bare", options).read_text()
     data = ModelCard(text).data
     assert (data.license, data.license_name, data.license_link) == ("other", "my license", "https://example.org")
     assert data.base_model == "owner/encoder"
@@ -157,7 +161,7 @@ def test_options(bare):
 
 def test_a_template_of_ones_own(bare, tmp_path):
     (tmp_path / "mine.md").write_text("---\n{{ card_data }}\n---\n{{ model_name }} has {{ config.backbone }}.\n")
-    text = write_card(bare, "org/bare", CardOptions(template=str(tmp_path / "mine.md"))).read_text()
+    text = write_card(bare, template=str(tmp_path / "mine.md"))
     assert text.endswith("bare has r3d_18.\n")
 
 

@@ -19,7 +19,7 @@ from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_report
 from vididi_hf.files import write_text
 from vididi_hf.finetuning.recipe import FinetuningRecipe
-from vididi_hf.hub.options import CardOptions
+from vididi_hf.hub.options import PublishOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import rename_old
 from vididi_hf.pretraining.monitors import METRICS_FILE, read_metrics
@@ -67,27 +67,19 @@ RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
 }
 
 
-def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = None) -> Path:
-    """Writes the model card of a repository from the repository's other files.
+def write_card(folder: Path, options: PublishOptions) -> Path:
+    """Writes the model card of a repository from the repository's other files, and returns its path.
 
     The network and the labels come from `config.json`, the training from `recipe.json` or `finetuning.json` and from
     `metrics.jsonl`, the results from the reports in `results/`, the figures from `figures/`, and the emissions from
-    codecarbon's `emissions.csv`.
-
-    Args:
-        folder: The repository.
-        repo_id: Its id on the Hub, `owner/name`.
-        options: What else to say.
-
-    Returns:
-        The path of `README.md`.
+    codecarbon's `emissions.csv`. License, base model and notes come from the options.
 
     Raises:
         ValueError: If the card links to a file that is not in the repository.
     """
-    folder, options = Path(folder), options or CardOptions()
     config = ViDiDiConfig.from_pretrained(folder)
     processor = ViDiDiVideoProcessor.from_pretrained(folder)
+    model_name = options.repo.split("/")[-1]
     recipe_file = next((name for name in RECIPES if (folder / name).exists()), None)
     recipe = read_recipe(folder / recipe_file) if recipe_file else {}
     rows = read_metrics(folder)
@@ -103,15 +95,15 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
         library_name="transformers" if carries_code else "vididi_hf",
         pipeline_tag="video-classification" if classifies else "feature-extraction",
         tags=["vididi", "video", "self-supervised-learning", *([recipe["objective"]] if "objective" in recipe else [])],
-        model_name=repo_id.split("/")[-1] if reports else None,  # the name in the model-index
+        model_name=model_name if reports else None,  # the name in the model-index
         eval_results=eval_results(reports) or None,
         co2_eq_emissions=read_emissions(folder / EMISSIONS_FILE),
     )
     card = ModelCard.from_template(
         data,
         template_str=Path(options.template or TEMPLATE).read_text(encoding="utf-8"),
-        repo_id=repo_id,
-        model_name=repo_id.split("/")[-1],
+        repo_id=options.repo,
+        model_name=model_name,
         model_class=model_class,
         auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
         takes_boxes=model_class == ViDiDiForActionDetection.__name__,

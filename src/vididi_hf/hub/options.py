@@ -12,19 +12,7 @@ _CHECKPOINT = "Folder of a run, of one of its checkpoints, or of a saved model."
 
 
 @dataclass(kw_only=True)
-class CardOptions(Options):
-    """What a model card says besides what was measured. `help` of each field describes it."""
-
-    license: str = option(default="apache-2.0", help="License of the weights: an identifier of the Hub.")
-    license_name: str | None = option(default=None, help="Name of the license, with --license other.")
-    license_link: str | None = option(default=None, help="Link to the license, with --license other.")
-    base_model: str | None = option(default=None, help="Id on the Hub of the model that was fine-tuned.")
-    notes: str | None = option(default=None, help="Markdown file with text for the card's section Notes.")
-    template: str | None = option(default=None, help="Jinja template of the card that replaces the default one.")
-
-
-@dataclass(kw_only=True)
-class PublishOptions(CardOptions):
+class PublishOptions(Options):
     """Options of `vididi publish`. `help` of each field describes it.
 
     Example:
@@ -47,6 +35,12 @@ class PublishOptions(CardOptions):
     figures: list[str] = option(
         default_factory=list, help="More PNG figures, or folders of them, than those in the checkpoint."
     )
+    license: str = option(default="apache-2.0", help="License of the weights: an identifier of the Hub.")
+    license_name: str | None = option(default=None, help="Name of the license, with --license other.")
+    license_link: str | None = option(default=None, help="Link to the license, with --license other.")
+    base_model: str | None = option(default=None, help="Id on the Hub of the model that was fine-tuned.")
+    notes: str | None = option(default=None, help="Markdown file with text for the card's section Notes.")
+    template: str | None = option(default=None, help="Jinja template of the card that replaces the default one.")
 
 
 @dataclass(kw_only=True)
@@ -73,7 +67,7 @@ class ExportOptions(Options):
 
     checkpoint: str = option(positional=True, help=_CHECKPOINT)
     output: str = option(positional=True, help=f"File to write; it ends in {' or '.join(EXPORT_FORMATS)}.")
-    inputs: str = option(default="frames", choices=GRAPH_INPUTS, help="Input of the graph.")
+    inputs: str = option(default="frames", choices=GRAPH_INPUTS, help=f"Input of the graph: {', '.join(GRAPH_INPUTS)}.")
     orders: list[int] = option(
         default_factory=lambda: [0], at_least=0, help="Derivative orders; the features of an encoder are concatenated."
     )

@@ -139,7 +139,7 @@ def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
     _copy_figures([checkpoint, *map(Path, options.figures)], folder)
     if options.with_code:
         carry_code(folder)
-    write_card(folder, options.repo, options)
+    write_card(folder, options)
     (folder / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has its numbers
     return folder
 
@@ -161,9 +161,9 @@ def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> Com
     there = api.list_repo_files(repo_id, revision=options.revision)
     outdated = [name for name in there if name not in files and _REPLACED.fullmatch(name)]
     # Not upload_folder, which may spread the files over several commits.
-    added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    operations = [*added, *(CommitOperationDelete(name) for name in outdated)]
-    return api.create_commit(repo_id, operations, commit_message=options.message, revision=options.revision)
+    added = (CommitOperationAdd(name, str(path)) for name, path in files.items())
+    removed = (CommitOperationDelete(name) for name in outdated)
+    return api.create_commit(repo_id, [*added, *removed], commit_message=options.message, revision=options.revision)
 
 
 def format_plan(folder: Path, options: PublishOptions) -> str:

@@ -41,7 +41,7 @@ def test_networks_are_known_by_their_tensors_and_filled_with_them(
 def test_what_is_none_of_them_is_refused(mc3: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"no video network of torchvision below the prefix 'a\.'"):
         backbone_of({"conv1.weight": torch.zeros(1)}, "a.")
-    with pytest.raises(ValueError, match="do not fit torchvision's r3d_18"):
+    with pytest.raises(ValueError, match="not torchvision's r3d_18: size mismatch"):
         torchvision_network("r3d_18", mc3.state_dict(), with_classifier=True)
 
 
@@ -60,6 +60,12 @@ def test_every_tensor_is_accounted_for(mc3: nn.Module, change, message: str) -> 
     change(tensors)
     with pytest.raises(ValueError, match=message):
         from_tensors(tensors)
+
+
+def test_a_classifier_must_be_there(mc3: nn.Module) -> None:
+    tensors = {name: tensor for name, tensor in mc3.state_dict().items() if not name.startswith("fc.")}
+    with pytest.raises(ValueError, match="has no classifier"):
+        from_tensors(tensors, with_classifier=True)
 
 
 def test_rest_is_dropped_for_its_reason_or_refused() -> None:

@@ -74,6 +74,8 @@ def last_layer(backbone: str) -> str:
 
 def torchvision_network(backbone: str, state: Mapping[str, Tensor], with_classifier: bool) -> nn.Module:
     """Builds torchvision's network from tensors. A missing tensor or another shape is a `ValueError`."""
+    if with_classifier and last_layer(backbone) + ".weight" not in state:
+        raise ValueError("the file has no classifier: leave out with_classifier")
     classes = {"num_classes": len(state[last_layer(backbone) + ".weight"])} if with_classifier else {}
     with torch.device("meta"):  # its own initialization would take seconds
         network = get_model(backbone, weights=None, **classes)
@@ -84,8 +86,8 @@ def torchvision_network(backbone: str, state: Mapping[str, Tensor], with_classif
     filled = {name: state[name] for name in network.state_dict() if name in state}
     try:
         missing, _ = network.load_state_dict(filled, strict=False, assign=True)
-    except RuntimeError as error:  # a tensor of another shape
-        raise ValueError(f"the tensors do not fit torchvision's {backbone}: {error}") from None
+    except RuntimeError as error:  # tensors of another shape, one a line
+        raise ValueError(f"not torchvision's {backbone}: {str(error).splitlines()[1].strip()}") from None
     # Files of old PyTorch versions lack the counters, which evaluation does not use.
     if missing := [name for name in missing if not name.endswith(".num_batches_tracked")]:
         raise ValueError(f"{missing[0]} of {backbone} is missing")

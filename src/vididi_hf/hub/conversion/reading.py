@@ -119,8 +119,6 @@ def from_tensors(
     source = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     backbone = backbone_of(source, prefix)
     head = {name: tensor for name, tensor in source.items() if name.startswith(_CLASSIFIERS)}
-    if with_classifier and not head:
-        raise ValueError("the file has no classifier: leave out with_classifier")
     network = torchvision_network(backbone, source, with_classifier)
     model: ViDiDiModel | ViDiDiForVideoClassification
     if with_classifier:
@@ -128,15 +126,12 @@ def from_tensors(
         model = ViDiDiForVideoClassification(ViDiDiConfig(backbone=backbone, **options))
     else:
         model = ViDiDiModel(ViDiDiConfig(backbone=backbone, **options))
+        report.dropped |= {prefix + name: "classifier" for name in head}
     wanted = model.state_dict()
-    encoder = "vididi.backbone." if with_classifier else "backbone."
     state: dict[str, Tensor] = {}
     for name, tensor in source.items():
-        target = encoder + name
-        if name in head:
-            if not with_classifier:
-                report.dropped[prefix + name] = "classifier"
-                continue
+        target = ("vididi.backbone." if with_classifier else "backbone.") + name
+        if with_classifier and name in head:
             target = f"classifier.{name.rsplit('.', 1)[1]}"
             tensor = tensor.flatten(1) if tensor.ndim > 1 else tensor  # S3D's is a 1 x 1 x 1 convolution
         if target in wanted:

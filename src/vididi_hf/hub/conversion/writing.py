@@ -49,19 +49,11 @@ def to_torchvision(
     encoder = model if isinstance(model, ViDiDiModel) else model.vididi
     if (order or (classifier and config.classifier_orders[0])) and config.derivative_scale != "none":
         raise ValueError(
-            "torchvision's networks do not rescale derivatives, but derivative_scale of the model is "
-            f"{config.derivative_scale!r}: only order 0 can be converted"
-        )
-    if config.backbone != "s3d" and (config.hidden_sizes, config.depths) != ((64, 128, 256, 512), (2, 2, 2, 2)):
-        raise ValueError(
-            f"torchvision's {config.backbone} has hidden_sizes (64, 128, 256, 512) and depths (2, 2, 2, 2), "
-            f"got {config.hidden_sizes} and {config.depths}"
+            f"torchvision has no derivative_scale {config.derivative_scale!r}: only order 0 can be converted"
         )
     report = ConversionReport()
     state = _one_order(encoder, "vididi.backbone." if classifier else "backbone.", order, report)
     if classifier:
-        if len(config.classifier_orders) != 1:
-            raise ValueError(f"torchvision's classifiers take one derivative order, got {config.classifier_orders}")
         target = last_layer(config.backbone)
         weight = classifier.classifier.weight.detach().clone()
         state[f"{target}.weight"] = weight[..., None, None, None] if config.backbone == "s3d" else weight
@@ -84,14 +76,14 @@ def _one_order(encoder: ViDiDiModel, prefix: str, order: int | None, report: Con
     state: dict[str, Tensor] = {}
     for name, tensor in encoder.backbone.state_dict().items():
         module, _, part = name.rpartition(".")
-        if module in norms and part.startswith("running_"):
-            for row, kept in enumerate(orders):
-                if kept == order:
-                    state[name] = tensor[row].clone()
-                    report.used[f"{prefix}{name}[{row}]"] = name
-                else:
-                    report.dropped[f"{prefix}{name}[{row}]"] = f"statistics of order {kept}"
-        else:
+        if module not in norms or not part.startswith("running_"):
             state[name] = tensor.clone()
             report.used[prefix + name] = name
+            continue
+        for row, kept in enumerate(orders):
+            if kept == order:
+                state[name] = tensor[row].clone()
+                report.used[f"{prefix}{name}[{row}]"] = name
+            else:
+                report.dropped[f"{prefix}{name}[{row}]"] = f"statistics of order {kept}"
     return state
