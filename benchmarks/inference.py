@@ -34,7 +34,7 @@ from vididi_hf.hub.quantization import quantize_onnx
 
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
 from vididi_hf.evaluation.results import write_report
-from vididi_hf.hub.export import ExportGraph, ExportOptions, export_onnx, onnx_function
+from vididi_hf.hub.export import ExportGraph, export_onnx, onnx_function
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import errors_in_one_line, option, parse_arguments
 
@@ -64,7 +64,7 @@ def methods(arguments: Arguments, folder: Path) -> dict[str, Function]:
     """The methods by name."""
     config = ViDiDiConfig(backbone=arguments.backbone, num_frames=arguments.num_frames, image_size=arguments.image_size)
     torch.manual_seed(0)
-    graph = ExportGraph(ViDiDiModel(config), ExportOptions())
+    graph = ExportGraph(ViDiDiModel(config))
     export_onnx(graph, folder / "float.onnx")
     quantize_onnx(folder / "float.onnx", folder / "static.onnx", [graph.example(4, seed) for seed in range(3)])
     quant_pre_process(str(folder / "float.onnx"), str(folder / "folded.onnx"))

@@ -13,7 +13,7 @@ from studies.measuring import LABEL
 from studies.records import Records
 from studies.report import picture_files
 from studies.statistics import Score, spread
-from vididi_hf.visualization import QUERY, RUN_COLOURS, plot_curves, save_figure
+from vididi_hf.visualization import QUERY, RUN_COLORS, plot_curves, save_figure
 
 METRIC, INPUT = "R@1", "frames"
 """What pictures show."""
@@ -117,7 +117,7 @@ def plot_scores(
             if arm not in found:
                 continue
             reached = spread(found[arm])
-            color = RUN_COLOURS[place % len(RUN_COLOURS)]
+            color = RUN_COLORS[place % len(RUN_COLORS)]
             panel.barh(place, reached.mean, color=color, height=0.7, xerr=reached.deviation, ecolor=QUERY)
             panel.plot(found[arm], [place] * len(found[arm]), "o", color=QUERY, markersize=2.5)
         panel.axvline(chance[dataset], color=QUERY, linewidth=1, linestyle="--")
@@ -153,7 +153,7 @@ def plot_amount(
     names = list(dict.fromkeys(name for found in reached.values() for name in found))
     for panel, (dataset, found) in zip(panels, reached.items()):
         for name, points in found.items():
-            color = RUN_COLOURS[names.index(name) % len(RUN_COLOURS)]
+            color = RUN_COLORS[names.index(name) % len(RUN_COLORS)]
             spreads = {place: spread(points[place]) for place in sorted(points)}
             means = [point.mean for point in spreads.values()]
             if list(points) == [0]:

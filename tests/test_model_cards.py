@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
+import vididi_hf
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.motion import describe_motion, render_motion
-from vididi_hf.hub.validation import check_card
+from vididi_hf.hub.card import write_card
+from vididi_hf.hub.options import PublishOptions
 
 FOLDER = Path(__file__).parents[1] / "model_cards"
 NAMES = ("vididi-vicreg-tiny-motion", "baseline-vicreg-tiny-motion")
@@ -50,9 +53,15 @@ def test_configuration_weights_and_processor_round_trip(checkpoint: Path, tmp_pa
     assert all(torch.equal(saved[name], original[name]) for name in original)
 
 
-def test_the_card_is_valid_and_says_what_the_report_says(checkpoint: Path) -> None:
-    text = (checkpoint / "README.md").read_text()
-    check_card(text, [path.relative_to(checkpoint).as_posix() for path in files_of(checkpoint)])
+def test_the_card_is_what_the_folder_says(checkpoint: Path, tmp_path: Path) -> None:
+    """The card can be written again from the other files, and its model-index is that of the report."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (folder / "README.md").unlink()
+    repo = f"model_cards/{checkpoint.name}"
+    options = PublishOptions(checkpoint=str(checkpoint), repo=repo, notes=str(FOLDER / "notes.md"))
+    again = write_card(folder, options)
+    text = (checkpoint / "README.md").read_text(encoding="utf-8")
+    assert again.read_text(encoding="utf-8") == text
     report = json.loads((checkpoint / "results" / "retrieval-motion-test.json").read_text())
     assert (report["dataset"], report["protocol"]["query_videos"], report["random_init"]) == ("motion", 400, False)
     told = {
@@ -63,7 +72,15 @@ def test_the_card_is_valid_and_says_what_the_report_says(checkpoint: Path) -> No
         for name, value in metrics.items():
             assert told[shown, name].metric_value == value
         assert re.search(rf"^\| {shown} \| {100 * metrics['R@1']:.1f} \|", text, flags=re.MULTILINE)
-    assert ("both views of a video were frames" in text) is checkpoint.name.startswith("baseline")
+    assert ("It was trained with VICReg alone" in text) is checkpoint.name.startswith("baseline")
+
+
+def test_the_encoder_in_the_wheel_is_the_reference_checkpoint() -> None:
+    packaged = Path(vididi_hf.__file__).with_name("reference_encoder")
+    names = {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    assert {path.name for path in packaged.iterdir()} == names
+    for name in names:
+        assert (packaged / name).read_bytes() == (FOLDER / NAMES[0] / name).read_bytes()
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from PIL import Image
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
-from vididi_hf.pretraining.loop import save_untrained
+from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -27,22 +27,13 @@ ROWS = [
 ]
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+@pytest.fixture(scope="session")
+def server_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def server_module() -> ModuleType:
-    return _load(Path(__file__).with_name("hub_server.py"))
-
-
-@pytest.fixture(scope="session")
-def script() -> ModuleType:
-    return _load(Path(__file__).parents[2] / "scripts" / "publish.py")
 
 
 @pytest.fixture
@@ -52,6 +43,15 @@ def hub(server_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     with server_module.HubServer().running() as server:
         yield server
+
+
+def save_untrained(recipe: PretrainingRecipe) -> None:
+    """Writes what a pretraining run writes, without training."""
+    torch.manual_seed(recipe.seed)
+    ViDiDiModel(recipe.model_config()).save_pretrained(recipe.output_dir)
+    size = recipe.image_size
+    ViDiDiVideoProcessor(num_frames=8, size=size * 8 // 7, crop_size=size).save_pretrained(recipe.output_dir)
+    Path(recipe.output_dir, "recipe.json").write_text(recipe.to_json())
 
 
 def _picture(path: Path) -> None:

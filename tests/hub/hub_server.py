@@ -131,116 +131,6 @@ class HubServer:
         """The ids of LFS objects sent so far, in order."""
         return [path.removeprefix("/lfs/") for method, path in self.requests if method == "PUT"]
 
-    # What is asked, without HTTP. `authorized` says whether the request carried the token.
-
-    def repo(self, name: str, authorized: bool, write: bool = False) -> Repo:
-        if write and not authorized:
-            raise HubError(401, "Invalid username or password.")
-        repo = self.repos.get(name)
-        if repo is None or (repo.private and not authorized):
-            raise HubError(404 if authorized else 401, "Repository not found", "RepoNotFound")
-        return repo
-
-    def create(self, body: dict, authorized: bool) -> dict:
-        if not authorized:
-            raise HubError(401, "Invalid username or password.")
-        name = f"{body.get('organization') or 'user'}/{body['name']}"
-        if name in self.repos:
-            raise HubError(409, "You already created this model repo", url=f"{self.url}/{name}")
-        self.repos[name] = Repo(private=body.get("visibility") == "private")
-        return {"url": f"{self.url}/{name}", "name": name, "id": name}
-
-    def preupload(self, repo: Repo, revision: str, body: dict) -> dict:
-        tree = repo.commits[repo.resolve(revision)]
-
-        def describe(file: dict) -> dict:
-            sample = base64.b64decode(file["sample"])
-            mode = "lfs" if b"\0" in sample or file["size"] > 10_000_000 else "regular"
-            known = {"oid": tree[file["path"]].etag} if file["path"] in tree else {}
-            return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **known}
-
-        return {"files": [describe(file) for file in body["files"]], "commitOid": repo.resolve(revision)}
-
-    def lfs_batch(self, body: dict) -> dict:
-        def action(item: dict) -> dict:
-            if item["oid"] in self.storage:
-                return item
-            upload = {"href": f"{self.storage_url}/lfs/{item['oid']}", "header": {}}
-            return {**item, "actions": {"upload": upload, "verify": {"href": f"{self.url}/lfs/verify"}}}
-
-        return {"transfer": "basic", "objects": [action(item) for item in body["objects"]]}
-
-    def lfs_put(self, oid: str, content: bytes) -> None:
-        if hashlib.sha256(content).hexdigest() != oid:
-            raise HubError(400, "the content has another SHA-256")
-        self.storage[oid] = content
-
-    def commit(self, name: str, repo: Repo, branch: str, lines: list[dict]) -> dict:
-        if branch not in repo.branches:
-            raise HubError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
-        tree, summary = dict(repo.commits[repo.branches[branch]]), ""
-        for line in lines:
-            key, value = line["key"], line["value"]
-            if key == "header":
-                summary = value["summary"]
-                if value.get("parentCommit", repo.branches[branch]) != repo.branches[branch]:
-                    raise HubError(412, "A commit has happened since.")
-            elif key == "file":
-                tree[value["path"]] = Blob(base64.b64decode(value["content"]), lfs=False)
-            elif key == "lfsFile":
-                if value["oid"] not in self.storage:
-                    raise HubError(400, f"{value['path']} was not uploaded")
-                tree[value["path"]] = Blob(self.storage[value["oid"]], lfs=True)
-            elif key == "deletedFile":
-                if tree.pop(value["path"], None) is None:
-                    raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
-            else:
-                raise HubError(400, f"unknown key {key}")
-        sha = repo.commit(branch, tree, summary)
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{name}/commit/{sha}", "hookOutput": ""}
-
-    def info(self, name: str, repo: Repo, revision: str) -> dict:
-        sha = repo.resolve(revision)
-        tree = repo.commits[sha]
-        info = {
-            "_id": hashlib.sha1(name.encode()).hexdigest()[:24],
-            "id": name,
-            "modelId": name,
-            "sha": sha,
-            "private": repo.private,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "lastModified": "2026-01-01T00:00:00.000Z",
-            "createdAt": "2026-01-01T00:00:00.000Z",
-            "siblings": [{"rfilename": path} for path in sorted(tree)],
-            "tags": [],
-        }
-        if "README.md" in tree:
-            data = ModelCard(tree["README.md"].content.decode()).data
-            info |= {"tags": data.tags or [], "pipeline_tag": data.pipeline_tag, "library_name": data.library_name}
-        return info
-
-    def tree(self, repo: Repo, revision: str, folder: str) -> list[dict]:
-        entries = []
-        prefix = f"{folder}/" if folder else ""
-        for path, blob in sorted(repo.commits[repo.resolve(revision)].items()):
-            if path.startswith(prefix):
-                entry = {"type": "file", "path": path, "oid": blob.oid, "size": len(blob.content)}
-                if blob.lfs:
-                    entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 130}
-                entries.append(entry)
-        if folder and not entries:
-            raise HubError(404, f"{folder} does not exist", "EntryNotFound")
-        return entries
-
-    def refs(self, repo: Repo) -> dict:
-        def listed(kind: str, names: dict[str, str]) -> list[dict]:
-            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in names.items()]
-
-        return {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []}
-
 
 _REPO = r"(?P<name>[\w.-]+/[\w.-]+)"
 _ROUTES = [
@@ -253,7 +143,6 @@ _ROUTES = [
         ("POST", rf"/api/models/{_REPO}/commit/(?P<revision>[^/]+)", "commit"),
         ("POST", rf"/api/models/{_REPO}/branch/(?P<revision>[^/]+)", "branch"),
         ("POST", rf"/api/models/{_REPO}/tag/(?P<revision>[^/]+)", "tag"),
-        ("GET", rf"/api/models/{_REPO}/refs", "refs"),
         ("GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)/?(?P<path>.*)", "tree"),
         ("GET", rf"/api/models/{_REPO}(?:/revision/(?P<revision>[^/]+))?", "info"),
         ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
@@ -323,7 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def _repo(self, name: str, write: bool = False) -> Repo:
-        return self.hub.repo(name, self._authorized, write)
+        if write and not self._authorized:
+            raise HubError(401, "Invalid username or password.")
+        repo = self.hub.repos.get(name)
+        if repo is None or (repo.private and not self._authorized):
+            raise HubError(404 if self._authorized else 401, "Repository not found", "RepoNotFound")
+        return repo
 
     def _whoami(self) -> None:
         if not self._authorized:
@@ -331,18 +225,58 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"type": "user", "name": "user", "orgs": [{"name": "org"}]})
 
     def _create(self) -> None:
-        self._json(self.hub.create(json.loads(self.body), self._authorized))
+        body = json.loads(self.body)
+        if not self._authorized:
+            raise HubError(401, "Invalid username or password.")
+        name = f"{body.get('organization') or 'user'}/{body['name']}"
+        url = f"{self.hub.url}/{name}"
+        if name in self.hub.repos:
+            raise HubError(409, "You already created this model repo", url=url)
+        self.hub.repos[name] = Repo(private=body.get("visibility") == "private")
+        self._json({"url": url, "name": name, "id": name})
 
     def _validate(self) -> None:
         ModelCard(json.loads(self.body)["content"])
         self._json({"errors": [], "warnings": []})
 
     def _preupload(self, name: str, revision: str) -> None:
-        self._json(self.hub.preupload(self._repo(name, write=True), revision, json.loads(self.body)))
+        repo = self._repo(name, write=True)
+        tree = repo.commits[repo.resolve(revision)]
+
+        def describe(file: dict) -> dict:
+            sample = base64.b64decode(file["sample"])
+            mode = "lfs" if b"\0" in sample or file["size"] > 10_000_000 else "regular"
+            known = {"oid": tree[file["path"]].etag} if file["path"] in tree else {}
+            return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **known}
+
+        files = [describe(file) for file in json.loads(self.body)["files"]]
+        self._json({"files": files, "commitOid": repo.resolve(revision)})
 
     def _commit(self, name: str, revision: str) -> None:
-        lines = [json.loads(line) for line in self.body.splitlines()]
-        self._json(self.hub.commit(name, self._repo(name, write=True), revision, lines))
+        repo = self._repo(name, write=True)
+        if revision not in repo.branches:
+            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        tree, summary = dict(repo.commits[repo.branches[revision]]), ""
+        for line in map(json.loads, self.body.splitlines()):
+            key, value = line["key"], line["value"]
+            if key == "header":
+                summary = value["summary"]
+                if value.get("parentCommit", repo.branches[revision]) != repo.branches[revision]:
+                    raise HubError(412, "A commit has happened since.")
+            elif key == "file":
+                tree[value["path"]] = Blob(base64.b64decode(value["content"]), lfs=False)
+            elif key == "lfsFile":
+                if value["oid"] not in self.hub.storage:
+                    raise HubError(400, f"{value['path']} was not uploaded")
+                tree[value["path"]] = Blob(self.hub.storage[value["oid"]], lfs=True)
+            elif key == "deletedFile":
+                if tree.pop(value["path"], None) is None:
+                    raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
+            else:
+                raise HubError(400, f"unknown key {key}")
+        sha = repo.commit(revision, tree, summary)
+        url = f"{self.hub.url}/{name}/commit/{sha}"
+        self._json({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
     def _branch(self, name: str, revision: str) -> None:
         repo = self._repo(name, write=True)
@@ -356,21 +290,49 @@ class _Handler(BaseHTTPRequestHandler):
         repo.tags[json.loads(self.body)["tag"]] = repo.resolve(revision)
         self._json({})
 
-    def _refs(self, name: str) -> None:
-        self._json(self.hub.refs(self._repo(name)))
-
     def _tree(self, name: str, revision: str, path: str) -> None:
-        self._json(self.hub.tree(self._repo(name), revision, path))
+        repo, entries = self._repo(name), []
+        prefix = f"{path}/" if path else ""
+        for file, blob in sorted(repo.commits[repo.resolve(revision)].items()):
+            if file.startswith(prefix):
+                entry = {"type": "file", "path": file, "oid": blob.oid, "size": len(blob.content)}
+                if blob.lfs:
+                    entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 130}
+                entries.append(entry)
+        if path and not entries:
+            raise HubError(404, f"{path} does not exist", "EntryNotFound")
+        self._json(entries)
 
     def _info(self, name: str, revision: str = "main") -> None:
-        self._json(self.hub.info(name, self._repo(name), revision))
+        repo = self._repo(name)
+        sha = repo.resolve(revision)
+        tree = repo.commits[sha]
+        info = {
+            **{"_id": hashlib.sha1(name.encode()).hexdigest()[:24], "id": name, "modelId": name, "sha": sha},
+            **{"private": repo.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []},
+            **{"lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z"},
+            "siblings": [{"rfilename": path} for path in sorted(tree)],
+        }
+        if "README.md" in tree:
+            data = ModelCard(tree["README.md"].content.decode()).data
+            info |= {"tags": data.tags or [], "pipeline_tag": data.pipeline_tag, "library_name": data.library_name}
+        self._json(info)
 
     def _lfs_batch(self, name: str) -> None:
         self._repo(name, write=True)
-        self._json(self.hub.lfs_batch(json.loads(self.body)))
+
+        def action(item: dict) -> dict:
+            if item["oid"] in self.hub.storage:
+                return item
+            upload = {"href": f"{self.hub.storage_url}/lfs/{item['oid']}", "header": {}}
+            return {**item, "actions": {"upload": upload, "verify": {"href": f"{self.hub.url}/lfs/verify"}}}
+
+        self._json({"transfer": "basic", "objects": [action(item) for item in json.loads(self.body)["objects"]]})
 
     def _lfs_put(self, oid: str) -> None:
-        self.hub.lfs_put(oid, self.body)
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise HubError(400, "the content has another SHA-256")
+        self.hub.storage[oid] = self.body
         self._send(b"", headers={"ETag": f'"{oid}"'})
 
     def _lfs_get(self, oid: str) -> None:

@@ -1,6 +1,5 @@
-"""What users of `scripts/publish.py` do, in an interpreter of its own: argument 1 is JSON, see `test_round_trip.py`."""
+"""What users of `vididi publish` do, in an interpreter of its own. Argument 1 is JSON, see `test_round_trip.py`."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -9,27 +8,23 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from vididi_hf import ViDiDiModel
+from vididi_hf.cli import run_command
 
 job = json.loads(sys.argv[1])
-spec = importlib.util.spec_from_file_location("publish", job["script"])
-publish = importlib.util.module_from_spec(spec)
-sys.modules["publish"] = publish
-spec.loader.exec_module(publish)
-
 # Once in a process that is killed while it sends; then again.
 child = os.fork()
 if child == 0:
     Path(job["pid_file"]).write_text(str(os.getpid()))
-    publish.main([job["run"], "--repo", job["encoder"]])
+    run_command("publish", [job["run"], "--repo", job["encoder"]])
     os._exit(0)
 _, status = os.waitpid(child, 0)
 assert os.WIFSIGNALED(status), status
 print("--- again", flush=True)
-publish.main([job["run"], "--repo", job["encoder"]])
+run_command("publish", [job["run"], "--repo", job["encoder"]])
 HfApi().create_tag(job["encoder"], tag="v1")
 print("--- a new version", flush=True)
-publish.main([job["checkpoint"], "--repo", job["encoder"], "--message", "Another seed"])
+run_command("publish", [job["checkpoint"], "--repo", job["encoder"], "--message", "Another seed"])
 print("--- a classifier", flush=True)
-publish.main([job["classifier_run"], "--repo", job["classifier"], "--public"])
+run_command("publish", [job["classifier_run"], "--repo", job["classifier"], "--public"])
 print("--- one line", flush=True)
 ViDiDiModel.from_pretrained(job["run"]).push_to_hub(job["one_line"], private=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from vididi_hf import ViDiDiConfig, ViDiDiForActionDetection, ViDiDiVideoProcessor
-from vididi_hf.hub.publishing import prepare
+from vididi_hf import PublishOptions, ViDiDiConfig, ViDiDiForActionDetection, ViDiDiVideoProcessor
+from vididi_hf.hub.publishing import prepare_repository
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def detector(tmp_path_factory):
 
 
 def test_code_card_and_weights(detector, remote_code_cache, tmp_path, capsys):
-    prepare(detector, tmp_path / "out", "someone/detector")
+    prepare_repository(PublishOptions(checkpoint=str(detector), repo="someone/detector"), tmp_path / "out")
     assert (tmp_path / "out" / "detection_vididi.py").exists()
     clip, boxes = torch.randn(1, 4, 3, 32, 32), [torch.tensor([[0.1, 0.1, 0.7, 0.9]])]
     where = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]["AutoModelForObjectDetection"]
@@ -38,7 +38,7 @@ def test_code_card_and_weights(detector, remote_code_cache, tmp_path, capsys):
     original = ViDiDiForActionDetection.from_pretrained(detector).eval()
     assert torch.equal(remote(clip, boxes).logits, original(clip, boxes).logits)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "A person is given by a box" in card
+    assert "You give each person as a box" in card
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:

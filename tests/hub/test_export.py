@@ -1,5 +1,4 @@
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import torch
 from torch import nn
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.cli import run_command
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
 from vididi_hf.hub.export import (
     ExportGraph,
-    ExportOptions,
     check,
     export_onnx,
     export_program,
@@ -24,7 +23,6 @@ from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 TINY = {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 1), "image_size": 32, "num_frames": 3}
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export.py"
 
 
 def randomize(model: nn.Module) -> nn.Module:
@@ -57,8 +55,8 @@ def run(path: Path, clips: torch.Tensor) -> torch.Tensor:
 def two_orders(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViDiDiModel, Path]:
     """An encoder with statistics per order, and its export for decoded frames and orders 0 and 1."""
     model, path = encoder(batch_norm="per_order"), tmp_path_factory.mktemp("export") / "encoder.onnx"
-    options = ExportOptions(inputs="uint8_frames", orders=(0, 1))
-    assert export_onnx(ExportGraph(model, options, ViDiDiVideoProcessor()), path) < 1e-4
+    graph = ExportGraph(model, ViDiDiVideoProcessor(), inputs="uint8_frames", orders=(0, 1))
+    assert export_onnx(graph, path) < 1e-4
     return model, path
 
 
@@ -107,7 +105,7 @@ def test_weights_are_stored_once(two_orders: tuple[ViDiDiModel, Path]) -> None:
 def test_every_backbone_is_exported(name: str, tmp_path: Path) -> None:
     sizes = {"hidden_sizes": None, "depths": None} if name == "s3d" else {}
     model = encoder(backbone=name, **sizes)
-    assert export_onnx(ExportGraph(model, ExportOptions()), tmp_path / "a.onnx") < 1e-4
+    assert export_onnx(ExportGraph(model), tmp_path / "a.onnx") < 1e-4
     clips = torch.randn(4, 3, 3, 32, 32)
     with torch.no_grad():
         expected = model(clips).pooler_output
@@ -116,8 +114,7 @@ def test_every_backbone_is_exported(name: str, tmp_path: Path) -> None:
 
 def test_a_derivative_can_be_sent_ready(tmp_path: Path) -> None:
     model = encoder(batch_norm="per_order")
-    options = ExportOptions(inputs="derivative", orders=(2,))
-    export_onnx(ExportGraph(model, options), tmp_path / "a.onnx")
+    export_onnx(ExportGraph(model, inputs="derivative", orders=(2,)), tmp_path / "a.onnx")
     clips = torch.randn(2, 3, 3, 32, 32)
     with torch.no_grad():
         expected = model(clips, derivative_order=2).pooler_output
@@ -129,7 +126,7 @@ def test_a_derivative_can_be_sent_ready(tmp_path: Path) -> None:
 
 def test_derivatives_are_rescaled_inside(tmp_path: Path) -> None:
     plain, model = encoder().eval(), encoder(derivative_scale="unit")
-    export_onnx(ExportGraph(model, ExportOptions(orders=(1, 0))), tmp_path / "a.onnx")
+    export_onnx(ExportGraph(model, orders=(1, 0)), tmp_path / "a.onnx")
     frames = 0.2 * torch.randn(2, 4, 3, 32, 32)
     derivative = frames[:, 1:] - frames[:, :-1]
     scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
@@ -146,7 +143,7 @@ def test_derivatives_are_rescaled_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orders", [(1,), (2, 0)])
 def test_classifiers_differentiate_inside(orders: tuple[int, ...], tmp_path: Path) -> None:
     model = classifier(classifier_orders=orders, batch_norm="per_order")
-    graph = ExportGraph(model, ExportOptions())
+    graph = ExportGraph(model)
     assert export_onnx(graph, tmp_path / "a.onnx") < 1e-4
     assert export_program(graph, tmp_path / "a.pt2") < 1e-4
     frames = torch.randn(5, 3 + max(orders), 3, 32, 32)
@@ -162,8 +159,7 @@ def test_classifiers_differentiate_inside(orders: tuple[int, ...], tmp_path: Pat
 
 def test_program_of_an_encoder(tmp_path: Path) -> None:
     model = encoder(batch_norm="per_order")
-    options = ExportOptions(inputs="uint8_frames", orders=(1,), num_frames=4, image_size=40)
-    graph = ExportGraph(model, options, ViDiDiVideoProcessor())
+    graph = ExportGraph(model, ViDiDiVideoProcessor(), inputs="uint8_frames", orders=(1,), num_frames=4, image_size=40)
     assert export_program(graph, tmp_path / "a.pt2") < 1e-4
     frames = torch.randint(256, (1, 5, 3, 40, 40), dtype=torch.uint8)
     program = torch.export.load(tmp_path / "a.pt2").module()
@@ -174,39 +170,43 @@ def test_program_of_an_encoder(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = ExportGraph(encoder(), ExportOptions())
-    with pytest.raises(RuntimeError, match="something else"):
+    graph = ExportGraph(encoder())
+    with pytest.raises(RuntimeError, match="computes other outputs"):
         check(graph, lambda clips: graph(clips) + 1e-2)
     with pytest.raises(RuntimeError, match=r"returns \(1, 4\), not \(1, 8\)"):
         check(graph, lambda clips: graph(clips)[:, :4])
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError, match="computes other outputs"):
         check(graph, lambda clips: graph(clips) * float("nan"))
     monkeypatch.setattr("vididi_hf.hub.export.TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError, match="computes other outputs"):
         export_program(graph, tmp_path / "a.pt2")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("options", "message"),
     [
-        (lambda: ExportOptions(inputs="video"), "inputs must be one of frames, uint8_frames, derivative, got 'video'"),
-        (lambda: ExportOptions(orders=()), r"distinct integers of at least 0, got \(\)"),
-        (lambda: ExportOptions(orders=(1, 1)), r"distinct integers of at least 0, got \(1, 1\)"),
-        (lambda: ExportOptions(inputs="derivative", orders=(0, 1)), "one order"),
-        (lambda: ExportGraph(classifier(), ExportOptions(orders=(1,))), "differentiates them itself"),
-        (lambda: ExportGraph(encoder(), ExportOptions(inputs="uint8_frames")), "as a processor does"),
+        ({"inputs": "video"}, "inputs must be one of frames, uint8_frames, derivative, got 'video'"),
+        ({"orders": ()}, r"distinct integers of at least 0, got \(\)"),
+        ({"orders": (1, 1)}, r"distinct integers of at least 0, got \(1, 1\)"),
+        ({"inputs": "derivative", "orders": (0, 1)}, "exactly one order"),
+        ({"inputs": "uint8_frames"}, "needs a processor"),
     ],
 )
-def test_impossible_options(make, message: str) -> None:
+def test_impossible_options(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()
+        ExportGraph(encoder(), **options)
+
+
+def test_a_classifier_has_its_own_orders() -> None:
+    with pytest.raises(ValueError, match="differentiates frames itself"):
+        ExportGraph(classifier(), orders=(1,))
 
 
 def test_missing_onnx_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install 'vididi-hf\[export\]'"):
-        export_onnx(ExportGraph(encoder(), ExportOptions()), tmp_path / "a.onnx")
+        export_onnx(ExportGraph(encoder()), tmp_path / "a.onnx")
 
 
 def test_foreign_files_have_no_description(tmp_path: Path) -> None:
@@ -216,22 +216,18 @@ def test_foreign_files_have_no_description(tmp_path: Path) -> None:
         read_description(tmp_path / "foreign.onnx")
 
 
-def test_script(
-    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(SCRIPT))["main"]
     encoder(batch_norm="per_order").save_pretrained("run")
     ViDiDiVideoProcessor(num_frames=3, crop_size=32).save_pretrained("run")
 
-    dataset = str(motion_root / "clips.csv")
-    main(["run", "a.onnx", "--inputs", "uint8_frames", "--orders", "1", "--int8", dataset, "--int8_videos", "10"])
+    run_command("export", ["run", "a.onnx", "--inputs", "uint8_frames", "--orders", "1"])
     printed = capsys.readouterr().out
-    main(["run", "a.pt2"])
+    run_command("export", ["run", "a.pt2"])
     with pytest.raises(SystemExit, match="2"):
-        main(["run", "a.tflite"])
+        run_command("export", ["run", "a.tflite"])
 
     assert json.loads(printed.splitlines()[0])["derivative_orders"] == [1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.int8.onnx", "a.onnx", "a.pt2", "run"]
-    assert onnx_function("a.int8.onnx")(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)).shape == (1, 8)
-    assert capsys.readouterr().err == "export.py: error: the file must end in .onnx or .pt2, got 'a.tflite'\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.pt2", "run"]
+    assert onnx_function("a.onnx")(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)).shape == (1, 8)
+    assert capsys.readouterr().err == "vididi export: error: output must end in .onnx or .pt2, got 'a.tflite'\n"

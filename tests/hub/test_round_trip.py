@@ -1,4 +1,4 @@
-"""The whole way: publish with the script, load from a fresh process with a fresh cache, with this package and without.
+"""The whole way: publish with the command, load from a fresh process with a fresh cache, with this package and without.
 
 The client is the real one, in processes of its own; the Hub is a loopback server.
 """
@@ -43,11 +43,11 @@ def run(process, job, hub, folder, token):
 
 
 @pytest.fixture
-def published(server_module, script, run_folder, classifier_folder, tmp_path):
+def published(server_module, run_folder, classifier_folder, tmp_path):
     """The Hub after all has been published, and what was noticed on the way."""
     pid_file = tmp_path / "pid"
     job = {
-        **{"script": script.__file__, "run": str(run_folder), "classifier_run": str(classifier_folder)},
+        **{"run": str(run_folder), "classifier_run": str(classifier_folder)},
         **{"checkpoint": str(run_folder / "checkpoints" / "step-00000010"), "pid_file": str(pid_file)},
         **{"encoder": ENCODER, "classifier": CLASSIFIER, "one_line": ONE_LINE},
     }

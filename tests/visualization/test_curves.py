@@ -1,12 +1,10 @@
 """Curves are read back from the lines that were drawn."""
 
-import doctest
-
 import matplotlib.pyplot
 import numpy as np
 import pytest
 
-from vididi_hf.visualization import RUN_COLOURS, curves, plot_curves
+from vididi_hf.visualization import RUN_COLORS, plot_curves
 
 
 class TestCurves:
@@ -25,7 +23,7 @@ class TestCurves:
     def test_a_run_has_one_color_and_one_entry_in_the_legend(self):
         figure = plot_curves(self.runs)
         for panel in figure.axes:
-            assert [line.get_color() for line in panel.lines] == list(RUN_COLOURS[:2])
+            assert [line.get_color() for line in panel.lines] == list(RUN_COLORS[:2])
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "ViDiDi"]
 
     def test_chance_is_drawn_with_recall_only(self):
@@ -62,7 +60,3 @@ class TestCurves:
 def test_pyplot_knows_nothing_of_the_figures():
     plot_curves(TestCurves.runs)
     assert matplotlib.pyplot.get_fignums() == []
-
-
-def test_examples():
-    assert doctest.testmod(curves).failed == 0

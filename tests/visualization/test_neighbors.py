@@ -1,7 +1,5 @@
 """Which videos are shown for which query, in which places, with which borders."""
 
-import doctest
-
 import datasets
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from matplotlib.colors import to_hex
 from torchcodec.encoders import VideoEncoder
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.visualization import OTHER, QUERY, SAME, choose_queries, neighbors, plot_retrieval
+from vididi_hf.visualization import OTHER, QUERY, SAME, choose_queries, plot_retrieval
 from vididi_hf.visualization.neighbors import video_label
 
 
@@ -113,7 +111,7 @@ class TestRetrieval:
         assert [axis.get_xlabel() for axis in axes[1:]] == [video_label(rows, 1), video_label(rows, 2)]
 
     def test_neighbors_must_fit_the_queries(self, rows):
-        with pytest.raises(ValueError, match="'ViDiDi' has the neighbors of 1 queries, but 2 are shown"):
+        with pytest.raises(ValueError, match="neighbors of 'ViDiDi' are for 1 queries, but 2 are shown"):
             plot_retrieval(rows, [0, 1], rows, {"ViDiDi": [[1, 2]]})
 
 
@@ -124,7 +122,3 @@ def test_labels_are_named_where_they_are_known():
     assert [video_label(rows, row) for row in range(3)] == ["run", None, None]
     assert video_label(datasets.Dataset.from_dict({"label": [7]}), 0) == "7"
     assert video_label(datasets.Dataset.from_dict({"other": [7]}), 0) is None
-
-
-def test_examples():
-    assert doctest.testmod(neighbors).failed == 0

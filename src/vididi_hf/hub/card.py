@@ -1,12 +1,11 @@
-"""Model cards, written from what was measured: what a repository does not hold, its card does not say."""
+"""Model cards, written from the files of a repository. A card does not mention what the repository does not hold."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,99 +17,93 @@ from torch.utils.flop_counter import FlopCounterMode
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_report
-from vididi_hf.hub.validation import check_card
+from vididi_hf.files import write_text
+from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.hub.options import PublishOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.logging import read_metrics
+from vididi_hf.options import rename_old
+from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CARD_FILE = "README.md"
 RESULTS = "results"
 FIGURES = "figures"
 EMISSIONS_FILE = "emissions.csv"
+RUN_FILES = (METRICS_FILE, EMISSIONS_FILE)
+TEMPLATE = Path(__file__).with_name("model_card.md")
 
-# By name of a picture, its caption; they are shown in this order, and others after them.
+# Name of a figure -> its caption. The card shows figures in this order, then all others.
 _CAPTIONS = {
-    "retrieval": "Test videos, and the training videos found for them",
-    "detections": "Test frames and what the model says of the persons in them: green is right, red is wrong",
+    "retrieval": "Test videos and their nearest training videos",
+    "detections": "Test frames and the predicted actions of the people: green is correct, red is wrong",
     "derivatives": "A clip and its temporal derivatives",
-    "taylor": "Predicting frames by Taylor expansion",
-    "curves": "Training",
+    "taylor": "Frames predicted by Taylor expansion",
+    "curves": "Training curves",
 }
-# By class of a model, the Auto class that loads it; all others are classifiers of videos.
+# Class of a model -> the Auto class that loads it.
 _AUTO_CLASSES = {
     ViDiDiModel.__name__: "AutoModel",
     ViDiDiForActionDetection.__name__: "AutoModelForObjectDetection",
 }
-# By file of a recipe, what the card shows of it, in this order, where it has it; the whole of it is in the file.
-RECIPES = {
+# File of a recipe -> its class, which knows old names, and the options that the card shows.
+RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
     "finetuning.json": (
-        *("model", "random_init", "preset", "train", "inputs", "crop_area", "flip_probability", "color_probability"),
-        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "drops", "warmup_epochs", "dropout"),
-        *("label_smoothing", "mixed_precision", "seed"),
+        FinetuningRecipe,
+        (
+            *("model", "random_init", "preset", "train", "inputs", "crop_area", "flip_probability"),
+            *("color_probability", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay"),
+            *("lr_milestones", "warmup_epochs", "dropout", "label_smoothing", "mixed_precision", "seed"),
+        ),
     ),
     "recipe.json": (
-        *("preset", "objective", "order_schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
-        *("per_frame_color", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
-        *("ema_momentum", "max_grad_norm", "mixed_precision", "seed"),
+        PretrainingRecipe,
+        (
+            *("preset", "objective", "order_schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
+            *("per_frame_color", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay"),
+            *("warmup_epochs", "ema_momentum", "max_grad_norm", "mixed_precision", "seed"),
+        ),
     ),
 }
 
 
-@dataclass
-class CardOptions:
-    """What a card says beyond what was measured.
+def write_card(folder: Path, options: PublishOptions) -> Path:
+    """Writes the model card of a repository from the repository's other files, and returns its path.
 
-    Attributes:
-        license: The license of the weights, an identifier that the Hub knows.
-        license_name: Its name, if `license` is `"other"`.
-        license_link: Where it can be read, if `license` is `"other"`.
-        base_model: The id on the Hub of the model that this one was fine-tuned from.
-        notes: Markdown for a section of its own.
-        template: A Jinja template to use instead of ours.
-    """
-
-    license: str = "apache-2.0"
-    license_name: str | None = None
-    license_link: str | None = None
-    base_model: str | None = None
-    notes: str = ""
-    template: str | Path | None = None
-
-
-def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = None) -> Path:
-    """Writes the model card of a repository that is ready but for its card.
-
-    Everything that the card says is read from the repository's own files: network and labels from `config.json`,
-    training from `recipe.json` or `finetuning.json` and from `metrics.jsonl`, results from the reports in `results/`,
-    pictures from `figures/`, emissions from codecarbon's `emissions.csv`. What is not there is not mentioned.
-
-    Args:
-        folder: The repository.
-        repo_id: Its id on the Hub, `owner/name`.
-        options: What else to say.
-
-    Returns:
-        The path of `README.md`.
+    The network and the labels come from `config.json`, the training from `recipe.json` or `finetuning.json` and from
+    `metrics.jsonl`, the results from the reports in `results/`, the figures from `figures/`, and the emissions from
+    codecarbon's `emissions.csv`. License, base model and notes come from the options.
 
     Raises:
-        ValueError: If the card would break a rule of the Hub.
+        ValueError: If the card links to a file that is not in the repository.
     """
-    folder, options = Path(folder), options or CardOptions()
     config = ViDiDiConfig.from_pretrained(folder)
     processor = ViDiDiVideoProcessor.from_pretrained(folder)
+    model_name = options.repo.split("/")[-1]
     recipe_file = next((name for name in RECIPES if (folder / name).exists()), None)
-    recipe = json.loads((folder / recipe_file).read_text()) if recipe_file else {}
+    recipe = read_recipe(folder / recipe_file) if recipe_file else {}
     rows = read_metrics(folder)
     reports = [read_report(path) for path in sorted((folder / RESULTS).glob("*.json"))]
     model_class = (config.architectures or [ViDiDiModel.__name__])[0]
     classifies = model_class != ViDiDiModel.__name__
     carries_code = hasattr(config, "auto_map")
-    template = options.template or resources.files(__package__).joinpath("model_card.md")
+    data = ModelCardData(
+        license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
+        base_model=options.base_model,
+        library_name="transformers" if carries_code else "vididi_hf",
+        pipeline_tag="video-classification" if classifies else "feature-extraction",
+        tags=["vididi", "video", "self-supervised-learning", *([recipe["objective"]] if "objective" in recipe else [])],
+        model_name=model_name if reports else None,  # the name in the model-index
+        eval_results=eval_results(reports) or None,
+        co2_eq_emissions=read_emissions(folder / EMISSIONS_FILE),
+    )
     card = ModelCard.from_template(
-        card_data(repo_id, options, recipe, reports, classifies, carries_code, read_emissions(folder)),
-        template_str=Path(str(template)).read_text(),
-        repo_id=repo_id,
-        model_name=repo_id.split("/")[-1],
+        data,
+        template_str=Path(options.template or TEMPLATE).read_text(encoding="utf-8"),
+        repo_id=options.repo,
+        model_name=model_name,
         model_class=model_class,
         auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
         takes_boxes=model_class == ViDiDiForActionDetection.__name__,
@@ -128,23 +121,33 @@ def write_card(folder: str | Path, repo_id: str, options: CardOptions | None = N
         network=network_table(config, processor),
         recipe=recipe,
         recipe_file=recipe_file,
-        training=training_table(recipe, RECIPES[recipe_file], rows) if recipe_file else None,
+        training=training_table(recipe, RECIPES[recipe_file][1], rows) if recipe_file else None,
         measured=bool(rows),
         dataset=recipe.get("dataset"),
         split=recipe.get("split") or recipe.get("train_split"),
-        notes=options.notes.strip(),
+        notes=Path(options.notes).read_text(encoding="utf-8").strip() if options.notes else "",
         license=options.license_name or options.license,
-        ordinal=_ordinal,
     )
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     text = f"{card}".rstrip() + "\n"
-    check_card(text, files)
-    (folder / CARD_FILE).write_text(text)
-    return folder / CARD_FILE
+    check_links(text, folder)
+    return write_text(folder / CARD_FILE, text)
+
+
+def check_links(card: str, folder: Path) -> None:
+    """Checks that the files which a card links to exist. The Hub checks the rest before it accepts a commit."""
+    text = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", link) and not (folder / link).is_file():
+            raise ValueError(f"the card links to {link}, which is not a file of the repository")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Reads the recipe of a run, with the current names of its options."""
+    return rename_old(RECIPES[path.name][0], json.loads(path.read_text(encoding="utf-8")), warn=False)
 
 
 def list_figures(folder: Path) -> list[dict[str, str]]:
-    """Lists the pictures of a repository in the order in which a reader wants them, each with path and caption."""
+    """Lists the path and the caption of each figure, in the order of the card."""
     order = list(_CAPTIONS)
     paths = sorted(
         (folder / FIGURES).glob("*.png"),
@@ -156,44 +159,8 @@ def list_figures(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def card_data(
-    repo_id: str,
-    options: CardOptions,
-    recipe: Mapping[str, Any],
-    reports: Sequence[Mapping[str, Any]],
-    classifies: bool,
-    carries_code: bool,
-    emissions: dict[str, Any] | None,
-) -> ModelCardData:
-    """Collects the YAML head of a card, by which the Hub finds, groups and compares models.
-
-    Args:
-        repo_id: The id of the repository.
-        options: License and base model.
-        recipe: How the model was trained; may be empty.
-        reports: The evaluations, as `read_report` returns them.
-        classifies: Whether the model has a head for classes.
-        carries_code: Whether transformers alone can load it.
-        emissions: The entry `co2_eq_emissions`, where they were measured.
-    """
-    objective = [recipe["objective"]] if "objective" in recipe else []
-    results = eval_results(reports)
-    return ModelCardData(
-        license=options.license,
-        license_name=options.license_name,
-        license_link=options.license_link,
-        base_model=options.base_model,
-        library_name="transformers" if carries_code else "vididi_hf",
-        pipeline_tag="video-classification" if classifies else "feature-extraction",
-        tags=["vididi", "video", "self-supervised-learning", *objective],
-        model_name=repo_id.split("/")[-1] if results else None,  # the name in the model-index
-        eval_results=results or None,
-        co2_eq_emissions=emissions,
-    )
-
-
 def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
-    """Collects the entries of the model-index, each with the protocol it was measured by."""
+    """Returns the entries of the model-index, each with its protocol."""
     entries = []
     for report in reports:
         protocol = {key: value for key, value in report["protocol"].items() if isinstance(value, int | float | str)}
@@ -204,14 +171,14 @@ def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
 
 
 def result_title(report: Mapping[str, Any]) -> str:
-    """Names what a report measured, on which data."""
+    """Names the task, the method and the data of a report."""
     _, kind, method = TASKS[report["task"]]
     named = kind if method in kind.lower() else f"{kind}, {method}"
     return f"{named}: {report['dataset']}, split {report['split']}"
 
 
 def result_table(report: Mapping[str, Any]) -> str:
-    """Formats the metrics of a report as a Markdown table, one line per input, in per cent."""
+    """Formats the metrics of a report in percent, one row per input."""
     names = list(dict.fromkeys(name for values in report["metrics"].values() for name in values))
     cells = [
         [shown, *(f"{100 * values[name]:.1f}" if name in values else "" for name in names)]
@@ -221,34 +188,27 @@ def result_table(report: Mapping[str, Any]) -> str:
 
 
 def result_protocol(report: Mapping[str, Any]) -> str:
-    """Formats the protocol of a report as a sentence of its entries; of the videos that failed it says how many."""
-    entries = []
-    for key, value in report["protocol"].items():
-        if value is not None:
-            entries.append(f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}")
+    """Formats the protocol of a report. Of lists of failed videos it says the length."""
+    entries = [
+        f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}"
+        for key, value in report["protocol"].items()
+        if value is not None
+    ]
     return f"Protocol: {', '.join(entries)}."
 
 
 def network_table(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> str:
-    """Describes the encoder and what one clip costs."""
+    """Describes the encoder and the cost of one clip."""
     parameters, operations = measure_cost(config, processor)
     cells = [["backbone", config.backbone]]
     if config.hidden_sizes:
-        cells += [["widths of the stages", _shown(config.hidden_sizes)], ["blocks", _shown(config.depths)]]
-    cells += [
-        ["parameters of the encoder", f"{parameters:,}"],
-        ["floating-point operations for a clip", f"{operations:,}"],
-    ]
-    return _table(["", ""], cells)
+        cells += [["hidden sizes", _shown(config.hidden_sizes)], ["depths", _shown(config.depths)]]
+    cells += [["parameters of the encoder", f"{parameters:,}"], ["FLOPs per clip", f"{operations:,}"]]
+    return _table(["property", "value"], cells)
 
 
 def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple[int, int]:
-    """Counts parameters and floating-point operations of the encoder, without computing anything.
-
-    Returns:
-        The number of parameters, and of the multiplications and additions of all convolutions in a forward pass of one
-        clip of the processor.
-    """
+    """Counts the encoder's parameters, and the FLOPs of its convolutions for one clip, without computing anything."""
     size = processor.crop_size
     with torch.device("meta"):
         model = ViDiDiModel(config).eval()
@@ -259,32 +219,27 @@ def measure_cost(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> tuple
 
 
 def training_table(recipe: Mapping[str, Any], options: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describes a run by some options of its recipe and what its `metrics.jsonl` says was done."""
-    # The moving average is BYOL's alone.
+    """Describes a run by some options of its recipe and by its metrics."""
+    # Only BYOL has an EMA target.
     names = [name for name in options if name != "ema_momentum" or recipe.get("objective") == "byol"]
     cells = [[name, _shown(recipe[name])] for name in names if recipe.get(name) is not None]
     if rows:
         last = rows[-1]
-        cells += [["steps done", str(last["total_steps"])]] if "total_steps" in last else []
-        cells += [["last epoch's mean loss", f"{last['loss']:.4g}"]] if "loss" in last else []
+        cells += [["steps", str(last["total_steps"])]] if "total_steps" in last else []
+        cells += [["mean loss of the last epoch", f"{last['loss']:.4g}"]] if "loss" in last else []
         rates = [row["videos_per_second"] for row in rows if "videos_per_second" in row]
         cells += [["videos per second", f"{fmean(rates):.0f}"]] if rates else []
-    return _table(["", ""], cells)
+    return _table(["option", "value"], cells)
 
 
-def read_emissions(folder: str | Path) -> dict[str, Any] | None:
-    """Reads what codecarbon measured in a run, for the card's `co2_eq_emissions`.
+def read_emissions(path: Path) -> dict[str, Any] | None:
+    """Reads codecarbon's `emissions.csv` as the card's `co2_eq_emissions`, in grams of CO2 equivalent.
 
-    Args:
-        folder: A folder that may hold codecarbon's `emissions.csv`. Rows of one run accumulate; runs are added.
-
-    Returns:
-        Grams of CO2 equivalent, and place and hardware where the file says so; None if there is no file.
+    The rows of one run accumulate, so the last row of each run counts. The runs are added.
     """
-    path = Path(folder) / EMISSIONS_FILE
     if not path.exists():
         return None
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         last = {row["run_id"]: row for row in csv.DictReader(file)}
     if not last:
         return None
@@ -298,18 +253,10 @@ def read_emissions(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells))
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}: {item}" for key, item in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _ordinal(number: int) -> str:
-    """The ending of an English ordinal number."""
-    if number % 100 in (11, 12, 13):
-        return "th"
-    return {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")

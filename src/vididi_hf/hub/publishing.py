@@ -1,34 +1,34 @@
-"""From the folder of a run to a repository on the Hub: prepare it locally, look at it, send it in one commit."""
+"""Publishes a checkpoint on the Hub: prepares a repository in a local folder and sends it in one commit."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import dataset_name, read_report, write_report
-from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, CardOptions, write_card
+from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, RUN_FILES, read_metrics, write_card
+from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
-from vididi_hf.pretraining.checkpoints import CHECKPOINTS
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
-# By class that a checkpoint was saved from, the class that is published.
+# Class that a checkpoint was saved from -> the class that is published.
 PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiModel": ViDiDiModel,
     "ViDiDiForPreTraining": ViDiDiModel,
@@ -36,176 +36,153 @@ PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiForActionDetection": ViDiDiForActionDetection,
 }
 CURVES = ("loss", "R@1", "train_accuracy")
-# Fields of recipes that name places of the machine, even if nothing is there any more.
+# Options that name local paths, even if the paths do not exist any more.
 _LOCAL_KEYS = ("output_dir", "dataset_root")
-# Files that an earlier version of a repository may have and this one has not, and that would then mislead.
+# Files of an earlier version that would mislead if the new version lacks them.
 _REPLACED = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({FIGURES}|{RESULTS})/.*")
 
 
-@dataclass(frozen=True)
-class PlannedFile:
-    """A file of a repository that is ready to be sent.
-
-    Attributes:
-        path: Its path in the repository.
-        source: Where it lies.
-    """
-
-    path: str
-    source: Path
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return self.source.stat().st_size
-
-
-def prepare(
-    checkpoint: str | Path,
-    folder: str | Path,
-    repo_id: str,
-    *,
-    encoder_only: bool = False,
-    with_code: bool = True,
-    results: Sequence[str | Path] = (),
-    figures: Sequence[str | Path] = (),
-    card: CardOptions | None = None,
-) -> list[PlannedFile]:
-    """Makes the repository of a checkpoint in a local folder, ready to be looked at and sent.
-
-    It holds the weights (safetensors), `config.json` and the processor; recipe and `metrics.jsonl` of the run;
-    the reports of evaluations in `results/`; pictures in `figures/`, with the curves of the run among them; the model
-    card; and the code, for those who have transformers but not this package. Local paths in JSON files are replaced by
-    names.
-
-    Args:
-        checkpoint: Folder of a run or of one of its checkpoints.
-        folder: Where to make it; new or empty.
-        repo_id: The id that it shall have on the Hub, `owner/name`.
-        encoder_only: Whether to leave a task head out.
-        with_code: Whether to add the code.
-        results: Reports, or folders of reports, besides those in `checkpoint` and its folders.
-        figures: Pictures (PNG), or folders of them, besides those.
-        card: What the card says beyond what was measured.
-
-    Returns:
-        The files, the largest first.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint, or a file that was named is missing.
-        ValueError: If the id is none, the folder is not empty, the checkpoint is none of ours or lacks weights, or
-            the card would break a rule of the Hub.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(str(error)) from None
-    if "/" not in repo_id:
-        raise ValueError(f"the repository must be named owner/name, got {repo_id!r}")
-    checkpoint, folder = Path(checkpoint), Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose a new folder")
-    model = load_checkpoint_model(checkpoint, encoder_only)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    ViDiDiVideoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    copy_run(checkpoint, folder)
-    copy_results([checkpoint, *map(Path, results)], folder)
-    copy_figures([checkpoint, *map(Path, figures)], folder)
-    if with_code:
-        carry_code(folder)
-    write_card(folder, repo_id, card)
-    (folder / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has said what was in it
-    return planned_files(folder)
-
-
-def planned_files(folder: str | Path) -> list[PlannedFile]:
-    """Lists the files of a repository that is ready, the largest first."""
-    folder = Path(folder)
-    found = [PlannedFile(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()]
-    return sorted(found, key=lambda file: (-file.size, file.path))
+def run(options: PublishOptions) -> None:
+    """Prepares the repository, lists its files, and sends them unless this is a dry run."""
+    logging.disable_progress_bar()  # for loading and saving; uploads keep theirs
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = prepare_repository(options, options.dry_run or temporary)
+        print(format_plan(folder, options), flush=True)
+        if options.dry_run:
+            print(f"Nothing was sent. The repository is in {folder}.")
+        else:
+            print(send(folder, options).commit_url)
 
 
 def publish(
-    files: Sequence[PlannedFile],
+    checkpoint: str | Path,
     repo_id: str,
     *,
     private: bool = True,
     revision: str = "main",
-    message: str = "Publish with vididi_hf",
+    encoder_only: bool = False,
+    with_code: bool = True,
+    results: Sequence[str | Path] = (),
+    figures: Sequence[str | Path] = (),
     api: HfApi | None = None,
+    **options: Any,
 ) -> CommitInfo:
-    """Sends a prepared repository to the Hub in one commit.
+    """Publishes a checkpoint with its model card, code, results and figures in one commit on the Hub.
 
-    Nobody sees anything of it before the commit. If it is interrupted, call it again: large files that have arrived
-    are not sent twice, and files that are there already are left alone. Weights, reports and pictures of an earlier
-    version that this one lacks are removed by the same commit.
+    The commit holds the weights (safetensors), `config.json` and the processor, the recipe and `metrics.jsonl` of the
+    run, evaluation reports in `results/`, figures in `figures/`, the model card, and the model's code. Local paths in
+    JSON files are replaced by names. To look at the files first, run `vididi publish` with `--dry_run`.
+
+    If the upload is interrupted, call the function again: files that have arrived are not sent twice. The commit also
+    removes weights, reports and figures of an earlier version that the new one lacks.
 
     Args:
-        files: What `prepare` returned.
-        repo_id: `owner/name`; the repository is made if there is none.
-        private: Whether only its owner may see it.
-        revision: The branch; made if there is none.
-        message: The message of the commit.
-        api: The client; by default one with the user's own token.
+        checkpoint: Folder of a run, of one of its checkpoints, or of a saved model.
+        repo_id: Id of the repository, `owner/name`. It is created if it does not exist.
+        private: Whether a new repository is private.
+        revision: The branch. It is created if it does not exist.
+        encoder_only: Whether to leave out the head of a classifier or detector.
+        with_code: Whether to add the model's code, for users who have transformers but not this package.
+        results: More reports (`metrics.json`), or folders of reports, than those in the checkpoint.
+        figures: More figures (PNG), or folders of figures, than those in the checkpoint.
+        api: The Hub client. The default one uses your token: run `hf auth login` once.
+        **options: Other fields of `PublishOptions`: `message`, and `license`, `license_name`, `license_link`,
+            `base_model`, `notes` and `template` of the model card.
 
     Returns:
-        The commit.
+        The commit. `commit_url` is its address.
 
     Raises:
-        ValueError: If `private` is asked for and the repository exists and is public.
-        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses; an `OSError`.
+        FileNotFoundError: If the checkpoint or a named file does not exist.
+        ValueError: If the id is not valid, the folder is not a ViDiDi checkpoint, weights are missing, or `private` is
+            set and the repository is public.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses the commit.
+
+    Example:
+        >>> from vididi_hf import publish
+        >>> commit = publish("runs/mine", "org/vididi-vicreg", license="mit")  # doctest: +SKIP
+        >>> commit.commit_url  # doctest: +SKIP
+        'https://huggingface.co/org/vididi-vicreg/commit/…'
     """
-    api = api or HfApi()
-    if private:
+    settings = PublishOptions(
+        checkpoint=str(checkpoint),
+        repo=repo_id,
+        public=not private,
+        revision=revision,
+        encoder_only=encoder_only,
+        with_code=with_code,
+        results=[str(path) for path in results],
+        figures=[str(path) for path in figures],
+        **options,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        return send(prepare_repository(settings, temporary), settings, api)
+
+
+def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
+    """Writes the repository of a checkpoint to a new or empty folder, without network, and returns the folder."""
+    try:
+        validate_repo_id(options.repo)
+    except HFValidationError as error:
+        raise ValueError(str(error)) from None
+    if "/" not in options.repo:
+        raise ValueError(f"repo must be owner/name, got {options.repo!r}")
+    checkpoint, folder = Path(options.checkpoint), Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose a new folder")
+    model = load_checkpoint_model(checkpoint, options.encoder_only)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    ViDiDiVideoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    _copy_run(checkpoint, folder)
+    _copy_results([checkpoint, *map(Path, options.results)], folder)
+    _copy_figures([checkpoint, *map(Path, options.figures)], folder)
+    if options.with_code:
+        carry_code(folder)
+    write_card(folder, options)
+    (folder / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has its numbers
+    return folder
+
+
+def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> CommitInfo:
+    """Sends a prepared repository to the Hub in one commit. Files that are there already are not sent again."""
+    api, repo_id = api or HfApi(), options.repo
+    if not options.public:
         try:
             public = api.model_info(repo_id).private is False
         except RepositoryNotFoundError:
             public = False
         if public:
-            raise ValueError(f"{repo_id} exists and is public; say --public if that is what you want")
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    if revision != "main":
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    paths = {file.path for file in files}
-    there = api.list_repo_files(repo_id, revision=revision)
-    # Not upload_folder, which may spread its files over several commits.
-    return api.create_commit(
-        repo_id,
-        [
-            *(CommitOperationAdd(file.path, str(file.source)) for file in files),
-            *(CommitOperationDelete(path) for path in there if path not in paths and _REPLACED.fullmatch(path)),
-        ],
-        commit_message=message,
-        revision=revision,
-    )
+            raise ValueError(f"{repo_id} exists and is public: set --public (private=False) to publish there")
+    api.create_repo(repo_id, private=not options.public, exist_ok=True)
+    if options.revision != "main":
+        api.create_branch(repo_id, branch=options.revision, exist_ok=True)
+    files = _files_below(folder)
+    there = api.list_repo_files(repo_id, revision=options.revision)
+    outdated = [name for name in there if name not in files and _REPLACED.fullmatch(name)]
+    # Not upload_folder, which may spread the files over several commits.
+    added = (CommitOperationAdd(name, str(path)) for name, path in files.items())
+    removed = (CommitOperationDelete(name) for name in outdated)
+    return api.create_commit(repo_id, [*added, *removed], commit_message=options.message, revision=options.revision)
 
 
-def format_plan(files: Sequence[PlannedFile], repo_id: str, private: bool) -> str:
-    """Says what will be sent, where to, and who will see it."""
-    lines = [f"{_size(file.size):>9}  {file.path}" for file in files]
-    total = _size(sum(file.size for file in files))
-    return "\n".join(
-        [f"{repo_id} ({'private' if private else 'public'}):", *lines, f"{total:>9}  in {len(files)} files"]
-    )
+def format_plan(folder: Path, options: PublishOptions) -> str:
+    """Lists the files of a prepared repository with their sizes, largest first."""
+    sizes = {name: path.stat().st_size for name, path in _files_below(folder).items()}
+    names = sorted(sizes, key=lambda name: (-sizes[name], name))
+    lines = [(sizes[name], name) for name in names] + [(sum(sizes.values()), f"in {len(sizes)} files")]
+    head = f"{options.repo} ({'public' if options.public else 'private'}):"
+    return "\n".join([head, *(f"{tqdm.format_sizeof(size, 'B'):>7}  {name}" for size, name in lines)])
 
 
-def load_checkpoint_model(checkpoint: Path, encoder_only: bool) -> PreTrainedModel:
-    """Loads the model that is published from a checkpoint, and makes sure that it is whole.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is none of ours, or weights are missing.
-    """
-    if not (checkpoint / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{checkpoint} is no checkpoint: it holds no {CONFIG_NAME}")
+def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) -> PreTrainedModel:
+    """Loads the model that is published from a checkpoint, and checks that all weights are there."""
+    if not Path(checkpoint, CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no {CONFIG_NAME}")
     values, _ = ViDiDiConfig.get_config_dict(checkpoint)
     [architecture, *_] = values.get("architectures") or ["nothing"]
     if values.get("model_type") != ViDiDiConfig.model_type or architecture not in PUBLISHED:
-        raise ValueError(
-            f"{checkpoint} was saved from {architecture} (model_type {values.get('model_type')!r}); "
-            f"what can be published is {', '.join(PUBLISHED)}"
-        )
+        raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
     published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
     loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
     model, report = loaded
@@ -214,60 +191,49 @@ def load_checkpoint_model(checkpoint: Path, encoder_only: bool) -> PreTrainedMod
     return model
 
 
-def copy_run(checkpoint: Path, folder: Path) -> None:
-    """Copies what a run wrote down about itself: its recipe, its metrics, its emissions.
-
-    A checkpoint within a run's folder has a recipe of its own and takes the metrics of the run.
-    """
-    run = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
+def _copy_run(checkpoint: Path, folder: Path) -> None:
+    """Copies the recipe, the metrics and the emissions of a run."""
+    # A checkpoint within a run's folder has a recipe of its own, and the metrics of the run.
+    run_folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
     for name in RECIPES:
         if (checkpoint / name).exists():
-            recipe = without_local_paths(json.loads((checkpoint / name).read_text()))
-            (folder / name).write_text(json.dumps(recipe, indent=2) + "\n")
-    for name in (METRICS_FILE, EMISSIONS_FILE):
-        if (run / name).exists():
-            shutil.copyfile(run / name, folder / name)
+            recipe = without_local_paths(json.loads((checkpoint / name).read_text(encoding="utf-8")))
+            (folder / name).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    for name in RUN_FILES:
+        if (run_folder / name).exists():
+            shutil.copyfile(run_folder / name, folder / name)
 
 
-def copy_results(places: Sequence[Path], folder: Path) -> None:
-    """Copies the reports of evaluations to `results/`, leaving out those of random weights.
-
-    Raises:
-        FileNotFoundError: If one of the places does not exist.
-        ValueError: If one of the places is a file, and no report.
-    """
+def _copy_results(places: Sequence[Path], folder: Path) -> None:
+    """Copies the evaluation reports to `results/`, except those of random weights."""
     for path in _files_in(places, ".json"):
-        report = _as_report(path)
-        if report is None:
+        try:
+            report = read_report(path)
+        except ValueError:
             if path in places:
-                raise ValueError(f"{path} is no report of an evaluation")
-        elif not report.get("random_init") or "pretrained" in report:  # the latter was trained, from random weights
-            name = f"{report['task']}-{report['dataset']}-{report['split']}"
-            write_report(_free(folder / RESULTS, _slug(name), ".json"), without_local_paths(report))
+                raise
+            continue
+        if not report.get("random_init") or "pretrained" in report:  # the latter was trained, from random weights
+            name = re.sub(r"[^a-z0-9]+", "-", f"{report['task']}-{report['dataset']}-{report['split']}".lower())
+            write_report(_free(folder / RESULTS, name.strip("-"), ".json"), without_local_paths(report))
 
 
-def copy_figures(places: Sequence[Path], folder: Path) -> None:
-    """Copies pictures to `figures/` and draws the curves of the run, unless there is a picture of that name.
-
-    Raises:
-        FileNotFoundError: If one of the places does not exist.
-        ValueError: If one of the places is a file, and no PNG picture.
-    """
+def _copy_figures(places: Sequence[Path], folder: Path) -> None:
+    """Copies figures to `figures/`, and draws the training curves unless there is a `curves.png`."""
     target = folder / FIGURES
     for path in _files_in(places, ".png"):
         if path.suffix != ".png":
-            raise ValueError(f"{path} is no PNG picture")
+            raise ValueError(f"{path} is not a PNG figure")
         target.mkdir(exist_ok=True)
         shutil.copyfile(path, _free(target, path.stem, ".png"))
     rows = [row for row in read_metrics(folder) if "epoch" in row]
     keys = [key for key in CURVES if any(key in row for row in rows)]
     if keys and not (target / "curves.png").exists():
-        target.mkdir(exist_ok=True)
         save_figure(plot_curves({"": rows}, keys), target / "curves.png")
 
 
 def without_local_paths(value: Any, key: str = "") -> Any:
-    """Replaces paths of this machine in JSON values by the names of what they lead to."""
+    """Replaces local paths in JSON values by names."""
     if isinstance(value, dict):
         return {name: without_local_paths(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -280,10 +246,10 @@ def without_local_paths(value: Any, key: str = "") -> Any:
 
 
 def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
-    """Finds files: those named, and in folders those with a suffix, one folder deep, unless that is a model itself."""
+    """Yields the named files, and the files with a suffix in the named folders and, unless they are models, theirs."""
     for place in places:
         if not place.exists():
-            raise FileNotFoundError(f"there is no {place}")
+            raise FileNotFoundError(f"{place} does not exist")
         if place.is_file():
             yield place
             continue
@@ -293,30 +259,11 @@ def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
                     yield path
 
 
-def _as_report(path: Path) -> dict[str, Any] | None:
-    """Reads the report of an evaluation; None if the file is something else."""
-    try:
-        return read_report(path)
-    except ValueError:
-        return None
+def _files_below(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _free(folder: Path, stem: str, suffix: str) -> Path:
-    """A path that is not taken."""
-    path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}{suffix}"
-    return path
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+    """Returns a path that does not exist yet."""
+    names = (f"{stem}{suffix}", *(f"{stem}-{number}{suffix}" for number in range(2, 1000)))
+    return next(folder / name for name in names if not (folder / name).exists())

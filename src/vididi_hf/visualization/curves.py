@@ -1,4 +1,4 @@
-"""Pictures of training: metrics over epochs."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vididi_hf.visualization.style import FAINT, RUN_COLOURS, TEXT
+from vididi_hf.visualization.style import FAINT, RUN_COLORS, TEXT
 
 
 def plot_curves(
@@ -17,28 +17,13 @@ def plot_curves(
     keys: Sequence[str] = ("loss", "R@1"),
     chance: float | None = None,
 ) -> Figure:
-    """Draws metrics over epochs, one panel per metric and one color per run.
+    """Plots metrics over epochs, with one panel per metric and one color per run.
 
     Args:
-        runs: By name, the rows of a run's `metrics.jsonl`. Where several rows have the same epoch (the rows of several
-            seeds, put together), their mean is drawn, and a band from the lowest to the highest.
-        keys: The metrics. Rows without a metric are left out of its curve.
-        chance: The level of guessing, drawn in the panels of recall (`R@k`).
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If no row of any run has one of the metrics.
-
-    Example:
-        ```python
-        >>> from vididi_hf.visualization import plot_curves
-        >>> runs = {"baseline": [{"epoch": 1, "R@1": 0.2}, {"epoch": 2, "R@1": 0.3}]}
-        >>> len(plot_curves(runs, keys=["R@1"], chance=0.125).axes[0].lines)
-        2
-
-        ```
+        runs: Name of a run -> the rows of its `metrics.jsonl`. If several rows have the same epoch (several seeds), the
+            curve is their mean, and a band shows their range.
+        keys: The metrics.
+        chance: Chance level, drawn in the panels of recall (`R@k`).
     """
     figure = Figure(figsize=(4.2 * len(keys), 3.2), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharex=True)[0]
@@ -47,8 +32,10 @@ def plot_curves(
             raise ValueError(f"no run has the metric {key!r}")
         recall = key.startswith("R@")
         for number, (name, rows) in enumerate(runs.items()):
-            values = _by_epoch(rows, key)
-            color = RUN_COLOURS[number % len(RUN_COLOURS)]
+            values: dict[int, list[float]] = defaultdict(list)
+            for row in sorted((row for row in rows if key in row), key=lambda row: row["epoch"]):
+                values[row["epoch"]].append(row[key])
+            color = RUN_COLORS[number % len(RUN_COLORS)]
             means = [fmean(group) for group in values.values()]
             panel.plot(
                 list(values), means, color=color, label=name, linewidth=1.8, marker="o" if recall else "", markersize=4
@@ -70,7 +57,7 @@ def plot_curves(
                     color=FAINT,
                     fontsize=8,
                 )
-            # From nothing to what is reached: of a hard set, a range up to 1 would show flat lines.
+            # On a hard data set, a range up to 1 would show flat lines.
             panel.set_ylim(0, min(1.0, panel.get_ylim()[1]))
         panel.set_title(key, fontsize=10, color=TEXT, loc="left")
         panel.set_xlabel("epoch", fontsize=9, color=TEXT)
@@ -81,11 +68,3 @@ def plot_curves(
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(runs), frameon=False, fontsize=9)
     return figure
-
-
-def _by_epoch(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, list[float]]:
-    values = defaultdict(list)
-    for row in rows:
-        if key in row:
-            values[row["epoch"]].append(row[key])
-    return dict(sorted(values.items()))

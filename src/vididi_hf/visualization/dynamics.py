@@ -1,4 +1,4 @@
-"""Pictures of a clip's dynamics: its temporal derivatives, and what they predict."""
+"""Figures of a clip's temporal derivatives and of the frames that they predict."""
 
 from __future__ import annotations
 
@@ -7,36 +7,28 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vididi_hf.derivatives_vididi import derivative_view, taylor_expand, temporal_derivative
-from vididi_hf.visualization.style import FAINT, TEXT, check_clip, image_grid, name_row, show_frame, signed_image
+from vididi_hf.visualization.style import (
+    FAINT,
+    TEXT,
+    check_clip,
+    image_grid,
+    name_row,
+    number_frames,
+    show_frame,
+    signed_image,
+)
 
 
 def plot_derivatives(clip: Tensor, max_order: int = 2, colors: str = "rgb") -> Figure:
-    """Shows a clip and its temporal derivatives, as the encoder sees them: one row per order, one column per frame.
+    """Shows a clip and its temporal derivatives, with one row per order and one column per frame.
 
-    Derivatives are signed. Each row is scaled symmetrically to the 99.5th percentile of its absolute values, which its
-    label states in gray levels out of 255.
+    The label of a row states its scale: the 99.5th percentile of its absolute values, in gray levels out of 255.
 
     Args:
-        clip: uint8 (frames, 3, height, width); the derivatives use up `max_order` frames at its end.
+        clip: uint8 (frames, 3, height, width). The derivatives use up its last `max_order` frames.
         max_order: The highest order.
-        colors: `"rgb"`: each color channel of its own, mid-gray is no change. `"diverging"`: the mean of the
-            channels, from blue (darker) over white (no change) to red (brighter).
-
-    Returns:
-        A figure of (max_order + 1) · (frames − max_order) images.
-
-    Raises:
-        ValueError: If the clip is too short or has another shape, or there are no such colors.
-
-    Example:
-        ```python
-        >>> from vididi_hf.data.motion import render_motion
-        >>> from vididi_hf.visualization import plot_derivatives
-        >>> figure = plot_derivatives(render_motion("train", 3)[:10])
-        >>> len(figure.axes)
-        24
-
-        ```
+        colors: `"rgb"`: each color channel, with mid-gray for no change. `"diverging"`: the mean of the channels, from
+            blue (darker) over white (no change) to red (brighter).
     """
     check_clip(clip)
     columns = len(clip) - max_order
@@ -52,45 +44,27 @@ def plot_derivatives(clip: Tensor, max_order: int = 2, colors: str = "rgb") -> F
         for axis, frame in zip(axes, view):
             show_frame(axis, frame)
         name_row(axes[0], label)
-    for number, axis in enumerate(grid[0]):
-        axis.set_title(f"frame {number}", fontsize=8, color=FAINT, pad=3)
+    number_frames(grid[0])
     return figure
 
 
 def plot_taylor(frames: Tensor, order: int = 2, horizon: int = 4, colors: str = "rgb") -> Figure:
-    """Compares the last frames of a clip with their prediction from the frames before, by Taylor expansions.
+    """Compares the last frames of a clip with their predictions by Taylor expansions.
 
-    The first row is the video: the last known frame t and those that follow. Below, one row for each order k up to
-    `order` holds the highest derivative that its expansion uses, ∂ᵏV(t), and the prediction; order 0 repeats frame t.
-    The number under a prediction is its root mean square error in gray levels out of 255, bold for the best order.
+    The first row is the video: the last known frame t and the frames after it. Each row below is an expansion: its
+    highest derivative ∂ᵏV(t), and the predicted frames. Below each prediction is its root mean square error in gray
+    levels out of 255, in bold for the best order.
 
     Args:
         frames: uint8 (at least `order + 1 + horizon` frames, 3, height, width).
         order: The highest order.
-        horizon: The number of frames to predict.
-        colors: Of the derivatives; see `plot_derivatives`.
-
-    Returns:
-        A figure of (order + 2) · (1 + horizon) images.
-
-    Raises:
-        ValueError: If there are too few frames or they have another shape, or there are no such colors.
-
-    Example:
-        ```python
-        >>> from vididi_hf.data.motion import render_motion
-        >>> from vididi_hf.visualization import plot_taylor
-        >>> len(plot_taylor(render_motion("train", 3), order=1, horizon=4).axes)
-        15
-
-        ```
+        horizon: The number of predicted frames.
+        colors: Colors of the derivatives; see `plot_derivatives`.
     """
     check_clip(frames)
     needed = order + 1 + horizon
     if len(frames) < needed:
-        raise ValueError(
-            f"an expansion of order {order} compared over {horizon} frames needs {needed} frames, got {len(frames)}"
-        )
+        raise ValueError(f"order {order} and horizon {horizon} need at least {needed} frames, got {len(frames)}")
     past, future = frames[:-horizon].float(), frames[-horizon:].float()
     predictions = [taylor_expand(past, k, horizon) for k in range(order + 1)]
     errors = torch.stack([(frames - future).square().mean(dim=(1, 2, 3)).sqrt() for frames in predictions])

@@ -1,4 +1,4 @@
-"""Pictures of retrieval: queries, and the videos that encoders find for them."""
+"""Figures of retrieval: query videos and their nearest neighbors."""
 
 from __future__ import annotations
 
@@ -23,29 +23,10 @@ _THUMBNAIL = 96  # pixels
 
 
 def choose_queries(labels: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Chooses a few queries to show: random ones, of as many different labels as possible.
-
-    Args:
-        labels: int64 (queries,).
-        count: How many; at most all.
-        seed: The seed of the choice.
-
-    Returns:
-        int64 (count,), positions in `labels`.
-
-    Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.visualization import choose_queries
-        >>> labels = torch.tensor([0, 0, 0, 1, 2])
-        >>> sorted(labels[choose_queries(labels, 3)].tolist())
-        [0, 1, 2]
-
-        ```
-    """
+    """Chooses random queries of as many different labels (queries,) as possible, and returns their positions."""
     shuffled = torch.randperm(len(labels), generator=seeded_generator("shown queries", seed))
     same = labels[shuffled, None] == labels[shuffled]
-    earlier = same.tril(-1).sum(dim=1)  # videos of its label that come before it
+    earlier = same.tril(-1).sum(dim=1)  # videos with the same label that come before
     return shuffled[earlier.argsort(stable=True)][:count]
 
 
@@ -57,36 +38,27 @@ def plot_retrieval(
     num_neighbors: int = 5,
     title: str | None = None,
 ) -> Figure:
-    """Shows queries with the videos retrieved for them, for several encoders one above the other.
+    """Shows queries and the videos retrieved for them by several encoders.
 
-    A video is a strip of three frames, at a quarter, the half and three quarters of its length, so that motion shows.
-    Retrieved videos with the query's label have a green border and a tick, others a red border and a cross; where
-    either has no label, the border is gray. Only the frames shown are decoded; all are cropped to the shape of the
-    first query's.
+    Each video is a strip of three frames, at a quarter, half and three quarters of its length. Retrieved videos have a
+    green border if they have the query's label and a red one otherwise. The border is gray if a label is unknown.
 
     Args:
-        queries: A data set with the column `video` and, where labels are known, `label`.
+        queries: Data set with the column `video` and, if labels are known, `label`.
         query_rows: The rows of `queries` to show.
-        gallery: The data set searched, with the same columns.
-        neighbors: By name of an encoder: for each query shown, the rows of `gallery` found, nearest first; -1 is none.
-        num_neighbors: How many of them to show.
-        title: A line above the picture.
-
-    Returns:
-        The figure. Its axes are, query by query, the query and then what each encoder found.
-
-    Raises:
-        ValueError: If there is no query, or the neighbors of an encoder do not fit the queries.
-        BrokenVideoError: If a video cannot be decoded.
+        gallery: The data set that was searched, with the same columns.
+        neighbors: Name of an encoder -> for each query, the rows of `gallery` that it found, nearest first; -1 is none.
+        num_neighbors: The number of neighbors to show.
+        title: A line above the figure.
     """
     found = {name: torch.as_tensor(rows)[:, :num_neighbors].tolist() for name, rows in neighbors.items()}
     for name, rows in found.items():
         if not len(rows) == len(query_rows) > 0:
-            raise ValueError(f"{name!r} has the neighbors of {len(rows)} queries, but {len(query_rows)} are shown")
+            raise ValueError(f"neighbors of {name!r} are for {len(rows)} queries, but {len(query_rows)} are shown")
     asked = [_middle_frames(queries, int(row)) for row in query_rows]
     aspect = asked[0].shape[-1] / asked[0].shape[-2]
 
-    # Everything has its place in inches from the top left, so that a strip has one size whatever is shown.
+    # Positions are in inches from the top left, so that all figures have strips of the same size.
     strip, gap = STRIP_FRAMES * aspect * SIDE, 0.1
     left = strip + 2 * gap + 0.085 * max(map(len, found))
     top, row_height = (0.65 if title else 0.25), SIDE + 0.27
@@ -148,12 +120,7 @@ def _show_strip(axis: Axes, frames: Tensor, aspect: float) -> None:
 
 
 def video_label(rows: datasets.Dataset, row: int) -> str | None:
-    """Names the label of a video, where it is known.
-
-    Args:
-        rows: A data set; labels are its column `label`, where it has one.
-        row: The row of the video.
-    """
+    """Names the label of a video, if it is known."""
     if "label" not in rows.column_names:
         return None
     label, feature = rows.select_columns("label")[row]["label"], rows.features["label"]

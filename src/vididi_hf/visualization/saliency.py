@@ -1,19 +1,20 @@
-"""Where an encoder looks: which pixels, and when, make the embedding of a video what it is.
-
-No class is needed: the difference that the video makes to the embedding is shared out among the pixels, exactly.
-"""
+"""Saliency: which pixels and frames an encoder's embedding of a video depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from vididi_hf.derivatives_vididi import temporal_derivative
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.modeling_vididi import ViDiDiModel
-
-STEPS = 16
+from vididi_hf.visualization.style import check_clip, image_grid, name_row, number_frames, show_frame
 
 
 def video_saliency(
@@ -21,51 +22,41 @@ def video_saliency(
     pixel_values: Tensor,
     *,
     derivative_order: int = 0,
-    steps: int = STEPS,
+    steps: int = 16,
     smoothing: tuple[float, float] = (1.0, 0.05),
 ) -> Tensor:
     """Computes where in space and time an encoder looks, by integrated gradients of its own embedding.
 
-    With f the pooled features of the derivative of the given order, x the video, and x̄ the video without content, a
-    still of its mean frame blurred by a quarter of its size,
+    Let f be the pooled features of the derivative of the given order, x the video, and x̄ a video without content: a
+    still image of its mean frame, blurred by a quarter of its size. Then
 
         d = f(x) − f(x̄),    A = (x − x̄) · 1/n Σᵢ ∇⟨f, d/‖d‖⟩(x̄ + (i − ½)/n · (x − x̄)),    saliency = max(0, G ∗ A / ‖d‖)
 
-    A is summed over the channels; its sum over all pixels and frames is ‖d‖ but for the n steps of the integral, so
-    each value of A / ‖d‖ is a share of what the video makes of the embedding. G is a Gaussian: differences in time and
-    space have gradients of both signs side by side, which say nothing one by one. On the way from x̄ to x nothing moves
-    that does not move in x (occluders, which come and go, would: an encoder of motion looks at them).
-
-    Nothing is drawn at random. The cost is a forward and a backward pass of `steps` clips on the device of the model.
+    A is summed over the channels. Its sum over all pixels and frames is ‖d‖, up to the n steps of the integral, so each
+    value of A / ‖d‖ is a share of what the video contributes to the embedding. G is a Gaussian: gradients of both signs
+    lie side by side, and only their sum means something. Unlike occluders, the path from x̄ to x adds no motion.
 
     Args:
-        model: The encoder; it is used in evaluation mode and left in the mode in which it came.
-        pixel_values: Normalized frames (frames, channels, height, width), `derivative_order` more than the encoder
-            shall see.
-        derivative_order: The derivative that the encoder is shown; 0 for the frames.
-        steps: Points of the integral, n.
-        smoothing: Deviations of G: in frames, and in space as a part of the smaller side. 0 is none; with `(0, 0)`,
-            A / ‖d‖ itself is returned, with its negative values.
+        model: The encoder. It is used in evaluation mode and keeps its mode.
+        pixel_values: Normalized frames (frames, channels, height, width), `derivative_order` more than it sees.
+        derivative_order: Order of the derivative that the encoder sees; 0 for frames.
+        steps: Steps of the integral, n.
+        smoothing: Standard deviations of G: in frames, and in space as a share of the shorter side. 0 disables one.
+            `(0, 0)` returns A / ‖d‖ with its negative values.
 
     Returns:
-        float32 (frames, height, width) on the CPU. 0 everywhere if the video makes no difference.
+        float32 (frames, height, width) on the CPU; 0 everywhere if the video does not change the embedding.
 
-    Raises:
-        ValueError: If the frames have another shape or are too few for the order, or there are no steps.
-
-    Source: integrated gradients are Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks"
-    (https://arxiv.org/abs/1703.01365); the embedding's own direction takes the place of a class's score.
+    Source: Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks" (https://arxiv.org/abs/1703.01365). The
+    direction of the embedding replaces the score of a class.
 
     Example:
-        ```python
         >>> import torch
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel
         >>> from vididi_hf.visualization import video_saliency
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
         >>> video_saliency(model, torch.rand(9, 3, 40, 40), derivative_order=1).shape
         torch.Size([9, 40, 40])
-
-        ```
     """
     if pixel_values.ndim != 4:
         raise ValueError(f"expected (frames, channels, height, width), got {tuple(pixel_values.shape)}")
@@ -85,7 +76,7 @@ def video_saliency(
             whole, nothing = embed(video[None])[0], embed(still.expand_as(video)[None])[0]
         difference = whole - nothing
         length = difference.norm()
-        if length <= 1e-5 * torch.maximum(whole.norm(), nothing.norm()):  # rounding, which must not be shared out
+        if length <= 1e-5 * torch.maximum(whole.norm(), nothing.norm()):  # only rounding errors
             return torch.zeros(video.shape[0], *video.shape[2:])
         places = (torch.arange(steps, device=video.device) + 0.5) / steps
         path = (still + places.reshape(-1, 1, 1, 1, 1) * content).requires_grad_()
@@ -97,38 +88,23 @@ def video_saliency(
 
 
 def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> tuple[float, float]:
-    """Computes how much of a saliency lies where the video changes, and how much a uniform one would have there.
+    """Computes the share of a saliency on pixels that change, and the share of such pixels.
 
-    A pixel changes where its mean over the channels differs by more than `threshold` from that of the frame before or
-    of the next one.
+    A pixel changes if its mean over the channels differs by more than `threshold` gray levels (of 255) from the frame
+    before or after.
 
     Args:
         saliency: (frames, height, width), at least 0.
-        clip: uint8 (frames, 3, height, width); at least two frames.
-        threshold: In gray levels out of 255.
+        clip: uint8 (frames, 3, height, width), at least two frames.
+        threshold: In gray levels.
 
     Returns:
-        The share of the saliency on changing pixels, and the share of changing pixels, both in [0, 1]. The first is 0
-        for a saliency that is 0 everywhere.
-
-    Raises:
-        ValueError: If the two have different shapes, or there are fewer than two frames.
-
-    Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.visualization import share_on_motion
-        >>> clip = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-        >>> clip[1, :, 0] = 200
-        >>> share_on_motion(torch.ones(2, 4, 4), clip)
-        (0.25, 0.25)
-
-        ```
+        Two shares between 0 and 1. The second one is what a uniform saliency would have.
     """
     if saliency.shape != (len(clip), *clip.shape[2:]) or len(clip) < 2:
         raise ValueError(
-            f"expected a saliency (frames, height, width) of a clip of at least 2 frames, got {tuple(saliency.shape)} "
-            f"of {tuple(clip.shape)}"
+            f"expected a saliency (frames, height, width) of a clip of at least 2 frames, "
+            f"got {tuple(saliency.shape)} of {tuple(clip.shape)}"
         )
     jumps = temporal_derivative(clip.float().mean(dim=1, keepdim=True)).abs()[:, 0] > threshold
     changes = F.pad(jumps, (0, 0, 0, 0, 1, 0)) | F.pad(jumps, (0, 0, 0, 0, 0, 1))
@@ -136,12 +112,48 @@ def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> t
     return (float(saliency[changes].sum()) / total if total else 0.0), float(changes.float().mean())
 
 
+def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
+    """Shows a clip and, for each encoder, the clip in gray under its saliency.
+
+    Each row is scaled to the 99.5th percentile of its own values, so you can compare places but not values.
+
+    Args:
+        clip: uint8 (frames, 3, height, width).
+        saliencies: Name of an encoder -> its `video_saliency` (at least as many frames, any height, any width).
+    """
+    check_clip(clip)
+    for name, saliency in saliencies.items():
+        if saliency.ndim != 3 or len(saliency) < len(clip):
+            raise ValueError(
+                f"the saliency of {name!r} must be (at least {len(clip)} frames, height, width), "
+                f"got {tuple(saliency.shape)}"
+            )
+    figure, grid = image_grid(1 + len(saliencies), len(clip), clip)
+    rows = {"video": clip, **{name: _overlay(clip, saliency[: len(clip)]) for name, saliency in saliencies.items()}}
+    for axes, (name, frames) in zip(grid, rows.items()):
+        name_row(axes[0], name)
+        for axis, frame in zip(axes, frames):
+            show_frame(axis, frame)
+    number_frames(grid[0])
+    return figure
+
+
+def _overlay(clip: Tensor, saliency: Tensor) -> Tensor:
+    """Paints a saliency over a clip in gray, with colors and opacity that grow up to its 99.5th percentile."""
+    limit = float(np.percentile(saliency.numpy(), 99.5)) or float(saliency.max()) or 1.0
+    relative = (saliency / limit).clamp(max=1)
+    relative = F.interpolate(relative[:, None], size=clip.shape[-2:], mode="bilinear", align_corners=False)
+    heat = 255 * torch.from_numpy(colormaps["plasma"](relative[:, 0].numpy())[..., :3]).float().movedim(-1, 1)
+    gray = clip.float().mean(dim=1, keepdim=True)
+    return gray + (0.85 * relative) * (heat - gray)
+
+
 def _blur(frames: Tensor, in_time: float, in_space: float) -> Tensor:
-    """Blurs (frames, channels, height, width) by Gaussians of these deviations, with the pixels that exist."""
-    for dim, deviation in ((0, in_time), (2, in_space), (3, in_space)):
-        if deviation > 0:
+    """Blurs (frames, channels, height, width) by Gaussians, normalized over the pixels that exist."""
+    for dim, std in ((0, in_time), (2, in_space), (3, in_space)):
+        if std > 0:
             places = torch.arange(frames.shape[dim], dtype=frames.dtype, device=frames.device)
-            weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
+            weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * std**2))
             weights = weights / weights.sum(dim=1, keepdim=True)
             frames = (frames.movedim(dim, -1) @ weights.T).movedim(-1, dim)
     return frames

@@ -1,21 +1,19 @@
-"""Whole checkpoints: files of the authors' training, folders of our runs."""
+"""Whole files: those of the authors' training, files that are no state dicts, and the command."""
 
+import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.hub.conversion import convert_file, convert_folder
+from vididi_hf.cli import run_command
+from vididi_hf.hub.conversion import convert_file
+from vididi_hf.hub.conversion.reading import read_tensors
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
-
-Build = Callable[..., nn.Module]
 
 
 def _exclude(tensor: torch.Tensor) -> bool:
@@ -34,28 +32,59 @@ def test_training_file_of_the_authors_is_read_without_running_code(
 
     report = convert_file(tmp_path / "net3d_epoch400.pth.tar", tmp_path / "converted", num_frames=4, image_size=56)
 
-    assert report.dropped["optimizer"] == "state of the training"
+    assert report.dropped["optimizer"] == "training state"
     loaded = ViDiDiModel.from_pretrained(tmp_path / "converted")
     assert torch.equal(loaded.backbone.stem[0].weight, mc3.stem[0].weight)
     processor = ViDiDiVideoProcessor.from_pretrained(tmp_path / "converted")
     assert processor(torch.zeros(9, 3, 70, 80, dtype=torch.uint8))["pixel_values"].shape == (1, 4, 3, 56, 56)
-    with pytest.raises(ValueError, match="is no empty folder"):
+    with pytest.raises(ValueError, match="is not an empty folder"):
         convert_file(tmp_path / "net3d_epoch400.pth.tar", tmp_path / "converted")
 
 
-def test_heads_come_from_a_checkpoint_of_a_run(tmp_path: Path, randomize: Build) -> None:
-    config = ViDiDiConfig(backbone="mc3_18", objective_options={"projector_sizes": (16, 8)})
-    model = randomize(ViDiDiForPreTraining(config))
-    model.vididi.save_pretrained(tmp_path / "run")
-    with pytest.raises(ValueError, match="holds no heads"):
-        convert_folder(tmp_path / "run", tmp_path / "out.pth.tar", "authors_training")
-    (tmp_path / "run" / "training_state").mkdir()
-    heads = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("objective.")}
-    save_file(heads, tmp_path / "run" / "training_state" / "objective.safetensors")
+@pytest.mark.parametrize("container", ["", "model", "state_dict", "model_state_dict"])
+def test_tensors_are_taken_out_of_their_container(container: str, tmp_path: Path) -> None:
+    tensors = {"x": torch.arange(3)}
+    torch.save({container: tensors, "epoch": 3} if container else tensors, tmp_path / "a.pth.tar")
+    found, left_out = read_tensors(tmp_path / "a.pth.tar")
+    assert torch.equal(found["x"], tensors["x"])
+    assert left_out == ({"epoch": "training state"} if container else {})
 
-    convert_folder(tmp_path / "run", tmp_path / "out.pth.tar", "authors_training")
 
-    written = torch.load(tmp_path / "out.pth.tar", weights_only=True)["model"]
-    assert torch.equal(written["module.projector.net.0.weight"], model.objective.projector[0].weight)
-    with pytest.raises(ValueError, match="the layout must be vididi, torchvision"):
-        convert_folder(tmp_path / "run", tmp_path / "out.pth", "keras")
+class _Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("touched"),))
+
+
+def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"stem.0.weight": _Malicious()}}, "bad.pth")
+    torch.save([1, 2], "list.pth")
+    Path("text.pth").write_text("no checkpoint")
+    Path("text.safetensors").write_text("no checkpoint")
+    for name in ("bad.pth", "list.pth", "text.pth", "text.safetensors"):
+        with pytest.raises(ValueError, match=name):
+            read_tensors(name)
+    assert not Path("touched").exists()
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        read_tensors("absent.pth")
+
+
+@pytest.mark.parametrize("name", ["back.safetensors", "back.pth"])
+def test_command_there_and_back(
+    name: str, mc3: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensors = mc3.state_dict()
+    torch.save(tensors, "mc3.pth")
+
+    run_command("convert", ["mc3.pth", "model"])
+    assert "2 dropped, such as fc.weight: classifier" in capsys.readouterr().out
+    run_command("convert", ["model", name, "--to", "torchvision"])
+    with pytest.raises(SystemExit, match="2"):
+        run_command("convert", ["absent.pth", "other"])
+
+    assert capsys.readouterr().err == "vididi convert: error: absent.pth does not exist, or is not a file\n"
+    report = json.loads(Path("model/conversion.json").read_text())
+    assert {*report["used"], *report["dropped"]} == set(tensors)
+    back = load_file(name) if name.endswith("safetensors") else torch.load(name, weights_only=True)
+    assert all(torch.equal(back[key], tensors[key]) for key in back)

@@ -1,31 +1,46 @@
-"""Checkpoints from elsewhere, and for elsewhere: torchvision's video models and the files of ViDiDi's authors.
+"""Reads the checkpoints of torchvision's video models and of ViDiDi's authors, and writes torchvision's layout.
 
-The layouts, by the names of their tensors:
+The authors' code (github.com/ChicyChen/Func-Spec) trains torchvision's networks, so both sources have the same tensors:
 
-- `torchvision`: the state dict of `torchvision.models.video.r3d_18` and its kin, which our backbones share.
-- `authors`: the same with the prefixes that the authors' code leaves (github.com/ChicyChen/Func-Spec). Its
-  `resnet_epoch*.pth.tar` is torchvision's state dict with a classifier that was never trained.
-- `authors_training`: `{"model": …, "optimizer": …}` of its `net3d_epoch*.pth.tar`. VICReg and SimCLR have the network
-  under `module.encoder.net.` and a projector under `module.projector.net.`; BYOL has it twice, under `module.net.` and
-  `module.online_encoder.net.`, the heads next to it, and a target network.
+- torchvision: the state dict of `torchvision.models.video.r3d_18` and its kin.
+- `resnet_epoch*.pth.tar` of the authors: the same, with a classifier that was never trained.
+- `net3d_epoch*.pth.tar` of the authors: `{"model": …, "optimizer": …}`. VICReg and SimCLR have the network under
+  `module.encoder.net.`. BYOL has it twice, under `module.net.` and `module.online_encoder.net.`, next to the target.
 
-A conversion accounts for every tensor, and compares what the network computes before and after.
+A conversion accounts for every tensor and compares what the network computes before and after.
 """
 
-from vididi_hf.hub.conversion.accounting import ConversionReport
-from vididi_hf.hub.conversion.authors_layout import to_authors, to_authors_training
-from vididi_hf.hub.conversion.files import LAYOUTS, convert_file, convert_folder
-from vididi_hf.hub.conversion.networks import compare
-from vididi_hf.hub.conversion.torchvision_layout import from_tensors, to_torchvision
+from __future__ import annotations
 
-__all__ = [
-    "LAYOUTS",
-    "ConversionReport",
-    "compare",
-    "convert_file",
-    "convert_folder",
-    "from_tensors",
-    "to_authors",
-    "to_authors_training",
-    "to_torchvision",
-]
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers.utils import logging
+
+from vididi_hf.files import write_text
+from vididi_hf.hub.conversion.networks import ConversionReport
+from vididi_hf.hub.conversion.reading import convert_file, from_tensors
+from vididi_hf.hub.conversion.writing import convert_checkpoint, to_torchvision
+from vididi_hf.hub.options import ConvertOptions
+
+__all__ = ["ConversionReport", "convert_checkpoint", "convert_file", "from_tensors", "run", "to_torchvision"]
+
+
+def run(options: ConvertOptions) -> None:
+    """Converts a checkpoint and prints what happened to its tensors."""
+    logging.disable_progress_bar()
+    if options.to == "torchvision":
+        report = convert_checkpoint(options.source, options.output, options.order)
+    else:
+        report = convert_file(
+            options.source,
+            options.output,
+            prefix=options.prefix,
+            with_classifier=options.with_classifier,
+            num_frames=options.num_frames,
+            image_size=options.image_size,
+        )
+        write_text(Path(options.output, "conversion.json"), json.dumps(asdict(report), indent=2) + "\n")
+    print(report)
+    print(f"Wrote {options.output}.")

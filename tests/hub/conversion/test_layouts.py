@@ -84,7 +84,7 @@ def test_byol_of_the_authors_holds_the_network_three_times(mc3: nn.Module, refer
     assert torch.equal(model.backbone.stem[0].weight, mc3.stem[0].weight)
     assert {*report.used, *report.dropped} == set(tensors)
     assert all(name.startswith("module.online_encoder.net.") for name in report.used)
-    assert "average" in report.dropped["module.target_encoder.net.stem.0.weight"]
+    assert "EMA" in report.dropped["module.target_encoder.net.stem.0.weight"]
     assert "the same network" in report.dropped["module.net.stem.0.weight"]
 
 
@@ -111,11 +111,11 @@ def test_counters_of_old_files_start_at_zero(mc3: nn.Module) -> None:
 def test_rescaled_derivatives_stay_here(randomize: Build) -> None:
     config = ViDiDiConfig(backbone="mc3_18", batch_norm="per_order", derivative_scale="unit")
     model = randomize(ViDiDiModel(config))
-    with pytest.raises(ValueError, match="for frames, order 0, and not for order 1"):
+    with pytest.raises(ValueError, match="only order 0 can be converted"):
         to_torchvision(model, order=1)
     to_torchvision(model, order=0)
     classifier = randomize(ViDiDiForVideoClassification(ViDiDiConfig(classifier_orders=(2,), derivative_scale="unit")))
-    with pytest.raises(ValueError, match="not for order 2"):
+    with pytest.raises(ValueError, match="only order 0"):
         to_torchvision(classifier)
 
 
@@ -123,9 +123,9 @@ def test_rescaled_derivatives_stay_here(randomize: Build) -> None:
 def test_one_order_of_several_goes_out(order: int, clips: torch.Tensor, randomize: Build) -> None:
     model = randomize(ViDiDiModel(ViDiDiConfig(backbone="mc3_18", batch_norm="per_order")))
 
-    with pytest.raises(ValueError, match=r"derivative orders \(0, 1, 2\), and there is room for one"):
+    with pytest.raises(ValueError, match=r"choose one of \(0, 1, 2\), got None"):
         to_torchvision(model)
-    with pytest.raises(ValueError, match="not of 3"):
+    with pytest.raises(ValueError, match="got 3"):
         to_torchvision(model, order=3)
     state, report = to_torchvision(model, order=order)
 
@@ -143,8 +143,8 @@ def test_one_order_of_several_goes_out(order: int, clips: torch.Tensor, randomiz
 
 def test_networks_that_torchvision_lacks_do_not_go_out() -> None:
     model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
-    with pytest.raises(ValueError, match=r"not \(4, 4, 8, 8\) and \(1, 1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"not torchvision's r3d_18: size mismatch"):
         to_torchvision(model)
     both = ViDiDiForVideoClassification(ViDiDiConfig(backbone="mc3_18", classifier_orders=(0, 1)))
-    with pytest.raises(ValueError, match=r"\(0, 1\)"):
+    with pytest.raises(ValueError, match=r"not torchvision's mc3_18: size mismatch for fc"):
         to_torchvision(both)
