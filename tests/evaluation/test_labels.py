@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from vididi_hf.evaluation import labels as module
-from vididi_hf.evaluation.labels import label_names, with_class_labels
+from vididi_hf.evaluation.features import label_names, with_class_labels
 
 
 def rows(labels, names=None):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.evaluation.splits import ROW, load_retrieval_splits
+from vididi_hf.evaluation.retrieval import ROW, load_retrieval_splits
 
 
 def test_a_test_split_is_asked_about_the_training_split(motion_root: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vididi_hf.search import exact as module
-from vididi_hf.search.exact import search_exact
+from vididi_hf.search.search import search_exact
 
 
 def by_sorting(queries, vectors, k):

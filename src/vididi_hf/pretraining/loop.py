@@ -20,7 +20,7 @@ from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
+from vididi_hf.evaluation.retrieval import RetrievalSplits, load_retrieval_splits
 from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
