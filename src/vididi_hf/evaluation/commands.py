@@ -10,6 +10,7 @@ import pandas as pd
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.detection.sources import load_test_rows
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import ClassificationEvaluator
 from vididi_hf.evaluation.detection_results import build_evaluator, write_results
@@ -68,7 +69,7 @@ def evaluate_classification(options: ClassificationOptions) -> None:
 def evaluate_detection(options: DetectionOptions) -> None:
     """Runs `vididi evaluate detection`."""
     model, processor = load_encoder(options, ViDiDiForActionDetection)
-    rows = options.load_test_rows(options.dataset, options.dataset_root, options.split)
+    rows = load_test_rows(options, options.dataset, options.dataset_root, options.split)
     output = Path(options.output)
     evaluator = build_evaluator(options, rows, processor, output, **_shared_settings(options), split=options.split)
     result = evaluator(model)
