@@ -1,6 +1,5 @@
 """The weighted vote, against one that counts with plain Python numbers."""
 
-import doctest
 import math
 
 import numpy as np
@@ -63,10 +62,6 @@ def test_nobody_votes_for_the_last_label():
 def test_low_temperature_does_not_overflow():
     eye = torch.eye(3)
     assert knn_accuracy(eye, eye, torch.arange(3)[:, None], torch.arange(3), torch.arange(3), temperature=1e-4) == 1
-
-
-def test_examples():
-    assert doctest.testmod(knn).failed == 0
 
 
 def test_probabilities_are_shares_of_the_votes() -> None:

@@ -1,6 +1,5 @@
 """The linear probe against scikit-learn on the same features; nothing in the encoder moves."""
 
-import doctest
 import warnings
 
 import datasets
@@ -13,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.evaluation import linear as module
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.linear import LinearEvaluator, choose_strength, fit_logistic_regression, split_by_class
 
@@ -166,7 +164,3 @@ def test_impossible_settings_are_named(processor, splits):
         LinearEvaluator(*splits, processor, strengths=(0.0, 1.0))
     with pytest.raises(ValueError, match="linear needs labels, and the gallery data set has no column 'label'"):
         LinearEvaluator(splits[0].remove_columns("label"), splits[1], processor)
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

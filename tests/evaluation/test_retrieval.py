@@ -1,6 +1,5 @@
 """Retrieval against NumPy that compares every query with every video."""
 
-import doctest
 from pathlib import Path
 
 import datasets
@@ -12,7 +11,6 @@ from torchcodec.encoders import VideoEncoder
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.evaluation import retrieval as module
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.retrieval import (
     INPUTS,
@@ -208,7 +206,3 @@ def test_data_without_labels_and_unknown_inputs_are_refused(
         RetrievalEvaluator(rows, unlabeled, processor)
     with pytest.raises(ValueError, match="unknown input 'flow'; choose from frames, derivative, both"):
         RetrievalEvaluator(rows, unlabeled.add_column("label", [0] * 10), processor, inputs=("flow",))
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0

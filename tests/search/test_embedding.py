@@ -1,6 +1,5 @@
 """Embeddings on the disk against clips put through the network one by one; kills, changes, broken videos."""
 
-import doctest
 import json
 import signal
 import subprocess
@@ -242,7 +241,3 @@ def test_what_is_no_folder_of_embeddings(tmp_path):
         (tmp_path / "embeddings.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_report(tmp_path)
-
-
-def test_example():
-    assert doctest.testmod(module).failed == 0

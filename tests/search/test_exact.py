@@ -1,6 +1,5 @@
 """Exact search against sorting all inner products, in double precision."""
 
-import doctest
 import tracemalloc
 
 import numpy as np
@@ -96,7 +95,3 @@ def test_nothing_to_search_or_to_ask():
 def test_impossible_arguments(shape, k, message):
     with pytest.raises(ValueError, match=message):
         search_exact(np.zeros(shape, np.float32), np.zeros((5, 3), np.float32), k)
-
-
-def test_example():
-    assert doctest.testmod(module).failed == 0

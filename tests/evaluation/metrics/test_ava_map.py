@@ -1,13 +1,11 @@
 """AVA's mAP: the published example, cases by hand, and the files."""
 
-import doctest
 import math
 from pathlib import Path
 
 import pytest
 
 from vididi_hf.evaluation.metrics import AVAMeanAP
-from vididi_hf.evaluation.metrics import ava_map as module
 from vididi_hf.evaluation.metrics.ava_map import (
     align_key_frames,
     ava_mean_ap,
@@ -119,7 +117,3 @@ def test_the_metric_wants_the_same_key_frames_on_both_sides():
     twice = {"predictions": [{**row, "scores": [1.0]}] * 2, "references": [row] * 2}
     with pytest.raises(ValueError, match="each once"):
         AVAMeanAP(keep_in_memory=True).compute(**twice, classes=[12])
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

@@ -1,6 +1,5 @@
 """Matching and average precision against loops that follow the definition box by box."""
 
-import doctest
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch
 from sklearn.metrics import auc
 from torchvision.ops import box_iou as torchvision_box_iou
 
-from vididi_hf.evaluation.metrics import detection as module
 from vididi_hf.evaluation.metrics.detection import (
     LabelledBoxes,
     average_precision,
@@ -103,7 +101,3 @@ def test_impossible_boxes_are_named():
     truth = LabelledBoxes([0], [[0, 0, 1, 1]], [0])
     with pytest.raises(ValueError, match="need scores"):
         match_detections(truth, truth, 0.5)
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

@@ -1,6 +1,5 @@
 """Mean class accuracy against scikit-learn's balanced accuracy."""
 
-import doctest
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from vididi_hf.evaluation.metrics import MeanClassAccuracy
-from vididi_hf.evaluation.metrics import mean_class_accuracy as module
 from vididi_hf.evaluation.metrics.mean_class_accuracy import mean_class_accuracy
 
 
@@ -21,7 +19,3 @@ def test_is_scikit_learns_balanced_accuracy(tmp_path):
     found = MeanClassAccuracy(cache_dir=str(tmp_path)).compute(predictions=predicted, references=labels)
     assert found == {"mean-class": pytest.approx(expected)}
     assert expected != pytest.approx((predicted == labels).mean())
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

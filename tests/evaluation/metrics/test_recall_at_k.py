@@ -1,6 +1,5 @@
 """R@k by loops, mAP by scikit-learn."""
 
-import doctest
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from vididi_hf.evaluation.metrics import RecallAtK
-from vididi_hf.evaluation.metrics import recall_at_k as module
 from vididi_hf.evaluation.metrics.recall_at_k import mean_average_precision, recall_at_k
 
 
@@ -51,7 +49,3 @@ def test_metric_collects_batches(ranking, tmp_path):
         metric.add_batch(predictions=neighbors[begin : begin + 10], references=labels[begin : begin + 10])
     expected = recall_at_k(torch.from_numpy(neighbors[:20]), torch.from_numpy(labels[:20]), ks=(1, 5))
     assert metric.compute(ks=(1, 5)) == {"R@1": expected[1], "R@5": expected[5]}
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

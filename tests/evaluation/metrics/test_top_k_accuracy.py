@@ -1,6 +1,5 @@
 """Top-k accuracy against scikit-learn's, and where scores tie."""
 
-import doctest
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from vididi_hf.evaluation.metrics import TopKAccuracy
-from vididi_hf.evaluation.metrics import top_k_accuracy as module
 from vididi_hf.evaluation.metrics.top_k_accuracy import top_k_accuracy
 
 
@@ -32,7 +30,3 @@ def test_what_cannot_be_ranked_is_named():
         top_k_accuracy(scores, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="labels must lie in 0 … 1, got 0 … 2"):
         top_k_accuracy(torch.rand(2, 2), torch.tensor([0, 2]))
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0
