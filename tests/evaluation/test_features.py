@@ -239,9 +239,7 @@ class TestLabels:
         assert first["other"][:] == [0, 1, 2]
 
     def test_lists_of_classes_in_another_order_are_matched_by_name(self):
-        train, test = with_class_labels(
-            self.rows([0, 1], ["sit", "run"]), self.rows([0, 1, 2], ["hop", "run", "sit"])
-        )
+        train, test = with_class_labels(self.rows([0, 1], ["sit", "run"]), self.rows([0, 1, 2], ["hop", "run", "sit"]))
         assert train["label"][:] == [0, 1]
         assert label_names(test) == ["hop", "run", "sit"]
         assert test["label"][:] == [2, 1, 0]

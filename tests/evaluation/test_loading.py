@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vididi_hf
-from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel
 from vididi_hf.evaluation.loading import check_location, load_encoder
 from vididi_hf.evaluation.options import DetectionOptions, EncoderOptions, FrozenOptions, LinearOptions
 
