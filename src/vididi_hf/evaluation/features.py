@@ -55,15 +55,8 @@ class NothingDecodedError(ValueError):
 class EvaluationClips(Dataset):
     """The clips that an evaluation uses. Workers decode and crop them, and return `uint8`.
 
-    Args:
-        rows: A data set with a column `video`.
-        processor: Selects, resizes and crops the clips.
-        num_clips: Clips per video, evenly spaced.
-        extra_frames: Extra frames per clip, which derivatives use up.
-
-    Attributes:
-        broken: The error message of each video that cannot be decoded, by file. `batches` fills it.
-        broken_rows: The same by row.
+    `batches` fills `broken`, the error message of each video that cannot be decoded by file, and `broken_rows`, the
+    same by row. Derivatives use up the `extra_frames` of each clip.
     """
 
     def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
@@ -90,13 +83,9 @@ class EvaluationClips(Dataset):
     def batches(
         self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Iterates over the videos that can be decoded, in order.
+        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded.
 
-        Yields:
-            The rows of the videos, and uint8 (videos, clips, frames + extra_frames, channels, height, width).
-
-        Raises:
-            NothingDecodedError: At the end, if no video could be decoded.
+        Raises a NothingDecodedError at the end, if there were none.
         """
         loader = ordered_loader(self, batch_size, num_workers)
         nothing_yet = True
@@ -327,16 +316,8 @@ def num_classes_of(*parts: EmbeddedVideos) -> int:
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Numbers the labels of two data sets alike, whether they are text or numbers of different lists of classes.
 
-    Args:
-        rows: A data set with a column `label`: `datasets.ClassLabel`, text, or integers.
-        others: Another one, or the same.
-
-    Returns:
-        Both data sets, unchanged if they agree. Otherwise `label` is a `datasets.ClassLabel`: first the classes of
-        `rows` in their order, then those that only `others` has.
-
-    Raises:
-        ValueError: If a video has no label.
+    Returns both data sets, unchanged if they agree. Otherwise `label` becomes a `ClassLabel`: first the classes of
+    `rows` in their order, then those that only `others` has. A video without a label is a ValueError.
 
     Example:
         >>> train, test = (datasets.Dataset.from_dict({"label": names}) for names in (["run", "hop"], ["sit", "run"]))

@@ -24,20 +24,11 @@ def nearest_neighbors(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Finds the most similar gallery items by cosine similarity.
+    """Finds the k most similar gallery items by cosine similarity.
 
-    Args:
-        queries: (queries, dimensions).
-        gallery: (gallery, dimensions).
-        k: How many to find, at most the whole gallery.
-        chunk: Queries compared at a time, which limits the memory.
-        query_groups: (queries,) integers. A query is not compared with gallery items of its own group. None compares
-            everything.
-        gallery_groups: (gallery,) integers, given if and only if `query_groups` is.
-
-    Returns:
-        int64 (queries, min(k, gallery)), most similar first, equally similar items in the gallery's order; -1 where the
-        other groups have fewer items than that.
+    Items with the query's group are skipped. Equally similar items come in the gallery's order. The result is int64
+    (queries, min(k, gallery)), most similar first, with -1 where the other groups have fewer items. `chunk` queries are
+    compared at a time, which limits the memory.
 
     Example:
         >>> nearest_neighbors(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
@@ -65,30 +56,13 @@ def knn_probabilities(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> Tensor:
-    """Computes the share of the votes for each class.
+    """Computes the share of the votes for each class, (queries, classes).
 
-    A neighbor with cosine similarity s adds exp(s / temperature) to the votes for its label.
-
-    Args:
-        queries: (queries, dimensions).
-        gallery: (gallery, dimensions).
-        nearest: int64 (queries, k), the gallery items that vote; -1 is no item. Each query needs at least one.
-        gallery_labels: int64 (gallery,), between 0 and classes − 1.
-        num_classes: The number of classes.
-        temperature: At lower values, the nearest neighbors count more.
-        chunk: Queries classified at a time, which limits the memory.
-
-    Returns:
-        (queries, classes), where each row has the sum 1.
+    A neighbor with cosine similarity s adds exp(s / temperature) to the votes for its label. `nearest` (queries, k) are
+    the gallery items that vote; -1 is no item, and each query needs at least one.
 
     Source: the weighted k-NN classifier of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination" (CVPR 2018), with its temperature. DINO (Caron et al., ICCV 2021) uses it with k = 20.
-
-    Example:
-        >>> directions, labels = torch.eye(2), torch.tensor([1, 0])
-        >>> knn_probabilities(directions, directions, torch.tensor([[0], [1]]), labels, num_classes=2)
-        tensor([[0., 1.],
-                [1., 0.]])
     """
     scores = []
     for rows in torch.arange(len(queries)).split(chunk):

@@ -28,15 +28,9 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Pipel
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Sets a random share of every class apart.
+    """Sets a random share of every class apart: at least one video of a class of two or more, and never all.
 
-    Args:
-        labels: int64 (videos,).
-        share: The share to set apart, rounded: at least one video of a class of two or more, and never all.
-        seed: The seed of the draw.
-
-    Returns:
-        Indices of the rest and of the part set apart, both int64 and in rising order.
+    Returns the indices of the rest and of the part set apart, in rising order.
     """
     apart = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
@@ -50,15 +44,7 @@ def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
 def choose_C(features: Tensor, labels: Tensor, candidates: Sequence[float] = C_VALUES, seed: int = 0) -> float:
     """Chooses the C that classifies a fifth of the training videos best, after a fit to the others.
 
-    Args:
-        features: (videos, dimensions), of training videos only.
-        labels: int64 (videos,), of at least two classes.
-        candidates: The values to choose from.
-        seed: The seed of the choice of that fifth.
-
-    Returns:
-        The best value; of equally good ones the smallest, which regularizes most. The middle one if every class has a
-        single video.
+    Of equally good values it returns the smallest, and the middle one if every class has a single video.
     """
     fitted, held_out = split_by_class(labels, 0.2, seed)
     ordered = sorted(candidates)

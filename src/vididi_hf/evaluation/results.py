@@ -1,19 +1,4 @@
-"""The result of an evaluation, its report on the disk, and its entries in a model card.
-
-Every command writes its result to `metrics.json`, a JSON object with
-
-| key | value |
-| --- | --- |
-| `schema` | 1, the version of this table |
-| `task` | a key of `TASKS`: `"retrieval"`, `"knn"`, `"linear"`, `"classification"`, `"detection"` |
-| `dataset` | name of the data set: a built-in one, an id on the Hub, or the name of the user's folder |
-| `split` | the evaluated split |
-| `protocol` | how the numbers were measured: clips, frames, stride, crop, number of videos, `failed_videos`, ... |
-| `metrics` | by input (`"frames"`, `"derivative"`, `"both"`, `"ensemble"`), numbers between 0 and 1 by name |
-| `primary_metric` | `{"name", "input", "value", "greater_is_better"}`: the number to compare models by |
-| `model_index` | the entries of `model-index` in the YAML header of a model card |
-| `model`, `random_init`, `seed`, `versions` | what was evaluated, and with which software; only in files |
-"""
+"""The result of an evaluation, its report (`metrics.json`, see docs/evaluation.md), and its model-card entries."""
 
 from __future__ import annotations
 
@@ -133,13 +118,7 @@ class EvaluationResult(Mapping[str, Any]):
 
 
 def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, Any]:
-    """Builds the content of `metrics.json`.
-
-    Args:
-        result: The metrics.
-        model: Folder of a checkpoint, or id on the Hub. The card gets the name of the folder, without its path.
-        **facts: Further keys, such as `seed`.
-    """
+    """Builds the content of `metrics.json`; `facts` are further keys. The card gets the name of a folder only."""
     name = Path(model).resolve().name if Path(model).exists() else model
     return {
         "schema": SCHEMA,
@@ -169,15 +148,7 @@ def write_report(path: str | Path, report: dict[str, Any]) -> Path:
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
-    """Reads a report that `write_report` wrote.
-
-    Args:
-        path: The file, or a folder with a `metrics.json`.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is not the report of an evaluation, or has another schema.
-    """
+    """Reads a report from its file or folder; a ValueError says why a file is not one."""
     path = Path(path)
     path = path / METRICS_JSON if path.is_dir() else path
     try:

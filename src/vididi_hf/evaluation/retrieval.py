@@ -49,18 +49,8 @@ def load_retrieval_splits(
 ) -> RetrievalSplits:
     """Loads the gallery and the queries of a data set, whatever splits it has.
 
-    Args:
-        name: As for `load_video_dataset`.
-        root: Folder of a built-in data set.
-        gallery_split: The split to search.
-        query_split: The split of the queries. If it does not exist, every video of `gallery_split` is compared with all
-            the others.
-        group_column: Compare every video of `gallery_split` with those that differ in this column, such as the
-            recording that a clip was cut from. `query_split` is not used then.
-
-    Raises:
-        FileNotFoundError: If the data set does not exist.
-        ValueError: If there is no split `gallery_split`.
+    With `group_column`, or if there is no `query_split`, every video of `gallery_split` is a query. It is compared with
+    the videos that differ in that column, or with all the others.
     """
     gallery = load_video_dataset(name, root=root, split=gallery_split)
     if group_column is not None:

@@ -77,16 +77,7 @@ class MeanClassAccuracy(evaluate.Metric):
 def score_inputs(
     inputs: Sequence[str], probabilities: dict[str, Tensor], labels: Tensor
 ) -> dict[str, dict[str, float]]:
-    """Scores classifiers, for each input.
-
-    Args:
-        inputs: Some of `CLASSIFIER_INPUTS`.
-        probabilities: For each of `single_inputs(inputs)`, (videos, classes).
-        labels: int64 (videos,).
-
-    Returns:
-        By input, `{"top-1": ..., "top-5": ..., "mean-class": ...}`, between 0 and 1.
-    """
+    """Returns top-1, top-5 and mean-class by input, from the probabilities (videos, classes) of each single input."""
     metrics = {}
     for name in inputs:
         parts = ENSEMBLE_OF if name == ENSEMBLE else (name,)

@@ -27,32 +27,7 @@ def ava_mean_ap(
     excluded: Collection[KeyFrame] = (),
     iou_threshold: float = 0.5,
 ) -> tuple[float, dict[int, float]]:
-    """Computes the mean average precision over the evaluated classes.
-
-    Boxes of other classes and of excluded key frames do not count, on either side. A detection in a key frame without
-    ground truth is wrong. Classes without ground truth do not enter the mean.
-
-    Args:
-        predictions: For each key frame `boxes` (boxes, 4), `labels` (boxes,) and `scores` (boxes,).
-        references: For each key frame `boxes` and `labels`.
-        classes: The evaluated classes; the action list of AVA v2.2 has 60.
-        excluded: Key frames that annotators did not agree about.
-        iou_threshold: Lowest intersection over union of a correct detection.
-
-    Returns:
-        The mean, and the average precision of each class, NaN for those without ground truth.
-
-    Raises:
-        ValueError: If `classes` is empty, a box is invalid, or the threshold is impossible.
-
-    Source: the protocol of AVA (Gu et al., CVPR 2018) for its ActivityNet challenges.
-
-    Example:
-        >>> truth = {("film", 902): {"boxes": [[0, 0, 1, 1]], "labels": [12]}}
-        >>> found = {("film", 902): {"boxes": [[0, 0, 1, 0.8]], "labels": [12], "scores": [0.7]}}
-        >>> ava_mean_ap(found, truth, classes=[12, 17])
-        (1.0, {12: 1.0, 17: nan})
-    """
+    """Computes `AVAMeanAP` for frames by key frame: the mean, and the average precision of each class."""
     if not classes:
         raise ValueError("classes is empty: give the numbers of the evaluated classes")
     skipped = set(excluded)
@@ -63,14 +38,9 @@ def ava_mean_ap(
 
 
 def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
-    """Reads boxes in AVA's format: `video,second,x1,y1,x2,y2,action` and then a score, a person's number, or nothing.
+    """Reads `video,second,x1,y1,x2,y2,action[,score]` into `boxes`, `labels` and `scores` of each key frame.
 
-    Returns:
-        For each key frame `boxes`, `labels` and `scores` (the eighth column, if there is one). A row without an action
-        gives its key frame, but no box.
-
-    Raises:
-        ValueError: If a row cannot be read. The message names it.
+    A row without an action gives its key frame, but no box. A ValueError names a row that cannot be read.
     """
     frames: dict[KeyFrame, dict[str, list]] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
@@ -113,11 +83,16 @@ def read_ava_excluded(path: str | Path) -> set[KeyFrame]:
 
 
 class AVAMeanAP(evaluate.Metric):
-    """`ava_mean_ap` as a metric of 🤗 Evaluate.
+    """AVA's mean average precision over the evaluated classes.
 
     A prediction is a key frame's `{"video", "second", "boxes", "labels", "scores"}`. The reference in the same place is
     the same key frame's `{"video", "second", "boxes", "labels"}`. `align_key_frames` builds both from AVA's files.
     `compute(..., classes=..., excluded=..., iou_threshold=0.5)` returns `{"mAP@0.5": ..., "AP": {class: ...}}`.
+
+    Boxes of other classes and of excluded key frames do not count, on either side. A detection in a key frame without
+    ground truth is wrong. Classes without ground truth have NaN and do not enter the mean.
+
+    Source: the protocol of AVA (Gu et al., CVPR 2018) for its ActivityNet challenges.
 
     Example:
         >>> frame = {"video": "film", "second": 902, "boxes": [[0, 0, 1, 1]], "labels": [12]}

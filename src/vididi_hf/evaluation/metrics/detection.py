@@ -10,17 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass
 class LabelledBoxes:
-    """Boxes of many frames in flat arrays; a person with two labels is two boxes.
-
-    Args:
-        frames: (boxes,), the number of the frame of each box.
-        boxes: (boxes, 4), x1 y1 x2 y2 in any unit.
-        labels: (boxes,), the class of each box.
-        scores: (boxes,), or None for the ground truth.
-
-    Raises:
-        ValueError: If the lengths differ, a box ends before it begins, or a number is not finite.
-    """
+    """Boxes of many frames in flat arrays: x1 y1 x2 y2 in any unit, and scores unless they are the ground truth."""
 
     frames: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -63,10 +53,7 @@ def match_detections(detections: LabelledBoxes, truth: LabelledBoxes, iou_thresh
 
     In the order of falling scores (of equal ones the first comes first), each detection is compared with the box of its
     frame that it overlaps most. It is correct if the overlap reaches the threshold and no earlier detection had the
-    same box.
-
-    Returns:
-        (detections,), in the order of falling scores.
+    same box. Returns (detections,) in the order of falling scores.
 
     Source: the matching of PASCAL VOC (Everingham et al., 2010), as the evaluation of AVA uses it.
     """
@@ -96,12 +83,7 @@ def match_detections(detections: LabelledBoxes, truth: LabelledBoxes, iou_thresh
 def average_precision(correct: NDArray[np.bool_], num_truth: int) -> float:
     """Computes the area under the curve of precision over recall, where precision is first made to fall.
 
-    Args:
-        correct: (detections,), in the order of falling scores.
-        num_truth: The number of boxes to find.
-
-    Returns:
-        The area, between 0 and 1; NaN if there is nothing to find.
+    `correct` is in the order of falling scores. The result is NaN if there is nothing to find.
 
     Source: average precision of PASCAL VOC since 2010, over all points.
 
@@ -122,9 +104,6 @@ def average_precisions(
     """Computes the mean average precision, and the average precision of each class.
 
     Detections of other classes do not count. A class without ground truth has NaN, and is left out of the mean.
-
-    Raises:
-        ValueError: If the threshold is impossible: at 0, boxes that do not touch would match.
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f"iou_threshold must be greater than 0 and at most 1, got {iou_threshold}")

@@ -27,30 +27,7 @@ def flatten_frames(frames: Sequence[Mapping[str, Any]]) -> LabelledBoxes:
 def frame_mean_ap(
     predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], iou_threshold: float = 0.5
 ) -> tuple[float, dict[int, float]]:
-    """Computes the mean average precision over the classes of the ground truth.
-
-    Args:
-        predictions: For each frame `boxes` (boxes, 4), `labels` (boxes,) and `scores` (boxes,).
-        references: For each frame, in the same order, `boxes` and `labels`. Include all annotated frames. A detection
-            in a frame without ground truth is wrong.
-        iou_threshold: Lowest intersection over union of a correct detection.
-
-    Returns:
-        The mean, and the average precision of each class of the ground truth. NaN and {} if there is none.
-
-    Raises:
-        ValueError: If the numbers of frames differ, a box is invalid, or the threshold is impossible.
-
-    Source: frame-mAP of Gkioxari and Malik, "Finding Action Tubes" (CVPR 2015), with the matching and the area of
-    PASCAL VOC. The evaluation of the ACT detector (Kalogeiton et al., ICCV 2017) differs in the area: it takes
-    trapezoids under the unmodified precision.
-
-    Example:
-        >>> truth = [{"boxes": [[0, 0, 2, 2]], "labels": [3]}]
-        >>> found = [{"boxes": [[0, 0, 2, 1.5], [5, 5, 6, 6]], "labels": [3, 3], "scores": [0.5, 0.9]}]
-        >>> frame_mean_ap(found, truth)
-        (0.5, {3: 0.5})
-    """
+    """Computes `FrameMeanAP`: the mean, and the average precision of each class; NaN and {} without ground truth."""
     if len(predictions) != len(references):
         raise ValueError(f"got predictions of {len(predictions)} frames and references of {len(references)}")
     if not references:
@@ -60,10 +37,14 @@ def frame_mean_ap(
 
 
 class FrameMeanAP(evaluate.Metric):
-    """`frame_mean_ap` as a metric of 🤗 Evaluate.
+    """Frame-mAP: mean over the classes of the ground truth of the average precision of boxes in single frames.
 
-    A prediction is a frame's `{"boxes", "labels", "scores"}`, a reference its `{"boxes", "labels"}`.
+    A prediction is a frame's `{"boxes", "labels", "scores"}`, a reference its `{"boxes", "labels"}`, with boxes as
+    x1 y1 x2 y2. Include all annotated frames: a detection in a frame without ground truth is wrong.
     `compute(..., iou_threshold=0.5)` returns `{"frame-mAP": ..., "AP": {class: ...}}`.
+
+    Source: Gkioxari and Malik, "Finding Action Tubes" (CVPR 2015), with the matching and the area of PASCAL VOC. The
+    ACT detector (Kalogeiton et al., ICCV 2017) takes trapezoids under the unmodified precision instead.
 
     Example:
         >>> found = [{"boxes": [[0, 0, 2, 2]], "labels": [3], "scores": [0.9]}]

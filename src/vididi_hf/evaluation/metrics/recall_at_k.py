@@ -47,7 +47,7 @@ class RecallAtK(evaluate.Metric):
 
 
 def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> float:
-    """Computes the mean over queries of the average precision of the whole ranking.
+    """Computes the mean over queries of the average precision of the whole ranking, between 0 and 1.
 
     The average precision of a query is the mean, over the gallery items of its label, of the precision at the rank of
     each. A query whose label the gallery does not contain counts as 0, as in R@k.
@@ -55,13 +55,6 @@ def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> flo
     Args:
         neighbor_labels: Labels of the *whole* gallery, nearest first, int64 (queries, gallery); -1 is no neighbor.
         query_labels: int64 (queries,), not negative.
-
-    Returns:
-        The mean, between 0 and 1.
-
-    Example:
-        >>> mean_average_precision(torch.tensor([[1, 0, 1]]), torch.tensor([1]))  # (1/1 + 2/3) / 2
-        0.8333333333333333
     """
     hits = (neighbor_labels == query_labels[:, None]).double()
     precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
