@@ -51,7 +51,8 @@ def test_two_processes_write_what_one_writes(flags, embedded, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for variable in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT"):
         environment.pop(variable, None)
-    command = [*launcher, str(SCRIPTS / "embed.py"), *flags, "--output_dir", str(output), "--progress", "--device", "cpu"]
+    more = ["--output_dir", str(output), "--progress", "--device", "cpu"]
+    command = [*launcher, str(SCRIPTS / "embed.py"), *flags, *more]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
     assert "1 of 2 processes" in run.stderr

@@ -89,9 +89,7 @@ class KNNOptions(_ClassifyingOptions):
     """The options of `vididi evaluate knn`."""
 
     k: int = option(default=20, at_least=1, help="Neighbors that vote.")
-    temperature: float = option(
-        default=0.07, help="Lower values let the nearest neighbors count more."
-    )
+    temperature: float = option(default=0.07, help="Lower values let the nearest neighbors count more.")
     output: str = option(default="knn", help="Folder of metrics.json, or a .json file.")
 
 

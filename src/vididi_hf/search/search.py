@@ -139,7 +139,7 @@ class StoredEmbeddings:
 
 def search_exact(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """Returns the cosines of the k vectors most similar to each query and their rows, both (queries, k)."""
     chunk = max(1, _SCORES_AT_ONCE // len(vectors))
     rows = nearest_neighbors(torch.from_numpy(queries), torch.from_numpy(vectors), k, chunk).numpy()
@@ -148,7 +148,7 @@ def search_exact(
 
 def _search_with_faiss(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, factory: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     try:
         import faiss
     except ImportError as error:
