@@ -110,9 +110,7 @@ def test_knn_accuracy_of_the_allowed_neighbors(rows, model, processor):
 def test_impossible_choices(rows, model, processor):
     with pytest.raises(ValueError, match="find itself"):
         evaluator(rows, processor)
-    with pytest.raises(
-        ValueError, match=r"gallery data set has no column 'actor' \(group_column\); it has .*source"
-    ):
+    with pytest.raises(ValueError, match=r"gallery data set has no column 'actor' \(group_column\); it has .*source"):
         evaluator(rows, processor, group_column="actor")
     with pytest.raises(ValueError, match="'source' leaves nothing to compare some queries with"):
         evaluator(rows.select([0, 1]), processor, group_column="source")(model)

@@ -146,9 +146,7 @@ def test_a_finished_call_computes_nothing_again(options, monkeypatch):
 )
 def test_another_protocol_is_refused_by_name(options, changes, difference):
     before = shards(embed_videos(options()))
-    with pytest.raises(
-        ValueError, match=f"is not a shard of these embeddings: {difference}. Choose another"
-    ):
+    with pytest.raises(ValueError, match=f"is not a shard of these embeddings: {difference}. Choose another"):
         embed_videos(options(**changes))
     assert shards(options().output_dir) == before
 
