@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.options import errors_in_one_line, option, parse_arguments
-from vididi_hf.search.exact import search_exact
+from vididi_hf.search.search import search_exact
 
 OURS, FAISS = "ours", "FAISS flat"
 Vectors = NDArray[np.float32]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
-from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf import ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.evaluation import frozen
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator, nearest_neighbors
+from vididi_hf.evaluation import features as module
+from vididi_hf.evaluation.knn import nearest_neighbors
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 
 
 def brute_force(queries, gallery, query_groups, gallery_groups, k):
@@ -51,15 +52,8 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
-
-
-@pytest.fixture(scope="module")
 def processor():
-    size = {"height": 32, "width": 32}
-    return ViDiDiVideoProcessor(num_frames=2, frame_stride=1, size=size, crop_size=size)
+    return ViDiDiVideoProcessor(num_frames=2, frame_stride=1, size=32, crop_size=32)
 
 
 def evaluator(rows, processor, **options):
@@ -92,8 +86,8 @@ def test_the_twin_of_the_same_source_would_have_been_the_nearest(rows, model, pr
 
 def test_features_of_one_data_set_are_computed_once(rows, model, processor, monkeypatch):
     calls = []
-    extract = frozen.extract_features
-    monkeypatch.setattr(frozen, "extract_features", lambda *a, **k: calls.append(1) or extract(*a, **k))
+    extract = module.extract_features
+    monkeypatch.setattr(module, "extract_features", lambda *a, **k: calls.append(1) or extract(*a, **k))
     evaluator(rows, processor, group_column="source")(model)
     assert len(calls) == 1
 
@@ -116,7 +110,7 @@ def test_knn_accuracy_of_the_allowed_neighbors(rows, model, processor):
 def test_impossible_choices(rows, model, processor):
     with pytest.raises(ValueError, match="find itself"):
         evaluator(rows, processor)
-    with pytest.raises(ValueError, match=r"'actor', which is no column of the gallery data set; it has .*source"):
+    with pytest.raises(ValueError, match=r"gallery data set has no column 'actor' \(group_column\); it has .*source"):
         evaluator(rows, processor, group_column="actor")
-    with pytest.raises(ValueError, match="'source' leaves some queries nothing"):
+    with pytest.raises(ValueError, match="'source' leaves nothing to compare some queries with"):
         evaluator(rows.select([0, 1]), processor, group_column="source")(model)

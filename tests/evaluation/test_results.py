@@ -1,12 +1,10 @@
 """Reports: what they hold, that the Hub's own code reads them, that damaged ones are named."""
 
-import doctest
 import json
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from vididi_hf.evaluation import results as module
 from vididi_hf.evaluation.results import (
     EvaluationResult,
     collect_eval_results,
@@ -88,7 +86,3 @@ def test_names_of_data_sets_tell_no_places(tmp_path):
     folder.mkdir()
     assert dataset_name(folder) == dataset_name(folder / "list.csv") == "my-videos"
     assert dataset_name("owner/name") == "owner/name"
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
-from vididi_hf.search.embedding import EmbeddingOptions
+from vididi_hf.search.options import EmbeddingOptions
 
 BROKEN = 3
 VIDEOS = 11
@@ -59,7 +59,7 @@ def options(checkpoint: Path, videos: Path, tmp_path: Path) -> Callable[..., Emb
     """`options(**changes)`: 3 shards of 4 videos each in a new folder."""
 
     def make(**changes) -> EmbeddingOptions:
-        fixed = {"model": str(checkpoint), "dataset": str(videos), "output": str(tmp_path / "embeddings")}
+        fixed = {"model": str(checkpoint), "dataset": str(videos), "output_dir": str(tmp_path / "embeddings")}
         small = {"num_clips": 2, "videos_per_shard": 4, "batch_size": 3, "num_workers": 0}
         return EmbeddingOptions(**{**fixed, **small, "device": "cpu", "progress": False, **changes})
 

@@ -1,6 +1,5 @@
 """Embeddings on the disk against clips put through the network one by one; kills, changes, broken videos."""
 
-import doctest
 import json
 import signal
 import subprocess
@@ -14,10 +13,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+from vididi_hf.evaluation.features import VideoFeatures
 from vididi_hf.search import embedding as module
-from vididi_hf.search.embedding import EmbeddingOptions, embed_videos, read_report, summarize
-from vididi_hf.search.stored import StoredEmbeddings
+from vididi_hf.search.embedding import (
+    differences,
+    embed_videos,
+    embeddings_of,
+    encoder_digest,
+    make_protocol,
+    processor_of,
+    read_report,
+    summarize,
+)
+from vididi_hf.search.options import EmbeddingOptions
+from vididi_hf.search.search import StoredEmbeddings
 
 BROKEN, GOOD = 3, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
 
@@ -84,7 +94,7 @@ def test_the_protocol_beside_them(options, checkpoint, videos):
     lines = summarize(report).splitlines()
     assert lines[:2] == [
         "10 of 11 videos embedded, 8 dimensions, 3 shards",
-        "1 videos could not be decoded and are left out:",
+        "1 videos could not be decoded and are skipped:",
     ]
     assert lines[2] == f"  {failed['video']}: {failed['reason']}"
 
@@ -105,17 +115,17 @@ def dying(path, schema, tables, record):
 module.write_tables = dying
 module.embed_videos(module.EmbeddingOptions(**json.loads(sys.argv[1])))
 """
-    chosen = options(output=str(tmp_path / "killed"))
+    chosen = options(output_dir=str(tmp_path / "killed"))
     run = subprocess.run([sys.executable, "-c", program, json.dumps(asdict(chosen))], timeout=300, check=False)
     assert run.returncode == -signal.SIGKILL
     names = sorted(path.name for path in (tmp_path / "killed" / "data").iterdir())
     assert names == [".train-00001-of-00003.parquet.part", "train-00000-of-00003.parquet"]
-    with pytest.raises(FileNotFoundError, match="is not finished: run the same command again"):
+    with pytest.raises(FileNotFoundError, match="the embedding is not finished: run the same command again"):
         read_report(tmp_path / "killed")
     first = (tmp_path / "killed" / "data" / names[1]).stat().st_mtime_ns
     embed_videos(chosen)
     assert (tmp_path / "killed" / "data" / names[1]).stat().st_mtime_ns == first
-    assert shards(tmp_path / "killed") == shards(embed_videos(options(output=str(tmp_path / "whole"))))
+    assert shards(tmp_path / "killed") == shards(embed_videos(options(output_dir=str(tmp_path / "whole"))))
 
 
 def test_a_finished_call_computes_nothing_again(options, monkeypatch):
@@ -136,9 +146,9 @@ def test_a_finished_call_computes_nothing_again(options, monkeypatch):
 )
 def test_another_protocol_is_refused_by_name(options, changes, difference):
     before = shards(embed_videos(options()))
-    with pytest.raises(ValueError, match=f"is no shard of these embeddings: {difference}. Choose another output"):
+    with pytest.raises(ValueError, match=f"is not a shard of these embeddings: {difference}. Choose another"):
         embed_videos(options(**changes))
-    assert shards(options().output) == before
+    assert shards(options().output_dir) == before
 
 
 def test_other_videos_are_refused(options, videos, tmp_path):
@@ -146,7 +156,7 @@ def test_other_videos_are_refused(options, videos, tmp_path):
     lines = videos.read_text().splitlines()
     shorter = tmp_path / "clips.csv"
     shorter.write_text("\n".join(lines[:1] + [str(videos.parent / line) for line in lines[1:-1]]))
-    with pytest.raises(ValueError, match="it was made of other videos"):
+    with pytest.raises(ValueError, match="it has other videos"):
         embed_videos(options(dataset=str(shorter)))
 
 
@@ -156,14 +166,14 @@ def test_other_files_of_the_same_names_are_other_videos(options, videos, tmp_pat
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.mp4").write_bytes((videos.parent / "0.mp4").read_bytes())
-        folders.add(embed_videos(options(dataset=str(tmp_path / folder), output=None)))
+        folders.add(embed_videos(options(dataset=str(tmp_path / folder), output_dir=None)))
     (tmp_path / "two" / "a.mp4").write_bytes((videos.parent / "1.mp4").read_bytes())
-    folders.add(embed_videos(options(dataset=str(tmp_path / "two"), output=None)))
+    folders.add(embed_videos(options(dataset=str(tmp_path / "two"), output_dir=None)))
     assert len(folders) == 3
 
 
 def test_without_an_output_they_go_into_the_cache_under_a_name_of_their_own(options, vididi_home):
-    folders = {embed_videos(options(output=None, inputs=inputs)) for inputs in ("frames", "derivative", "frames")}
+    folders = {embed_videos(options(output_dir=None, inputs=inputs)) for inputs in ("frames", "derivative", "frames")}
     assert len(folders) == 2
     assert {folder.parent for folder in folders} == {vididi_home / "embeddings"}
 
@@ -192,16 +202,16 @@ def test_a_shard_of_broken_videos_only_is_empty(options, videos, tmp_path):
 
 def test_no_video_can_be_decoded(options, videos, tmp_path):
     (tmp_path / "clips.csv").write_text(f"video\n{videos.parent / '3.mp4'}\n")
-    with pytest.raises(ValueError, match=r"none of the 1 videos can be decoded; .*embeddings.json says why"):
+    with pytest.raises(ValueError, match=r"none of the 1 videos can be decoded; see .*embeddings\.json"):
         embed_videos(options(dataset=str(tmp_path / "clips.csv")))
-    with pytest.raises(ValueError, match="holds no embeddings: none of the 1 videos could be decoded"):
+    with pytest.raises(ValueError, match="has no embeddings: none of the 1 videos could be decoded"):
         StoredEmbeddings.open(tmp_path / "embeddings")
 
 
 def test_an_empty_set(options, monkeypatch):
     rows = datasets.Dataset.from_dict({"video": []}, datasets.Features({"video": datasets.Video()}))
     monkeypatch.setattr(module, "load_video_dataset", lambda *_, **__: rows)
-    with pytest.raises(ValueError, match=r"clips\.csv holds no videos"):
+    with pytest.raises(ValueError, match=r"clips\.csv has no videos"):
         embed_videos(options())
 
 
@@ -225,7 +235,7 @@ def test_embeddings_that_are_not_numbers(options, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": "flow"}, "unknown input 'flow'; choose from frames, derivative, both"),
+        ({"inputs": "flow"}, "inputs must be one of frames, derivative, both, got 'flow'"),
         ({"videos_per_shard": 0}, "videos_per_shard must be at least 1, got 0"),
         ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
     ],
@@ -236,7 +246,7 @@ def test_impossible_options(changes, message):
 
 
 def test_what_is_no_folder_of_embeddings(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no folder of embeddings: it holds no embeddings\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder of embeddings: it has no embeddings\.json"):
         read_report(tmp_path)
     for text, message in (("{", "is not JSON"), ('{"schema": 1}', "does not describe embeddings")):
         (tmp_path / "embeddings.json").write_text(text)
@@ -244,5 +254,53 @@ def test_what_is_no_folder_of_embeddings(tmp_path):
             read_report(tmp_path)
 
 
-def test_example():
-    assert doctest.testmod(module).failed == 0
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+
+
+def test_the_processor_comes_back_by_way_of_json(model):
+    processor = ViDiDiVideoProcessor(
+        num_frames=5, frame_stride=4, size=40, crop_size={"height": 32, "width": 36}, image_mean=(0.1, 0.2, 0.3)
+    )
+    protocol = json.loads(json.dumps(make_protocol(model, processor, "both", 3)))
+    assert (protocol["inputs"], protocol["num_clips"], protocol["frame_stride"]) == ("both", 3, 4)
+    video = torch.randint(256, (30, 3, 50, 60), dtype=torch.uint8)
+    asked = {"num_clips": 3, "derivative_orders": (0, 1)}
+    again = processor_of(protocol)(video, **asked)
+    for name, pixels in processor(video, **asked).items():
+        torch.testing.assert_close(again[name], pixels, rtol=0, atol=0)
+    assert make_protocol(model, processor_of(protocol), "both", 3) == protocol
+
+
+def test_the_digest_of_an_encoder_is_that_of_what_it_computes(model, tmp_path):
+    digest = encoder_digest(model)
+    model.save_pretrained(tmp_path)
+    assert encoder_digest(ViDiDiModel.from_pretrained(tmp_path)) == digest
+    assert encoder_digest(ViDiDiModel.from_pretrained(tmp_path, derivative_scale="unit")) != digest
+    statistics = next(buffer for name, buffer in model.named_buffers() if name.endswith("running_mean"))
+    statistics[0] += 1e-6
+    assert encoder_digest(model) != digest
+
+
+def test_differences_are_named():
+    was, now = {"a": 1, "b": [1, 2], "gone": "x"}, {"a": 2, "b": [1, 2], "new": 0.5}
+    assert differences(was, now) == ["a was 1 and is 2", "gone was 'x' and is None", "new was None and is 0.5"]
+
+
+def test_the_inner_product_of_both_is_the_mean_of_the_cosines():
+    generator = torch.Generator().manual_seed(0)
+    orders = {order: torch.randn(4, 6, generator=generator) * 10**order for order in (0, 1)}
+    features = VideoFeatures(orders, torch.arange(4))
+    cosines = {
+        order: torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+        for order, vectors in orders.items()
+    }
+    for inputs, expected in (
+        ("frames", cosines[0]),
+        ("derivative", cosines[1]),
+        ("both", (cosines[0] + cosines[1]) / 2),
+    ):
+        vectors = embeddings_of(features, inputs)
+        torch.testing.assert_close(vectors @ vectors.T, expected)

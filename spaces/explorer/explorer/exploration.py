@@ -15,10 +15,11 @@ from torch import Tensor
 
 from explorer.uploads import read_upload
 from vididi_hf.data.motion import FRAME_RATE, MOTIONS, SIZE, render_motion
-from vididi_hf.evaluation.arguments import EncoderArguments
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
+from vididi_hf.evaluation.loading import load_encoder
+from vididi_hf.evaluation.options import EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, uniform_clips
 from vididi_hf.visualization import (
@@ -153,7 +154,7 @@ class Explorer:
             OSError: If there is no such model.
             ValueError: If one is no ViDiDi model, or they do not process videos alike.
         """
-        loaded = {name: EncoderArguments(model=location).load() for name, location in locations.items()}
+        loaded = {name: load_encoder(EncoderOptions(model=location)) for name, location in locations.items()}
         settings = {name: processor.to_dict() for name, (_, processor) in loaded.items()}
         first, *others = settings
         for name in others:

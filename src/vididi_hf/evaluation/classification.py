@@ -1,4 +1,4 @@
-"""Action recognition by a trained classifier: several clips a video, their probabilities averaged."""
+"""Action recognition by a fine-tuned classifier: the mean probabilities of several clips per video."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
-from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode
-from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, score_inputs, single_inputs
-from vididi_hf.evaluation.labels import label_names
+from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode, label_names
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, single_inputs
+from vididi_hf.evaluation.metrics.accuracy import score_inputs
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -22,30 +22,28 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 class ClassificationEvaluator:
     """Classifies the videos of a data set by the mean of the probabilities of their clips.
 
-    Clips are spread evenly over each video and cropped at the center; short videos are looped. Labels are matched with
-    the model's classes by name.
+    Clips are evenly spaced and cropped at the center. Short videos are looped. Labels are matched with the model's
+    classes by name.
 
     Args:
-        videos: The labeled videos (the test split).
-        processor: Chooses and prepares the clips; says their frames and stride.
-        inputs: What the model is shown, some of "frames", "derivative", "both" and "ensemble"; None means what it was
-            trained with. A model of one input can be shown another one; "both" needs a model of both.
+        videos: The labeled test videos.
+        processor: Selects and prepares the clips. It defines their length and stride.
+        inputs: What the model sees, some of "frames", "derivative", "both" and "ensemble"; None means the input of its
+            training. A model of one input accepts another one; "both" needs a model of both.
         num_clips: Clips per video.
         batch_size: Videos per forward pass.
-        num_workers: Processes that decode.
+        num_workers: Processes that decode videos.
         progress: Whether to show a progress bar.
         dataset: The name of the data set, for the result.
-        split: The split that `videos` are, for the result.
+        split: The split of `videos`, for the result.
 
     Raises:
         ValueError: If the data set has no labels, or an input is unknown.
 
-    Source: the protocol of the field for fine-tuned networks: 10 clips, center crop, mean of softmax.
+    Source: the usual protocol for fine-tuned networks: 10 clips, center crop, mean of softmax.
 
     Example:
-        ```python
         >>> from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiVideoProcessor, load_video_dataset
-        >>> from vididi_hf.evaluation.classification import ClassificationEvaluator
         >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
         >>> names = dict(enumerate(rows.features["label"].names))
         >>> config = ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), id2label=names)
@@ -54,8 +52,6 @@ class ClassificationEvaluator:
         >>> result = ClassificationEvaluator(rows, processor, inputs=("frames", "ensemble"), num_clips=2)(model)
         >>> sorted(result["metrics"]["ensemble"]), result["protocol"]["videos"]
         (['mean-class', 'top-1', 'top-5'], 8)
-
-        ```
     """
 
     videos: datasets.Dataset
@@ -70,7 +66,6 @@ class ClassificationEvaluator:
 
     task: ClassVar[str] = "classification"
     primary_metric: ClassVar[str] = "top-1"
-    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if "label" not in self.videos.column_names:
@@ -82,8 +77,7 @@ class ClassificationEvaluator:
         """Classifies every video.
 
         Raises:
-            ValueError: If no video can be decoded, a label is none of the model's classes, or the model cannot be shown
-                an input.
+            ValueError: If no video can be decoded, a label is not a class of the model, or an input does not fit it.
         """
         inputs = [own_input(model)] if self.inputs is None else self.inputs
         labels = class_numbers(self.videos, model)
@@ -103,7 +97,6 @@ class ClassificationEvaluator:
                 "failed_videos": sorted(broken),
             },
             primary=self.primary_metric,
-            greater_is_better=self.greater_is_better,
             dataset=self.dataset,
             split=self.split,
         )
@@ -114,13 +107,9 @@ class ClassificationEvaluator:
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
         """Computes the probabilities of every video that can be decoded.
 
-        Args:
-            model: The classifier; it is in evaluation mode meanwhile.
-            inputs: What it is shown.
-
         Returns:
-            For each of `single_inputs(inputs)` float32 (videos, classes); the rows of the videos; and the reasons why
-            others could not be decoded, by their names.
+            For each of `single_inputs(inputs)` float32 (videos, classes); the rows of the videos; and the error message
+            of each video that cannot be decoded, by file.
         """
         names = suitable_inputs(model, inputs)
         extra_frames = max(orders_of(names))
@@ -135,46 +124,33 @@ class ClassificationEvaluator:
                 frames = self.processor.views(frames, orders=(0,))[0].to(model.dtype)
                 for name in names:
                     orders = INPUTS[name]
-                    # Every input gets as many frames as it needs for clips of one length.
+                    # Derivatives use up frames; the clips of all inputs have the same length.
                     logits = model(frames[:, : num_frames + max(orders)], derivative_orders=orders).logits
                     found[name].append(logits.float().softmax(-1).unflatten(0, (len(batch_rows), -1)).mean(1).cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(rows), clips.broken
 
 
 def own_input(model: ViDiDiClassifier) -> str:
-    """Returns the name of the input that a model is made for.
-
-    Raises:
-        ValueError: If it is made for derivatives that no input names.
-    """
+    """Returns the name of the input that a model was trained with."""
     for name, orders in INPUTS.items():
         if orders == tuple(model.config.classifier_orders):
             return name
-    raise ValueError(f"the model's classifier_orders {model.config.classifier_orders} are none of {INPUTS}")
+    raise ValueError(f"the model's classifier_orders {model.config.classifier_orders} are not one of {INPUTS}")
 
 
 def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]:
-    """Returns the `single_inputs` of the names in `inputs`, after a look at what the model can be shown.
-
-    Raises:
-        ValueError: If one of them has more or fewer parts than the model was made for; the message names both.
-    """
+    """Returns `single_inputs(inputs)`, or raises a ValueError if the model takes another number of views."""
     names = single_inputs(inputs)
     for name in names:
         if len(INPUTS[name]) != len(model.config.classifier_orders):
-            raise ValueError(f"a model that was trained with {own_input(model)!r} cannot be shown {name!r}")
+            raise ValueError(f"a model that was trained with {own_input(model)!r} does not accept {name!r}")
     return names
 
 
 def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:
-    """Returns the number that the model gives to the class of each video, int64 (videos,).
+    """Returns the model's number of the class of each video, int64 (videos,).
 
-    Args:
-        rows: A data set with a column `label`, whose classes have names; integers are numbers of the model's classes.
-        model: Knows its classes by name.
-
-    Raises:
-        ValueError: If labels are none of the model's classes.
+    Integer labels are numbers of the model's classes. A ValueError names labels that the model does not know.
     """
     number_of = {str(name): number for number, name in (model.config.id2label or {}).items()}
     kind = rows.features["label"]
@@ -184,7 +160,7 @@ def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -
     unknown = sorted(set(names) - set(number_of))
     if unknown:
         raise ValueError(
-            f"{len(unknown)} labels of the data set are none of the model's {len(number_of)} classes: "
-            f"{', '.join(unknown[:5])}; the model has {', '.join(list(number_of)[:5])}, …"
+            f"{len(unknown)} labels of the data set are not among the model's {len(number_of)} classes: "
+            f"{', '.join(unknown[:5])}; the model has {', '.join(list(number_of)[:5])}, ..."
         )
     return torch.tensor([number_of[name] for name in names])

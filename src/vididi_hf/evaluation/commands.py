@@ -1,98 +1,159 @@
-"""What the scripts that evaluate frozen encoders share: which videos, and what is written and printed."""
+"""The commands `vididi evaluate ...`: they load, evaluate, write the report and print a table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 
-from vididi_hf.data.registry import ALL_ROWS, load_video_dataset
-from vididi_hf.evaluation.arguments import EncoderArguments
-from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.detection.sources import load_test_rows
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
+from vididi_hf.evaluation.classification import ClassificationEvaluator
+from vididi_hf.evaluation.detection_results import build_evaluator, write_results
+from vididi_hf.evaluation.features import FrozenEvaluator
+from vididi_hf.evaluation.knn import KNNEvaluator
+from vididi_hf.evaluation.linear import LinearEvaluator
+from vididi_hf.evaluation.loading import load_encoder
+from vididi_hf.evaluation.options import (
+    ClassificationOptions,
+    DetectionOptions,
+    FrozenOptions,
+    KNNOptions,
+    LinearOptions,
+    RetrievalOptions,
+)
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
-from vididi_hf.options import option
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
+
+PICTURE = "retrieval.png"
 
 
-@dataclass(kw_only=True)
-class FrozenArguments(EncoderArguments):
-    """The command line of an evaluation of a frozen encoder."""
+def evaluate_retrieval(options: RetrievalOptions) -> None:
+    """Runs `vididi evaluate retrieval`."""
+    output = json_path(options.output)
+    evaluator, result = _evaluate_frozen(options, RetrievalEvaluator)
+    _write_frozen(options, result)
+    if options.gallery_queries > 0:
+        picture = output.with_name(PICTURE) if output.name == METRICS_JSON else output.with_suffix(".png")
+        _draw(options, result, evaluator.queries, evaluator.gallery, picture)
 
-    dataset: str = option(
-        help="A set in docs/datasets.md, a folder of videos, a CSV or Parquet list, a saved data set, or a Hub id."
-    )
-    dataset_root: str | None = option(default=None, help="Where a built-in set lies or is made: docs/datasets.md.")
-    gallery_split: str = option(
-        default="train", help=f"The split that is searched or learnt from; {ALL_ROWS!r} takes all rows."
-    )
-    query_split: str = option(default="test", help="The split that is asked about.")
-    group_column: str | None = option(
-        default=None,
-        help="A column, such as the recording a video was cut from. Then every video of gallery_split is a query and "
-        "is compared with those that differ from it in this column; query_split is not used.",
-    )
-    inputs: list[str] = option(
-        default_factory=lambda: list(INPUTS), help=f"What the encoder is shown: some of {', '.join(INPUTS)}."
-    )
-    progress: bool = option(default=True, help="Show progress bars.")
 
-    def datasets(self) -> tuple[datasets.Dataset, datasets.Dataset]:
-        """Loads gallery and queries; one data set, given twice, where a column is left out."""
-        gallery = load_video_dataset(self.dataset, root=self.dataset_root, split=self.gallery_split)
-        if self.group_column:
-            return gallery, gallery
-        return gallery, load_video_dataset(self.dataset, root=self.dataset_root, split=self.query_split)
+def evaluate_knn(options: KNNOptions) -> None:
+    """Runs `vididi evaluate knn`."""
+    _, result = _evaluate_frozen(options, KNNEvaluator, k=options.k, temperature=options.temperature)
+    _write_frozen(options, result)
 
-    def settings(self) -> dict[str, Any]:
-        """Returns the keyword arguments that every evaluator of a frozen encoder takes."""
-        return {
-            "inputs": self.inputs,
-            "num_clips": self.num_clips,
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "progress": self.progress,
-            "group_column": self.group_column,
-            "dataset": dataset_name(self.dataset),
-            "split": self.gallery_split if self.group_column else self.query_split,
-        }
 
-    def report(self, result: EvaluationResult) -> dict[str, Any]:
-        """Collects what the JSON file holds: the numbers, and all that is needed to measure them again."""
-        splits = {"gallery_split": self.gallery_split}
-        splits["query_split"] = self.gallery_split if self.group_column else self.query_split
-        result.protocol |= splits
-        return report_of(result, self.model, random_init=self.random_init, seed=self.seed, source=self.dataset)
+def evaluate_linear(options: LinearOptions) -> None:
+    """Runs `vididi evaluate linear`."""
+    _, result = _evaluate_frozen(options, LinearEvaluator, C=options.C, seed=options.seed)
+    _write_frozen(options, result)
+
+
+def evaluate_classification(options: ClassificationOptions) -> None:
+    """Runs `vididi evaluate classification`."""
+    model, processor = load_encoder(options, ViDiDiForVideoClassification)
+    rows = load_video_dataset(options.dataset, root=options.dataset_root, split=options.split)
+    shared = {**_shared_settings(options), "num_clips": options.num_clips, "split": options.split}
+    result = ClassificationEvaluator(rows, processor, **shared)(model)
+    write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
+    print(f"{result.protocol['videos']} videos, {result.protocol['classes']} classes")
+    _print_metrics(result)
+
+
+def evaluate_detection(options: DetectionOptions) -> None:
+    """Runs `vididi evaluate detection`."""
+    model, processor = load_encoder(options, ViDiDiForActionDetection)
+    rows = load_test_rows(options, options.dataset, options.dataset_root, options.split)
+    output = Path(options.output)
+    evaluator = build_evaluator(options, rows, processor, output, **_shared_settings(options), split=options.split)
+    result = evaluator(model)
+    write_results(output, evaluator, result, options.model, _facts(options))
+    print(f"{result.protocol['key_frames']} key frames, {result.protocol['boxes']} boxes")
+    _print_metrics(result)
 
 
 def json_path(output: str) -> Path:
-    """Where numbers are written: `output` itself if it is a `.json` file, or else `metrics.json` in that folder."""
+    """Returns the file of the report: `output` itself if it is a `.json` file, otherwise `metrics.json` in it."""
     path = Path(output)
     return path if path.suffix == ".json" else path / METRICS_JSON
 
 
-def finish(arguments: FrozenArguments, result: EvaluationResult, path: Path) -> None:
-    """Writes the report, and prints what it says."""
-    write_report(path, arguments.report(result))
-    protocol = result.protocol
-    print(f"{protocol['query_videos']} queries, {protocol['gallery_videos']} videos, {protocol['classes']} classes")
+def format_table(metrics: dict[str, dict[str, float]]) -> str:
+    """Formats metrics as an aligned table with one row per input."""
+    table = pd.DataFrame.from_dict(metrics, orient="index").rename_axis(columns="input")
+    return table.to_string(float_format="{:.3f}".format)
+
+
+def print_failed(result: EvaluationResult) -> None:
+    """Prints the videos that could not be decoded."""
+    if failed := result.protocol["failed_videos"]:
+        print(f"{len(failed)} videos could not be decoded and are skipped: {', '.join(failed)}")
+
+
+def _evaluate_frozen(
+    options: FrozenOptions, kind: type[FrozenEvaluator], **settings: Any
+) -> tuple[FrozenEvaluator, Any]:
+    model, processor = load_encoder(options)
+    gallery = load_video_dataset(options.dataset, root=options.dataset_root, split=options.gallery_split)
+    queries = gallery
+    if not options.group_column:
+        queries = load_video_dataset(options.dataset, root=options.dataset_root, split=options.query_split)
+    evaluator: Any = kind(
+        gallery,
+        queries,
+        processor,
+        **_shared_settings(options),
+        num_clips=options.num_clips,
+        group_column=options.group_column,
+        split=_query_split(options),
+        **settings,
+    )
+    return evaluator, evaluator(model)
+
+
+def _write_frozen(options: RetrievalOptions | KNNOptions | LinearOptions, result: EvaluationResult) -> None:
+    result.protocol |= {"gallery_split": options.gallery_split, "query_split": _query_split(options)}
+    write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
+    shown = result.protocol
+    print(f"{shown['query_videos']} queries, {shown['gallery_videos']} gallery videos, {shown['classes']} classes")
+    _print_metrics(result)
+
+
+def _query_split(options: FrozenOptions) -> str:
+    return options.gallery_split if options.group_column else options.query_split
+
+
+def _shared_settings(options: Any) -> dict[str, Any]:
+    """Returns the arguments that all evaluators take."""
+    names = ("inputs", "batch_size", "num_workers", "progress")
+    return {**{name: getattr(options, name) for name in names}, "dataset": dataset_name(options.dataset)}
+
+
+def _facts(options: Any) -> dict[str, Any]:
+    return {"random_init": options.random_init, "seed": options.seed, "source": options.dataset}
+
+
+def _print_metrics(result: EvaluationResult) -> None:
     print(format_table(result.metrics))
     print_failed(result)
 
 
-def print_failed(result: EvaluationResult) -> None:
-    """Names the videos that could not be decoded."""
-    if failed := result.protocol["failed_videos"]:
-        print(f"{len(failed)} videos could not be decoded and are left out: {', '.join(failed)}")
-
-
-def format_table(metrics: dict[str, dict[str, float]]) -> str:
-    """Formats metrics as an aligned table, one line per input."""
-    names = list(next(iter(metrics.values())))
-    first = max(map(len, ["input", *metrics]))
-    widths = [max(8, len(name) + 2) for name in names]
-    lines = [f"{'input':<{first}}" + "".join(f"{name:>{width}}" for name, width in zip(names, widths))]
-    for name, values in metrics.items():
-        numbers = (f"{value:>{width}.3f}" for value, width in zip(values.values(), widths))
-        lines.append(f"{name:<{first}}" + "".join(numbers))
-    return "\n".join(lines)
+def _draw(
+    options: RetrievalOptions, result: RetrievalResult, queries: datasets.Dataset, gallery: datasets.Dataset, path: Path
+) -> None:
+    """Draws a few queries with their neighbors, one row per input."""
+    shown = choose_queries(result.queries.labels(queries), options.gallery_queries, options.seed)
+    figure = plot_retrieval(
+        queries,
+        result.queries.rows[shown],
+        gallery,
+        {name: neighbors[shown] for name, neighbors in result.neighbors.items()},
+        title=f"{Path(options.model).name}{' (random weights)' if options.random_init else ''}: nearest videos",
+    )
+    save_figure(figure, path)

@@ -1,10 +1,11 @@
-"""Features of whole data sets: several clips a video, frames or derivatives, averaged."""
+"""Features of whole data sets, and the base of all evaluators of a frozen encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -15,7 +16,9 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from vididi_hf.data.workers import ordered_loader
+from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.options import _AcceptsOldNames, option
 from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
 
 
@@ -26,7 +29,7 @@ class VideoFeatures:
     Attributes:
         by_order: For each derivative order, float32 (videos, hidden_size).
         rows: int64 (videos,), the rows of the data set that the features belong to.
-        broken: Videos that could not be decoded, with the reasons; they have no row here.
+        broken: The error message of each video that cannot be decoded, by file. These videos have no features.
     """
 
     by_order: dict[int, Tensor]
@@ -38,35 +41,22 @@ class VideoFeatures:
         return torch.from_numpy(np.asarray(dataset["label"], dtype=np.int64))[self.rows]
 
     def combined(self, orders: Sequence[int]) -> Tensor:
-        """Returns one vector a video: the features of the orders, each of unit length, side by side.
+        """Concatenates the features of several orders, each of unit length: float32 (videos, orders · hidden_size).
 
-        The cosine of two such vectors is the mean of the orders' cosines: none outweighs another by its length.
-
-        Args:
-            orders: Some of the orders in `by_order`.
-
-        Returns:
-            float32 (videos, orders · hidden_size).
+        The cosine of two such vectors is the mean of the cosines of the orders.
         """
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
 class NothingDecodedError(ValueError):
-    """Of some videos, none can be decoded."""
+    """None of the videos can be decoded."""
 
 
 class EvaluationClips(Dataset):
-    """The clips that evaluation looks at, decoded and cropped in the workers but still `uint8`.
+    """The clips that an evaluation uses. Workers decode and crop them, and return `uint8`.
 
-    Args:
-        rows: A data set with a column `video`.
-        processor: Chooses, resizes and crops the clips.
-        num_clips: Clips per video, spread evenly over it.
-        extra_frames: Extra frames per clip, which derivatives use up.
-
-    Attributes:
-        broken: Videos that could not be decoded, with the reasons; filled while `batches` is iterated.
-        broken_rows: Their rows, with the reasons.
+    `batches` fills `broken`, the error message of each video that cannot be decoded by file, and `broken_rows`, the
+    same by row. Derivatives use up the `extra_frames` of each clip.
     """
 
     def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
@@ -93,19 +83,9 @@ class EvaluationClips(Dataset):
     def batches(
         self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Iterates over the videos that can be decoded, in their order.
+        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded.
 
-        Args:
-            batch_size: Videos per batch.
-            num_workers: Processes that decode.
-            progress: Whether to show a progress bar.
-            title: What the bar is called.
-
-        Yields:
-            The rows of the videos, and uint8 (videos, clips, frames + extra_frames, channels, height, width).
-
-        Raises:
-            NothingDecodedError: At the end, if no video could be decoded; a `ValueError`.
+        Raises a NothingDecodedError at the end, if there were none.
         """
         loader = ordered_loader(self, batch_size, num_workers)
         nothing_yet = True
@@ -124,7 +104,7 @@ class EvaluationClips(Dataset):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and afterwards each of its modules into the mode in which it came."""
+    """Puts a model into evaluation mode, and restores the mode of each of its modules afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -134,7 +114,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@torch.no_grad()  # not inference_mode, whose tensors a classifier on top could not be trained with
+@torch.no_grad()  # not inference_mode, because its tensors cannot train a classifier
 def iterate_features(
     model: ViDiDiModel,
     clips: EvaluationClips,
@@ -143,22 +123,7 @@ def iterate_features(
     num_workers: int = 0,
     progress: bool = False,
 ) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
-    """Computes features batch by batch; see `extract_features`.
-
-    Args:
-        model: The encoder; its device is used.
-        clips: The clips of the videos, with as much `extra_frames` as the highest order.
-        orders: The derivative orders to embed.
-        batch_size: Videos per forward pass.
-        num_workers: Processes that decode.
-        progress: Whether to show a progress bar.
-
-    Yields:
-        The rows of a batch and, for each order, float32 (videos, hidden_size) on the CPU.
-
-    Raises:
-        NothingDecodedError: At the end, if no video could be decoded.
-    """
+    """Computes the features of `extract_features` batch by batch: rows and, by order, float32 (videos, hidden_size)."""
     with evaluation_mode(model):
         for rows, batch in clips.batches(batch_size, num_workers, progress):
             views = clips.processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
@@ -180,24 +145,23 @@ def extract_features(
     num_workers: int = 0,
     progress: bool = False,
 ) -> VideoFeatures:
-    """Computes the pooled features of every video, averaged over clips spread evenly over it.
+    """Computes the pooled features of every video, averaged over evenly spaced clips.
 
-    The model is used in evaluation mode (BatchNorm's running statistics are used and do not move), and each of its
-    modules is left in the mode in which it came. Short videos are looped; videos that cannot be decoded are left out
-    and named. Nothing is drawn at random.
+    The model is in evaluation mode meanwhile. Short videos are looped. Videos that cannot be decoded are skipped and
+    reported. Nothing is random.
 
     Args:
-        model: The encoder; its device is used.
-        processor: Chooses, resizes and crops the clips; says how many frames a clip has and their stride.
+        model: The encoder. Its device is used.
+        processor: Selects, resizes and crops the clips. It defines their length and stride.
         dataset: A data set with a column `video`.
-        orders: The derivative orders to embed: 0 is the frames.
+        orders: The derivative orders to embed; 0 is the frames.
         num_clips: Clips per video.
         batch_size: Videos per forward pass.
-        num_workers: Processes that decode.
+        num_workers: Processes that decode videos.
         progress: Whether to show a progress bar.
 
     Returns:
-        The features of each order, and which rows they belong to.
+        The features of each order, and the rows they belong to.
 
     Raises:
         ValueError: If no video can be decoded, or an argument is impossible.
@@ -205,15 +169,12 @@ def extract_features(
     Source: the retrieval protocol of the authors' code of ViDiDi (arXiv 2409.02371): 10 clips, mean of pooled features.
 
     Example:
-        ```python
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
         >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
         >>> features = extract_features(model, ViDiDiVideoProcessor(), rows, orders=(0, 1), num_clips=2)
         >>> features.by_order[1].shape
         torch.Size([8, 64])
-
-        ```
     """
     clips = EvaluationClips(dataset, processor, num_clips, max(orders, default=0))
     vectors: dict[int, list[Tensor]] = {order: [] for order in orders}
@@ -225,3 +186,172 @@ def extract_features(
     return VideoFeatures(
         {order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), clips.broken
     )
+
+
+@dataclass
+class EmbeddedVideos:
+    """The features of a gallery or of queries.
+
+    Attributes:
+        features: The features, in the order of the rows that can be decoded.
+        labels: int64 (videos,).
+        groups: int64 (videos,), numbers of the values of `group_column`; None without that column.
+    """
+
+    features: VideoFeatures
+    labels: Tensor
+    groups: Tensor | None = None
+
+
+@dataclass
+class FrozenEvaluator(metaclass=_AcceptsOldNames):
+    """Base of the evaluators of a frozen encoder, which stays in evaluation mode and does not change.
+
+    Args:
+        gallery: The labeled videos to search or to learn from (the training split).
+        queries: The labeled test videos. With `group_column` it may be `gallery` itself, which is then embedded once.
+        processor: Selects and prepares the clips. It defines their length and stride.
+        inputs: What the encoder sees. The first one gives the primary metric.
+        num_clips: Clips per video, whose features are averaged.
+        batch_size: Videos per forward pass.
+        num_workers: Processes that decode videos.
+        progress: Whether to show progress bars.
+        group_column: A column of both data sets, such as the recording that a clip was cut from. A query is compared
+            only with videos that differ in this column. Use it for data sets without a test split.
+        dataset: The name of the data set, for the result.
+        split: The split of `queries`, for the result.
+
+    Raises:
+        ValueError: If a data set lacks labels or `group_column`, an input is unknown, or the queries would find
+            themselves.
+    """
+
+    gallery: datasets.Dataset
+    queries: datasets.Dataset
+    processor: ViDiDiVideoProcessor
+    inputs: Sequence[str] = tuple(INPUTS)
+    num_clips: int = 10
+    batch_size: int = 16
+    num_workers: int = 0
+    progress: bool = False
+    group_column: str | None = option(default=None, old_names=("leave_out",), help="See above.")
+    dataset: str = "unknown"
+    split: str = "test"
+
+    task: ClassVar[str]
+    known_inputs: ClassVar[tuple[str, ...]] = tuple(INPUTS)
+    primary_metric: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for rows, role in ((self.gallery, "gallery"), (self.queries, "query")):
+            if "label" not in rows.column_names:
+                raise ValueError(f"{self.task} needs labels, and the {role} data set has no column 'label'")
+            if self.group_column is not None and self.group_column not in rows.column_names:
+                raise ValueError(
+                    f"the {role} data set has no column {self.group_column!r} (group_column); "
+                    f"it has {', '.join(rows.column_names)}"
+                )
+        if self.queries is self.gallery and self.group_column is None:
+            raise ValueError("gallery and queries are one data set, so every query would find itself: set group_column")
+        check_inputs(self.inputs, self.known_inputs)
+        self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
+
+    def embed(self, model: ViDiDiModel) -> tuple[EmbeddedVideos, EmbeddedVideos]:
+        """Computes the features of gallery and queries.
+
+        Raises:
+            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
+        """
+        gallery = self._embed(model, self.gallery)
+        queries = gallery if self.queries is self.gallery else self._embed(model, self.queries)
+        if self.group_column is not None:
+            columns = [rows[self.group_column][:] for rows in (self.gallery, self.queries)]
+            numbers = {value: number for number, value in enumerate(dict.fromkeys([*columns[0], *columns[1]]))}
+            searched, asked = (
+                torch.tensor([numbers[value] for value in column])[part.features.rows]
+                for part, column in zip((gallery, queries), columns)
+            )
+            if (searched == searched[0]).all() and (asked == searched[0]).any():
+                raise ValueError(
+                    f"group_column {self.group_column!r} leaves nothing to compare some queries with: "
+                    "the videos need at least 2 different values in this column"
+                )
+            gallery.groups, queries.groups = searched, asked
+        return gallery, queries
+
+    def _embed(self, model: ViDiDiModel, rows: datasets.Dataset) -> EmbeddedVideos:
+        features = extract_features(
+            model,
+            self.processor,
+            rows,
+            orders=orders_of(self.inputs),
+            num_clips=self.num_clips,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            progress=self.progress,
+        )
+        return EmbeddedVideos(features, features.labels(rows))
+
+    def protocol(self, gallery: EmbeddedVideos, queries: EmbeddedVideos, **more: Any) -> dict[str, Any]:
+        """Describes how the numbers were measured; `more` is what the evaluator adds."""
+        return {
+            "gallery_videos": len(gallery.labels),
+            "query_videos": len(queries.labels),
+            "classes": len(torch.cat([gallery.labels, queries.labels]).unique()),
+            "clips_per_video": self.num_clips,
+            "frames_per_clip": self.processor.num_frames,
+            "frame_stride": self.processor.frame_stride,
+            "crop": "center",
+            "group_column": self.group_column,
+            "failed_videos": sorted(gallery.features.broken | queries.features.broken),
+            **more,
+        }
+
+
+def num_classes_of(*parts: EmbeddedVideos) -> int:
+    """Returns one more than the highest label."""
+    return 1 + max(int(part.labels.max()) for part in parts)
+
+
+def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Numbers the labels of two data sets alike, whether they are text or numbers of different lists of classes.
+
+    Returns both data sets, unchanged if they agree. Otherwise `label` becomes a `ClassLabel`: first the classes of
+    `rows` in their order, then those that only `others` has. A video without a label is a ValueError.
+
+    Example:
+        >>> train, test = (datasets.Dataset.from_dict({"label": names}) for names in (["run", "hop"], ["sit", "run"]))
+        >>> train, test = with_class_labels(train, test)
+        >>> train["label"][:], test["label"][:], test.features["label"].names
+        ([1, 0], [2, 1], ['hop', 'run', 'sit'])
+    """
+    for part in (rows, others):
+        missing = sum(label is None or label == -1 for label in part["label"])
+        if missing:
+            raise ValueError(f"{missing} of {len(part)} videos have no label")
+    kinds = [part.features["label"] for part in (rows, others)]
+    is_text = any(isinstance(kind, datasets.Value) and "string" in kind.dtype for kind in kinds)
+    if not is_text and (kinds[0] == kinds[1] or not all(isinstance(kind, datasets.ClassLabel) for kind in kinds)):
+        return rows, others
+    names = list(dict.fromkeys(name for part in (rows, others) for name in _class_names(part)))
+    numbered = _numbered(rows, names)
+    return numbered, numbered if others is rows else _numbered(others, names)
+
+
+def label_names(rows: datasets.Dataset) -> list[str]:
+    """Returns the label of each video as text."""
+    kind, labels = rows.features["label"], rows["label"][:]
+    return kind.int2str(labels) if isinstance(kind, datasets.ClassLabel) else [str(label) for label in labels]
+
+
+def _class_names(rows: datasets.Dataset) -> list[str]:
+    kind = rows.features["label"]
+    return kind.names if isinstance(kind, datasets.ClassLabel) else sorted(set(label_names(rows)))
+
+
+def _numbered(rows: datasets.Dataset, names: list[str]) -> datasets.Dataset:
+    numbers = {name: number for number, name in enumerate(names)}
+    labels: Any = [numbers[name] for name in label_names(rows)]
+    # The new column comes first, because a data set without columns has no rows.
+    rows = rows.add_column("label_number", labels, feature=datasets.ClassLabel(names=names))
+    return rows.remove_columns("label").rename_column("label_number", "label")

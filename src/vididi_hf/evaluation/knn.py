@@ -1,4 +1,4 @@
-"""k-NN classification: what do the nearest training videos, voting together, say a video shows?"""
+"""k-NN classification: the nearest training videos vote."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vididi_hf.evaluation.frozen import FrozenEvaluator, num_classes_of
-from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, score_inputs, single_inputs
+from vididi_hf.evaluation.features import FrozenEvaluator, num_classes_of
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, single_inputs
+from vididi_hf.evaluation.metrics.accuracy import score_inputs
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
 
@@ -23,29 +24,15 @@ def nearest_neighbors(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Finds the gallery items most alike by cosine similarity.
+    """Finds the k most similar gallery items by cosine similarity.
 
-    Args:
-        queries: (queries, dimensions).
-        gallery: (gallery, dimensions).
-        k: How many to find; at most all of the gallery are.
-        chunk: Queries compared at a time, which bounds the memory.
-        query_groups: (queries,) integers; a query is not compared with gallery items of its own group. None compares
-            everything.
-        gallery_groups: (gallery,) integers, given if and only if `query_groups` is.
-
-    Returns:
-        int64 (queries, min(k, gallery)), most alike first, equally similar items in the gallery's order; -1 where the
-        other groups hold fewer items than that.
+    Items with the query's group are skipped. Equally similar items come in the gallery's order. The result is int64
+    (queries, min(k, gallery)), most similar first, with -1 where the other groups have fewer items. `chunk` queries are
+    compared at a time, which limits the memory.
 
     Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.evaluation.knn import nearest_neighbors
         >>> nearest_neighbors(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
         tensor([[1, 2]])
-
-        ```
     """
     gallery = F.normalize(gallery, dim=-1)
     k = min(k, len(gallery))
@@ -69,102 +56,39 @@ def knn_probabilities(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> Tensor:
-    """Computes the votes of the nearest neighbors for each class.
+    """Computes the share of the votes for each class, (queries, classes).
 
-    A neighbor with the cosine similarity s adds exp(s / temperature) to the votes for its label. A query's votes are
-    divided by their sum.
-
-    Args:
-        queries: (queries, dimensions).
-        gallery: (gallery, dimensions).
-        nearest: int64 (queries, k), the gallery items that vote; -1 is nobody, and at least one votes for each query.
-        gallery_labels: int64 (gallery,), between 0 and classes − 1.
-        num_classes: The number of classes.
-        temperature: The lower it is, the more the nearest of the neighbors decide.
-        chunk: Queries classified at a time, which bounds the memory.
-
-    Returns:
-        (queries, classes), each row with the sum 1.
+    A neighbor with cosine similarity s adds exp(s / temperature) to the votes for its label. `nearest` (queries, k) are
+    the gallery items that vote; -1 is no item, and each query needs at least one.
 
     Source: the weighted k-NN classifier of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
-    Discrimination" (CVPR 2018), with its temperature; DINO (Caron et al., ICCV 2021) uses it with k = 20.
-
-    Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.evaluation.knn import knn_probabilities
-        >>> directions, labels = torch.eye(2), torch.tensor([1, 0])
-        >>> knn_probabilities(directions, directions, torch.tensor([[0], [1]]), labels, num_classes=2)
-        tensor([[0., 1.],
-                [1., 0.]])
-
-        ```
+    Discrimination" (CVPR 2018), with its temperature. DINO (Caron et al., ICCV 2021) uses it with k = 20.
     """
     scores = []
     for rows in torch.arange(len(queries)).split(chunk):
         voters = F.normalize(gallery[nearest[rows]], dim=-1)
         similarity = torch.einsum("qd,qkd->qk", F.normalize(queries[rows], dim=-1), voters)
         similarity = similarity.masked_fill(nearest[rows] < 0, -torch.inf)
-        votes = (similarity / temperature).softmax(dim=1)  # the sum of a query's votes is 1
+        votes = (similarity / temperature).softmax(dim=1)
         scores.append(votes.new_zeros(len(rows), num_classes).scatter_add_(1, gallery_labels[nearest[rows]], votes))
     return torch.cat(scores)
-
-
-def knn_accuracy(
-    queries: Tensor,
-    gallery: Tensor,
-    nearest: Tensor,
-    gallery_labels: Tensor,
-    query_labels: Tensor,
-    temperature: float = 0.07,
-    chunk: int = 256,
-) -> float:
-    """Computes the accuracy of the class with the most votes: see `knn_probabilities`.
-
-    Args:
-        queries: (queries, dimensions).
-        gallery: (gallery, dimensions).
-        nearest: int64 (queries, k), the gallery items that vote; -1 is nobody.
-        gallery_labels: int64 (gallery,), not negative.
-        query_labels: int64 (queries,).
-        temperature: The lower it is, the more the nearest of the neighbors decide.
-        chunk: Queries classified at a time, which bounds the memory.
-
-    Returns:
-        The share of queries whose label is predicted, between 0 and 1.
-
-    Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.evaluation.knn import knn_accuracy
-        >>> directions = torch.eye(2)
-        >>> knn_accuracy(directions, directions, torch.tensor([[0, 1], [1, 0]]), torch.arange(2), torch.arange(2))
-        1.0
-
-        ```
-    """
-    num_classes = int(gallery_labels.max()) + 1
-    votes = knn_probabilities(queries, gallery, nearest, gallery_labels, num_classes, temperature, chunk)
-    return (votes.argmax(dim=1) == query_labels).double().mean().item()
 
 
 @dataclass
 class KNNEvaluator(FrozenEvaluator):
     """Classifies videos by the weighted vote of their nearest neighbors.
 
-    Nothing is learnt, and nothing is chosen by the results. The input "ensemble" averages the votes of the frames'
-    neighbors and of the derivative's; "both" looks for neighbors by the mean of the two cosines.
+    Nothing is trained or tuned. The input "ensemble" averages the votes of the neighbors by frames and by derivative.
+    "both" finds neighbors by the mean of the two cosines.
 
     Args:
         k: Neighbors that vote.
-        temperature: The lower it is, the more the nearest of them decide.
+        temperature: At lower values, the nearest neighbors count more.
 
     Source: see `knn_probabilities`.
 
     Example:
-        ```python
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
-        >>> from vididi_hf.evaluation.knn import KNNEvaluator
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
         >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
         >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
@@ -172,8 +96,6 @@ class KNNEvaluator(FrozenEvaluator):
         >>> result = KNNEvaluator(train, test, processor, inputs=("ensemble",), num_clips=1, k=3)(model)
         >>> sorted(result["metrics"]["ensemble"]), result["protocol"]["query_videos"]
         (['mean-class', 'top-1', 'top-5'], 8)
-
-        ```
     """
 
     k: int = 20
@@ -187,14 +109,14 @@ class KNNEvaluator(FrozenEvaluator):
         super().__post_init__()
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     def __call__(self, model: ViDiDiModel) -> EvaluationResult:
         """Embeds both data sets and lets the gallery vote on every query.
 
         Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be compared with.
+            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
         """
         gallery, queries = self.embed(model)
         probabilities = {}
@@ -211,7 +133,6 @@ class KNNEvaluator(FrozenEvaluator):
             score_inputs(self.inputs, probabilities, queries.labels),
             self.protocol(gallery, queries, similarity="cosine", neighbors=self.k, temperature=self.temperature),
             primary=self.primary_metric,
-            greater_is_better=self.greater_is_better,
             dataset=self.dataset,
             split=self.split,
         )

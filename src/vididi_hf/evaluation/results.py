@@ -1,19 +1,4 @@
-"""What an evaluation says: numbers, the protocol behind them, and the lines of a model card that follow from both.
-
-Every evaluator returns an `EvaluationResult`, and every script writes it to `metrics.json`, a JSON object with
-
-| key | value |
-| --- | --- |
-| `schema` | 1, the version of this table |
-| `task` | a key of `TASKS`: `"retrieval"`, `"knn"`, `"linear"`, `"classification"`, `"detection"` |
-| `dataset` | name of the data set: a built-in one's, an id on the Hub, or the name of the user's folder |
-| `split` | the split that the numbers are about |
-| `protocol` | how they were measured: clips, frames, stride, crop, number of videos, `failed_videos`, … |
-| `metrics` | by input (`"frames"`, `"derivative"`, `"both"`, `"ensemble"`), numbers by name: shares between 0 and 1 |
-| `primary_metric` | `{"name", "input", "value", "greater_is_better"}`: the one number to compare models by |
-| `model_index` | what the YAML head of a model card has under `model-index` |
-| `model`, `random_init`, `seed`, `versions` | what was evaluated, and with what; written by the scripts |
-"""
+"""The result of an evaluation, its report (`metrics.json`, see docs/evaluation.md), and its model-card entries."""
 
 from __future__ import annotations
 
@@ -41,7 +26,7 @@ TASKS = {
     "classification": ("video-classification", "Video classification", "fine-tuned"),
     "detection": ("object-detection", "Action detection", "fine-tuned"),
 }
-"""By task, the Hub's identifier of its kind, the name of that kind for readers, and what is done within it."""
+"""By task, the Hub's identifier of its kind, the name of that kind, and the method."""
 
 _METRIC_TYPES = {"top-1": "accuracy", "top-5": "top_5_accuracy", "mean-class": "mean_class_accuracy", "mAP": "map"}
 _KEYS = ("task", "dataset", "split", "protocol", "metrics", "primary_metric")
@@ -49,33 +34,29 @@ _KEYS = ("task", "dataset", "split", "protocol", "metrics", "primary_metric")
 
 @dataclass
 class EvaluationResult(Mapping[str, Any]):
-    """The numbers of one evaluation, together with all that says what they mean.
+    """The metrics of an evaluation and how they were measured.
 
-    It is a mapping of the first six of the keys of the table above: `dict(result)` can be written as JSON.
+    It is a mapping of the keys `task` to `primary_metric` of the table above, so `dict(result)` can be written as JSON.
 
     Args:
         task: A key of `TASKS`.
-        metrics: By input ("frames", "derivative", …), numbers by name.
+        metrics: By input ("frames", "derivative", ...), numbers by name.
         protocol: How they were measured.
         primary: The name of the metric to compare models by, one of those of the first input.
-        greater_is_better: Whether a greater value of it is the better one.
+        greater_is_better: Whether a greater value of it is better.
         dataset: The name of the data set.
-        split: The split that the numbers are about.
+        split: The evaluated split.
 
     Raises:
         ValueError: If the task is unknown, or the primary metric is not among the metrics.
 
     Example:
-        ```python
-        >>> from vididi_hf.evaluation.results import EvaluationResult
         >>> numbers = {"frames": {"R@1": 0.25, "R@5": 0.5}}
         >>> result = EvaluationResult("retrieval", numbers, {"clips_per_video": 10}, primary="R@1")
         >>> result["primary_metric"]
         {'name': 'R@1', 'input': 'frames', 'value': 0.25, 'greater_is_better': True}
         >>> result.model_index("me/model")[0]["results"][0]["metrics"][1]["name"]
         'R@5, retrieval (frames)'
-
-        ```
     """
 
     task: str
@@ -95,15 +76,10 @@ class EvaluationResult(Mapping[str, Any]):
 
     @property
     def primary_metric(self) -> dict[str, Any]:
-        """The one number to compare models by: that of the first input."""
+        """The number to compare models by: that of the first input."""
         first = next(iter(self.metrics))
         value = self.metrics[first][self.primary]
-        return {
-            "name": self.primary,
-            "input": first,
-            "value": value,
-            "greater_is_better": self.greater_is_better,
-        }
+        return {"name": self.primary, "input": first, "value": value, "greater_is_better": self.greater_is_better}
 
     def __getitem__(self, key: str) -> Any:
         if key not in _KEYS:
@@ -127,7 +103,7 @@ class EvaluationResult(Mapping[str, Any]):
                 dataset_name=self.dataset,
                 dataset_split=self.split,
                 metric_type=_METRIC_TYPES.get(name, name.lower()),
-                # The method too: a card has one entry for each kind of task and split, whatever was done there.
+                # With the method, because a card has one entry per kind of task and split.
                 metric_name=f"{name}, {method} ({shown})",
                 metric_value=value,
                 metric_args={"input": shown},
@@ -137,22 +113,12 @@ class EvaluationResult(Mapping[str, Any]):
         ]
 
     def model_index(self, model: str) -> list[dict[str, Any]]:
-        """Returns what the YAML head of the model's card has under `model-index`.
-
-        Args:
-            model: The model's name.
-        """
+        """Returns the entries of `model-index` in the YAML header of the model's card."""
         return eval_results_to_model_index(model, self.eval_results())
 
 
 def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, Any]:
-    """Collects what `metrics.json` holds.
-
-    Args:
-        result: The numbers.
-        model: Folder of a checkpoint or id on the Hub; a folder goes into the card by its own name only.
-        **facts: More to write down, such as `seed`.
-    """
+    """Builds the content of `metrics.json`; `facts` are further keys. The card gets the name of a folder only."""
     name = Path(model).resolve().name if Path(model).exists() else model
     return {
         "schema": SCHEMA,
@@ -165,7 +131,7 @@ def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, A
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what computes numbers here."""
+    """Returns the versions of the libraries that the numbers depend on."""
     from vididi_hf import __version__
 
     return {
@@ -177,55 +143,33 @@ def versions() -> dict[str, str]:
 
 
 def write_report(path: str | Path, report: dict[str, Any]) -> Path:
-    """Writes a report as JSON, whole or not at all, making its folder where there is none.
-
-    Returns:
-        The path.
-    """
+    """Writes a report as JSON, atomically, and returns the path. Creates the folder if needed."""
     return write_text(path, json.dumps(report, indent=2) + "\n")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
-    """Reads a report that `write_report` wrote.
-
-    Args:
-        path: The file, or a folder with a `metrics.json`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no report of an evaluation, or one of another version.
-    """
+    """Reads a report from its file or folder; a ValueError says why a file is not one."""
     path = Path(path)
     path = path / METRICS_JSON if path.is_dir() else path
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no report of an evaluation: it has no key 'schema' with the value {SCHEMA}")
+        raise ValueError(f"{path} is not the report of an evaluation: it has no key 'schema' with the value {SCHEMA}")
     missing = [key for key in (*_KEYS, "model_index") if key not in report]
     if missing:
-        raise ValueError(f"{path} is no report of an evaluation: it lacks {', '.join(missing)}")
+        raise ValueError(f"{path} is not the report of an evaluation: it lacks {', '.join(missing)}")
     return report
 
 
 def collect_eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
-    """Collects the results of many reports for the card of one model: `ModelCardData(eval_results=…)`.
-
-    Args:
-        reports: As `read_report` returns them.
-    """
+    """Collects the entries of several reports for one model card: `ModelCardData(eval_results=...)`."""
     return [entry for report in reports for entry in model_index_to_eval_results(report["model_index"])[1]]
 
 
 def dataset_name(name: str | Path) -> str:
-    """Names a data set for readers, without the place where a user keeps it.
-
-    Args:
-        name: As for `load_video_dataset`.
-
-    Returns:
-        The name of the folder where `name` is a folder or a list in one; otherwise `name` itself.
+    """Returns a data set's name for readers: that of its folder, without the path, or `name` itself.
 
     Example:
         >>> dataset_name("videos/jhmdb/clips.csv"), dataset_name("motion"), dataset_name("owner/name")

@@ -3,33 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
+import datasets
 import torch
 from torch import Tensor
 
-from vididi_hf.evaluation.features import VideoFeatures
-from vididi_hf.evaluation.frozen import EmbeddedVideos, FrozenEvaluator
+from vididi_hf.data.folders import MissingSplitError
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator, VideoFeatures, num_classes_of
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.knn import knn_accuracy, nearest_neighbors
-from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT, mean_average_precision, recall_at_k
+from vididi_hf.evaluation.knn import knn_probabilities, nearest_neighbors
+from vididi_hf.evaluation.metrics import RecallAtK, TopKAccuracy
+from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT, mean_average_precision
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
 
-__all__ = ["INPUTS", "RECALL_AT", "RetrievalEvaluator", "RetrievalResult", "nearest_neighbors", "recall_at_k"]
-
 KNN = 20
+ROW = "row"
+"""A column that numbers the videos. As `group_column`, it compares each video with all others."""
+
+
+class RetrievalSplits(NamedTuple):
+    """The two sides of retrieval.
+
+    Attributes:
+        gallery: The videos to search.
+        queries: The test videos, or `gallery` itself if the data set has no test split.
+        group_column: The column in which a query must differ from the gallery videos it is compared with, or None.
+    """
+
+    gallery: datasets.Dataset
+    queries: datasets.Dataset
+    group_column: str | None
+
+
+def load_retrieval_splits(
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    gallery_split: str = "train",
+    query_split: str = "test",
+    group_column: str | None = None,
+) -> RetrievalSplits:
+    """Loads the gallery and the queries of a data set, whatever splits it has.
+
+    With `group_column`, or if there is no `query_split`, every video of `gallery_split` is a query. It is compared with
+    the videos that differ in that column, or with all the others.
+    """
+    gallery = load_video_dataset(name, root=root, split=gallery_split)
+    if group_column is not None:
+        return RetrievalSplits(gallery, gallery, group_column)
+    try:
+        return RetrievalSplits(gallery, load_video_dataset(name, root=root, split=query_split), None)
+    except MissingSplitError:
+        gallery = gallery.add_column(ROW, list(range(len(gallery))))
+        return RetrievalSplits(gallery, gallery, ROW)
 
 
 @dataclass
 class RetrievalResult(EvaluationResult):
-    """What retrieval found.
-
-    The metrics are, by input ("frames", "derivative", "both"), R@k, mAP and the accuracy of a k-NN classifier:
-    `{"R@1": …, "mAP": …, "20-NN": …}`.
+    """The metrics R@k, mAP and the accuracy of a k-NN classifier by input, and the neighbors.
 
     Attributes:
         neighbors: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 where `group_column`
-            leaves a query fewer to be compared with.
+            leaves fewer videos to compare a query with.
         queries: The features of the queries, whose `rows` are the rows of the query data set.
     """
 
@@ -41,11 +80,21 @@ class RetrievalResult(EvaluationResult):
 class RetrievalEvaluator(FrozenEvaluator):
     """Retrieves training videos for test videos by the cosine of their features.
 
-    Features of both frames and derivative are set side by side, each of unit length: the cosine is then the mean of the
+    "both" concatenates the features of frames and derivative, each of unit length. Their cosine is then the mean of the
     two cosines, so "both" is the ensemble too.
 
     Source: the usual protocol of video self-supervision: split 1, gallery = train, queries = test, 10 clips averaged,
-    cosine, R@1/5/10/20/50 with any hit; here every video is kept (short ones looped).
+    cosine, R@1/5/10/20/50 with any hit. Here every video counts; short ones are looped.
+
+    Example:
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
+        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+        >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
+        >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
+        >>> result = RetrievalEvaluator(train, test, processor, inputs=("frames",), num_clips=1)(model)
+        >>> list(result["metrics"]["frames"])
+        ['R@1', 'R@5', 'R@10', 'R@20', 'R@50', 'mAP', '20-NN']
     """
 
     task = "retrieval"
@@ -55,54 +104,51 @@ class RetrievalEvaluator(FrozenEvaluator):
         """Embeds both data sets and ranks the gallery for every query.
 
         Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves a query nothing to be compared with.
+            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
         """
         return self.score(*self.embed(model))
 
     def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> RetrievalResult:
-        """Ranks the gallery for every query, by features that are known already.
-
-        Args:
-            gallery: What `embed` returned, perhaps with other labels.
-            queries: Likewise.
-        """
+        """Ranks the gallery for every query, with features from `embed`, perhaps with other labels."""
         metrics, neighbors = {}, {}
         for name in self.inputs:
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
-            nearest, mean_precision = self._rank(asked, searched, gallery, queries)
+            nearest, mean_precision = _rank(asked, searched, gallery, queries)
             missing = nearest < 0
-            recalls = recall_at_k(gallery.labels[nearest].masked_fill(missing, -1), queries.labels)
-            accuracy = knn_accuracy(asked, searched, nearest[:, :KNN], gallery.labels, queries.labels)
-            metrics[name] = {
-                **{f"R@{k}": recall for k, recall in recalls.items()},
-                "mAP": mean_precision,
-                f"{KNN}-NN": accuracy,
-            }
+            recalls = RecallAtK(keep_in_memory=True).compute(
+                predictions=gallery.labels[nearest].masked_fill(missing, -1).numpy(), references=queries.labels.numpy()
+            )
+            votes = knn_probabilities(
+                asked, searched, nearest[:, :KNN], gallery.labels, num_classes_of(gallery, queries)
+            )
+            accuracy = TopKAccuracy(keep_in_memory=True).compute(
+                predictions=votes.numpy(), references=queries.labels.numpy(), ks=(1,)
+            )
+            metrics[name] = {**recalls, "mAP": mean_precision, f"{KNN}-NN": accuracy["top-1"]}
             neighbors[name] = gallery.features.rows[nearest].masked_fill(missing, -1)
         return RetrievalResult(
             self.task,
             metrics,
             self.protocol(gallery, queries, similarity="cosine"),
             primary=self.primary_metric,
-            greater_is_better=self.greater_is_better,
             dataset=self.dataset,
             split=self.split,
             neighbors=neighbors,
             queries=queries.features,
         )
 
-    @staticmethod
-    def _rank(
-        asked: Tensor, searched: Tensor, gallery: EmbeddedVideos, queries: EmbeddedVideos, chunk: int = 256
-    ) -> tuple[Tensor, float]:
-        """Returns the first neighbors of every query, and the mAP of the whole rankings, which are not kept."""
-        nearest, precisions = [], []
-        for rows in torch.arange(len(asked)).split(chunk):
-            groups = None if queries.groups is None else queries.groups[rows]
-            ranking = nearest_neighbors(
-                asked[rows], searched, len(searched), query_groups=groups, gallery_groups=gallery.groups
-            )
-            labels = gallery.labels[ranking].masked_fill(ranking < 0, -1)
-            precisions.append(mean_average_precision(labels, queries.labels[rows]) * len(rows))
-            nearest.append(ranking[:, : max(RECALL_AT)])
-        return torch.cat(nearest), sum(precisions) / len(asked)
+
+def _rank(
+    asked: Tensor, searched: Tensor, gallery: EmbeddedVideos, queries: EmbeddedVideos, chunk: int = 256
+) -> tuple[Tensor, float]:
+    """Returns the first neighbors of every query, and the mAP of the whole rankings, which do not fit into memory."""
+    nearest, precisions = [], []
+    for rows in torch.arange(len(asked)).split(chunk):
+        groups = None if queries.groups is None else queries.groups[rows]
+        ranking = nearest_neighbors(
+            asked[rows], searched, len(searched), query_groups=groups, gallery_groups=gallery.groups
+        )
+        labels = gallery.labels[ranking].masked_fill(ranking < 0, -1)
+        precisions.append(mean_average_precision(labels, queries.labels[rows]) * len(rows))
+        nearest.append(ranking[:, : max(RECALL_AT)])
+    return torch.cat(nearest), sum(precisions) / len(asked)

@@ -12,7 +12,7 @@ from torch import nn
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.evaluation.arguments import check_location
+from vididi_hf.evaluation.loading import check_location
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor

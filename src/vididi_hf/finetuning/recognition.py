@@ -15,7 +15,7 @@ from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.loading import ClipLoader, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers
-from vididi_hf.evaluation.labels import with_class_labels
+from vididi_hf.evaluation.features import with_class_labels
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
 from vididi_hf.finetuning.loop import Task, run
 from vididi_hf.finetuning.models import build_processor, load_classifier

@@ -12,8 +12,7 @@ from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
 from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.splits import load_retrieval_splits
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits
 from vididi_hf.pretraining.checkpoints import save_encoder
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe

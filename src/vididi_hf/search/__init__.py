@@ -1,1 +1,1 @@
-"""Embeddings of whole data sets on the disk, and the search for the videos most like a given one."""
+"""Embeddings of whole data sets on the disk, and the search for similar videos."""

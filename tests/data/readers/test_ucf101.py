@@ -3,7 +3,7 @@
 import pytest
 
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.evaluation.splits import load_retrieval_splits
+from vididi_hf.evaluation.retrieval import load_retrieval_splits
 
 LISTS = {
     "classInd.txt": ["1 Archery", "2 HandstandPushups", "3 Bowling"],

@@ -1,12 +1,10 @@
 """Frame-mAP in cases that are computed by hand."""
 
-import doctest
 import math
 
 import pytest
 
 from vididi_hf.evaluation.metrics import FrameMeanAP
-from vididi_hf.evaluation.metrics import frame_map as module
 from vididi_hf.evaluation.metrics.frame_map import frame_mean_ap
 
 LEFT, RIGHT, ELSEWHERE = [0, 0, 4, 4], [10, 0, 14, 4], [20, 20, 24, 24]
@@ -79,7 +77,3 @@ def test_lists_that_do_not_fit_are_named():
     uneven = [{"boxes": [LEFT, RIGHT], "labels": [0]}, {"boxes": [LEFT], "labels": [0, 1]}]
     with pytest.raises(ValueError, match="frame 0 has 2 boxes, 1 labels"):
         frame_mean_ap([frame(), frame()], uneven)
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

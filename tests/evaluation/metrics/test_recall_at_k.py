@@ -1,15 +1,12 @@
 """R@k by loops, mAP by scikit-learn."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
 from vididi_hf.evaluation.metrics import RecallAtK
-from vididi_hf.evaluation.metrics import recall_at_k as module
-from vididi_hf.evaluation.metrics.recall_at_k import mean_average_precision, recall_at_k
+from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT, mean_average_precision
 
 
 @pytest.fixture
@@ -18,12 +15,18 @@ def ranking():
     return generator.integers(0, 6, size=(40, 15)), generator.integers(0, 6, size=40)
 
 
-def test_recall_counts_queries_with_any_hit(ranking):
+def test_recall_counts_queries_with_any_hit(ranking, tmp_path):
     neighbors, labels = ranking
-    recalls = recall_at_k(torch.from_numpy(neighbors), torch.from_numpy(labels), ks=(1, 4, 99))
+    metric = RecallAtK(cache_dir=str(tmp_path))
+    for begin in (0, 10):
+        metric.add_batch(predictions=neighbors[begin : begin + 10], references=labels[begin : begin + 10])
+    recalls = metric.compute(ks=(1, 4, 99))  # 99 counts all 15 neighbors
     for k in (1, 4, 99):
-        hits = [any(found == label for found in row[:k]) for row, label in zip(neighbors, labels)]
-        assert recalls[k] == pytest.approx(sum(hits) / 40)
+        hits = [any(found == label for found in row[:k]) for row, label in zip(neighbors[:20], labels)]
+        assert recalls[f"R@{k}"] == sum(hits) / 20
+    recalls = RecallAtK(keep_in_memory=True).compute(predictions=neighbors, references=labels)
+    assert list(recalls) == [f"R@{k}" for k in RECALL_AT]
+    assert list(recalls.values()) == sorted(recalls.values())
 
 
 def test_mean_average_precision_is_scikit_learns(ranking):
@@ -37,21 +40,8 @@ def test_mean_average_precision_is_scikit_learns(ranking):
     assert found == pytest.approx(np.mean(expected))
 
 
-def test_nobody_and_missing_labels_are_misses():
-    neighbors = torch.tensor([[-1, 2], [0, -1], [1, 1]])
-    labels = torch.tensor([2, 3, 1])
-    assert recall_at_k(neighbors, labels, ks=(1, 2)) == {1: pytest.approx(1 / 3), 2: pytest.approx(2 / 3)}
-    assert mean_average_precision(neighbors, labels) == pytest.approx((0.5 + 0 + 1) / 3)
-
-
-def test_metric_collects_batches(ranking, tmp_path):
-    neighbors, labels = ranking
-    metric = RecallAtK(cache_dir=str(tmp_path))
-    for begin in (0, 10):
-        metric.add_batch(predictions=neighbors[begin : begin + 10], references=labels[begin : begin + 10])
-    expected = recall_at_k(torch.from_numpy(neighbors[:20]), torch.from_numpy(labels[:20]), ks=(1, 5))
-    assert metric.compute(ks=(1, 5)) == {"R@1": expected[1], "R@5": expected[5]}
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0
+def test_no_neighbor_and_missing_labels_are_misses():
+    neighbors, labels = [[-1, 2], [0, -1], [1, 1]], [2, 3, 1]
+    recalls = RecallAtK(keep_in_memory=True).compute(predictions=neighbors, references=labels, ks=(1, 2))
+    assert recalls == {"R@1": pytest.approx(1 / 3), "R@2": pytest.approx(2 / 3)}
+    assert mean_average_precision(torch.tensor(neighbors), torch.tensor(labels)) == pytest.approx((0.5 + 0 + 1) / 3)

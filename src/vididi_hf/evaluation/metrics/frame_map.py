@@ -1,4 +1,4 @@
-"""Frame-mAP, for JHMDB and UCF101-24: are the actions found in single frames, with their places?"""
+"""Frame-mAP, for JHMDB and UCF101-24."""
 
 from __future__ import annotations
 
@@ -9,28 +9,16 @@ import datasets
 import evaluate
 import numpy as np
 
-from vididi_hf.evaluation.metrics.detection import (
-    LabelledBoxes,
-    average_precisions,
-    check_iou_threshold,
-    mean_over_classes,
-)
+from vididi_hf.evaluation.metrics.detection import LabelledBoxes, average_precisions
 
 
 def flatten_frames(frames: Sequence[Mapping[str, Any]]) -> LabelledBoxes:
-    """Puts the boxes of a list of frames into flat arrays.
-
-    Args:
-        frames: For each frame `boxes` (boxes, 4), `labels` (boxes,) and, if detected, `scores` (boxes,).
-
-    Raises:
-        ValueError: If a frame has not as many of each, a box is none, or a number is not finite.
-    """
+    """Converts frames of `boxes`, `labels` and, if detected, `scores` to flat arrays."""
     names = [name for name in ("boxes", "labels", "scores") if all(name in frame for frame in frames)]
     for number, frame in enumerate(frames):
         if len({len(frame[name]) for name in names}) > 1:
             lengths = ", ".join(f"{len(frame[name])} {name}" for name in names)
-            raise ValueError(f"every box has a label and, if detected, a score; frame {number} has {lengths}")
+            raise ValueError(f"every box needs a label and, if detected, a score; frame {number} has {lengths}")
     counts = [len(frame["boxes"]) for frame in frames]
     columns: dict[str, list] = {name: [value for frame in frames for value in frame[name]] for name in names}
     return LabelledBoxes(np.repeat(np.arange(len(frames)), counts), **columns)  # type: ignore[arg-type]
@@ -39,59 +27,30 @@ def flatten_frames(frames: Sequence[Mapping[str, Any]]) -> LabelledBoxes:
 def frame_mean_ap(
     predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], iou_threshold: float = 0.5
 ) -> tuple[float, dict[int, float]]:
-    """Computes the mean average precision over the classes of the ground truth.
-
-    Args:
-        predictions: For each frame `boxes` (boxes, 4), `labels` (boxes,) and `scores` (boxes,).
-        references: For each frame, in the same order, `boxes` and `labels`. All annotated frames belong here, with
-            empty lists where nothing was detected; a detection in a frame without ground truth is a wrong one.
-        iou_threshold: The least intersection over union of a right detection.
-
-    Returns:
-        The mean, and the average precision of each class of the ground truth. NaN and nothing if there is none.
-
-    Raises:
-        ValueError: If the numbers of frames differ, a box is none, a number is not finite or the threshold impossible.
-
-    Source: frame-mAP of Gkioxari and Malik, "Finding Action Tubes" (CVPR 2015), with the matching and the area of
-    PASCAL VOC. The evaluation of the ACT detector (Kalogeiton et al., ICCV 2017) differs in the area: trapezoids under
-    the precision as it is.
-
-    Example:
-        ```python
-        >>> from vididi_hf.evaluation.metrics.frame_map import frame_mean_ap
-        >>> truth = [{"boxes": [[0, 0, 2, 2]], "labels": [3]}]
-        >>> found = [{"boxes": [[0, 0, 2, 1.5], [5, 5, 6, 6]], "labels": [3, 3], "scores": [0.5, 0.9]}]
-        >>> frame_mean_ap(found, truth)
-        (0.5, {3: 0.5})
-
-        ```
-    """
-    check_iou_threshold(iou_threshold)
+    """Computes `FrameMeanAP`: the mean, and the average precision of each class; NaN and {} without ground truth."""
     if len(predictions) != len(references):
         raise ValueError(f"got predictions of {len(predictions)} frames and references of {len(references)}")
     if not references:
         return float("nan"), {}
     detections, truth = flatten_frames(predictions), flatten_frames(references)
-    precisions = average_precisions(detections, truth, np.unique(truth.labels), iou_threshold)
-    return mean_over_classes(precisions), precisions
+    return average_precisions(detections, truth, np.unique(truth.labels), iou_threshold)
 
 
 class FrameMeanAP(evaluate.Metric):
-    """`frame_mean_ap` as a metric of 🤗 Evaluate.
+    """Frame-mAP: mean over the classes of the ground truth of the average precision of boxes in single frames.
 
-    A prediction is a frame's `{"boxes", "labels", "scores"}`, a reference its `{"boxes", "labels"}`.
-    `compute(…, iou_threshold=0.5)` returns `{"frame-mAP": …, "AP": {class: …}}`.
+    A prediction is a frame's `{"boxes", "labels", "scores"}`, a reference its `{"boxes", "labels"}`, with boxes as
+    x1 y1 x2 y2. Include all annotated frames: a detection in a frame without ground truth is wrong.
+    `compute(..., iou_threshold=0.5)` returns `{"frame-mAP": ..., "AP": {class: ...}}`.
+
+    Source: Gkioxari and Malik, "Finding Action Tubes" (CVPR 2015), with the matching and the area of PASCAL VOC. The
+    ACT detector (Kalogeiton et al., ICCV 2017) takes trapezoids under the unmodified precision instead.
 
     Example:
-        ```python
-        >>> from vididi_hf.evaluation.metrics import FrameMeanAP
         >>> found = [{"boxes": [[0, 0, 2, 2]], "labels": [3], "scores": [0.9]}]
         >>> truth = [{"boxes": [[0, 0, 2, 2], [4, 4, 5, 5]], "labels": [3, 3]}]
         >>> FrameMeanAP(keep_in_memory=True).compute(predictions=found, references=truth)
         {'frame-mAP': 0.5, 'AP': {3: 0.5}}
-
-        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:

@@ -1,4 +1,4 @@
-"""R@k: how many queries find their own kind among the first k?"""
+"""Metrics of retrieval: R@k and mean average precision."""
 
 from __future__ import annotations
 
@@ -6,79 +6,27 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
+import numpy as np
 import torch
 from torch import Tensor
 
 RECALL_AT = (1, 5, 10, 20, 50)
 
 
-def recall_at_k(neighbor_labels: Tensor, query_labels: Tensor, ks: Sequence[int] = RECALL_AT) -> dict[int, float]:
-    """Computes the share of queries that find their label among the first k neighbors.
+class RecallAtK(evaluate.Metric):
+    """Share of queries that find their label among the first k neighbors.
 
-    Args:
-        neighbor_labels: Labels of the neighbors, nearest first, int64 (queries, neighbors); -1 is nobody.
-        query_labels: int64 (queries,), not negative.
-        ks: The ranks; one beyond the number of neighbors counts all of them.
+    A prediction is the list of the neighbors' labels, nearest first, of the same length for every query; -1 is no
+    neighbor. A reference is the label of the query, not negative.
 
-    Returns:
-        Recall for each k, between 0 and 1.
+    `compute(..., ks=(1, 5))` returns `{"R@1": ..., "R@5": ...}`, between 0 and 1. A k beyond the number of neighbors
+    counts all of them.
 
     Source: R@k of the video self-supervision literature (any hit counts), e.g. VCOP (Xu et al., CVPR 2019).
 
     Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.evaluation.metrics.recall_at_k import recall_at_k
-        >>> recall_at_k(torch.tensor([[0, 1, 1], [0, 0, 0]]), torch.tensor([1, 1]), ks=(1, 2, 3))
-        {1: 0.0, 2: 0.5, 3: 0.5}
-
-        ```
-    """
-    hits = (neighbor_labels == query_labels[:, None]).cummax(dim=1).values
-    return {k: hits[:, min(k, hits.shape[1]) - 1].double().mean().item() for k in ks}
-
-
-def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> float:
-    """Computes the mean over queries of the average precision of the whole ranking.
-
-    The average precision of a query is the mean, over the gallery items of its label, of the precision at the rank of
-    each. A query whose label the gallery does not hold counts as 0, as it does in R@k.
-
-    Args:
-        neighbor_labels: Labels of the *whole* gallery, nearest first, int64 (queries, gallery); -1 is nobody.
-        query_labels: int64 (queries,), not negative.
-
-    Returns:
-        The mean, between 0 and 1.
-
-    Example:
-        ```python
-        >>> import torch
-        >>> from vididi_hf.evaluation.metrics.recall_at_k import mean_average_precision
-        >>> mean_average_precision(torch.tensor([[1, 0, 1]]), torch.tensor([1]))  # (1/1 + 2/3) / 2
-        0.8333333333333333
-
-        ```
-    """
-    hits = (neighbor_labels == query_labels[:, None]).double()
-    precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    found = hits.sum(dim=1)
-    return torch.where(found > 0, (precision * hits).sum(dim=1) / found.clamp(min=1), 0.0).mean().item()
-
-
-class RecallAtK(evaluate.Metric):
-    """`recall_at_k` as a metric of 🤗 Evaluate.
-
-    A prediction is the list of the neighbors' labels, nearest first, as many for every query; a reference is the label
-    of the query. `compute(…, ks=(1, 5))` returns `{"R@1": …, "R@5": …}`.
-
-    Example:
-        ```python
-        >>> from vididi_hf.evaluation.metrics import RecallAtK
         >>> RecallAtK(keep_in_memory=True).compute(predictions=[[0, 1], [0, 0]], references=[1, 1], ks=(1, 2))
         {'R@1': 0.0, 'R@2': 0.5}
-
-        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -94,5 +42,21 @@ class RecallAtK(evaluate.Metric):
     def _compute(
         self, predictions: list[list[int]], references: list[int], ks: Sequence[int] = RECALL_AT
     ) -> dict[str, float]:
-        recalls = recall_at_k(torch.tensor(predictions), torch.tensor(references), ks)
-        return {f"R@{k}": recall for k, recall in recalls.items()}
+        hits = np.asarray(predictions) == np.asarray(references)[:, None]
+        return {f"R@{k}": float(hits[:, :k].any(axis=1).mean()) for k in ks}
+
+
+def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> float:
+    """Computes the mean over queries of the average precision of the whole ranking, between 0 and 1.
+
+    The average precision of a query is the mean, over the gallery items of its label, of the precision at the rank of
+    each. A query whose label the gallery does not contain counts as 0, as in R@k.
+
+    Args:
+        neighbor_labels: Labels of the *whole* gallery, nearest first, int64 (queries, gallery); -1 is no neighbor.
+        query_labels: int64 (queries,), not negative.
+    """
+    hits = (neighbor_labels == query_labels[:, None]).double()
+    precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    found = hits.sum(dim=1)
+    return torch.where(found > 0, (precision * hits).sum(dim=1) / found.clamp(min=1), 0.0).mean().item()

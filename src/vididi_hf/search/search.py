@@ -1,0 +1,306 @@
+"""Finding the videos of a data set that are most similar to a query video."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vididi_hf.data.folders import with_video_column
+from vididi_hf.data.preparation.shards import DATA_FOLDER
+from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.evaluation.features import extract_features
+from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.evaluation.knn import nearest_neighbors
+from vididi_hf.evaluation.loading import load_encoder
+from vididi_hf.files import write_text
+from vididi_hf.search.embedding import (
+    EMBEDDING,
+    ROW,
+    VIDEO,
+    embed_videos,
+    embeddings_of,
+    encoder_digest,
+    processor_of,
+    read_report,
+)
+from vididi_hf.search.options import SearchOptions
+
+# Similarities computed at a time, which limits the memory.
+_SCORES_AT_ONCE = 2**24
+
+
+def run(options: SearchOptions) -> None:
+    """Runs `vididi search`: prints a table for each query, and writes search.json and search.png."""
+    stored, answers = search_videos(options)
+    print(format_answers(answers))
+    output = Path(options.output_dir)
+    report = answers_report(stored, answers, options)
+    write_text(output / "search.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if options.pictured > 0:
+        from vididi_hf.visualization import save_figure
+
+        save_figure(plot_answers(stored, answers[: options.pictured]), output / "search.png")
+
+
+@dataclass
+class StoredEmbeddings:
+    """The output of `embed_videos`.
+
+    Attributes:
+        folder: Its folder.
+        report: The content of `embeddings.json`.
+        rows: Everything but the vectors: `video`, `row` and, if known, `label` and other columns.
+        vectors: float32 (videos, dimensions), of unit length.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    rows: datasets.Dataset
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> StoredEmbeddings:
+        """Reads the embeddings in a folder; a FileNotFoundError or ValueError says what is wrong with it."""
+        folder = Path(folder)
+        report = read_report(folder)
+        if not report["embedded"]:
+            raise ValueError(f"{folder} has no embeddings: none of the {report['videos']} videos could be decoded")
+        tables = []
+        for shard in report["shards"]:
+            path = folder / DATA_FOLDER / shard["file"]
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder} lacks a shard of its embeddings: {path}")
+            table = pq.read_table(path)
+            if table.num_rows != shard["rows"]:
+                raise ValueError(f"{path} has {table.num_rows} rows instead of {shard['rows']}")
+            tables.append(table)
+        tables = [table for table in tables if table.num_rows]
+        vectors = np.concatenate([table[EMBEDDING].combine_chunks().flatten().to_numpy() for table in tables])
+        rows = [datasets.Dataset(datasets.table.InMemoryTable(table)).remove_columns(EMBEDDING) for table in tables]
+        return cls(folder, report, datasets.concatenate_datasets(rows), vectors.reshape(-1, report["dimensions"]))
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, index: str = "exact", faiss_factory: str = "Flat"
+    ) -> list[tuple[list[float], list[int]]]:
+        """Finds the videos most similar to queries.
+
+        Args:
+            queries: float32 (queries, dimensions), of unit length.
+            k: How many to find.
+            index: `"exact"`, or `"faiss"`, which needs faiss-cpu or faiss-gpu.
+            faiss_factory: The type of the FAISS index: `"Flat"`, `"HNSW32"`, `"IVF1024,Flat"`, ...
+
+        Returns:
+            For each query the cosines of the videos found, most similar first, and their rows.
+
+        Raises:
+            ImportError: If FAISS is not installed.
+            ValueError: If FAISS cannot build the index.
+        """
+        k = min(k, len(self.vectors))
+        if index == "exact":
+            scores, rows = search_exact(queries, self.vectors, k)
+        else:
+            scores, rows = _search_with_faiss(queries, self.vectors, k, faiss_factory)
+        # FAISS returns −1 if an approximate index finds fewer.
+        return [(some[found >= 0].tolist(), found[found >= 0].tolist()) for some, found in zip(scores, rows)]
+
+    def playable(self, rows: Sequence[int]) -> datasets.Dataset:
+        """Returns some of the rows with their videos.
+
+        Raises:
+            FileNotFoundError: If neither the files nor the data set still exist.
+            ValueError: If the data set has changed.
+        """
+        stored = self.rows.select(rows)
+        if all(map(os.path.isfile, stored[VIDEO])):
+            return stored.cast_column(VIDEO, datasets.Video())
+        name, split = self.report["dataset"], self.report["split"]
+        source = load_video_dataset(name, root=self.report["dataset_root"], split=split)
+        if len(source) != self.report["videos"]:
+            raise ValueError(
+                f"{name} has {len(source)} videos, but had {self.report['videos']} when {self.folder} was written"
+            )
+        videos = source.select(stored[ROW][:]).select_columns(VIDEO)
+        return datasets.concatenate_datasets([videos, stored.remove_columns(VIDEO)], axis=1)
+
+
+def search_exact(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """Returns the cosines of the k vectors most similar to each query and their rows, both (queries, k)."""
+    chunk = max(1, _SCORES_AT_ONCE // len(vectors))
+    rows = nearest_neighbors(torch.from_numpy(queries), torch.from_numpy(vectors), k, chunk).numpy()
+    return np.einsum("qd,qkd->qk", queries, vectors[rows], dtype=np.float64), rows
+
+
+def _search_with_faiss(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, factory: str
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(f"FAISS is not installed ({error}): pip install 'vididi-hf[faiss]'") from error
+    numbered = datasets.Dataset.from_dict({ROW: range(len(vectors))})  # the index belongs to a data set
+    try:
+        numbered.add_faiss_index_from_external_arrays(
+            vectors,
+            EMBEDDING,
+            string_factory=factory,
+            metric_type=faiss.METRIC_INNER_PRODUCT,
+            train_size=len(vectors),
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"FAISS cannot build an index {factory!r} of {len(vectors)} vectors: {reason}") from error
+    found = numbered.search_batch(EMBEDDING, queries, k=k)
+    return found.total_scores, found.total_indices
+
+
+@dataclass
+class FoundVideo:
+    """A video that was found: rank 1 is the most similar one, and `row` is its row among the embeddings."""
+
+    rank: int
+    score: float
+    label: str | None
+    video: str
+    row: int
+
+
+@dataclass
+class SearchAnswer:
+    """The videos found for one query. It has a label if it is one of the labeled videos of the data set."""
+
+    query: str
+    label: str | None
+    found: list[FoundVideo]
+
+
+def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[SearchAnswer]]:
+    """Finds the videos most similar to query videos, by the cosine of their embeddings.
+
+    A query does not find itself if it is one of the videos searched (by its path).
+
+    Args:
+        options: All choices.
+
+    Returns:
+        The embeddings that were searched, and an answer for each query.
+
+    Raises:
+        FileNotFoundError: If the model, the data set or the folder of embeddings does not exist.
+        ImportError: If FAISS is requested and not installed.
+        ValueError: If a query cannot be decoded, or the embeddings have another encoder or protocol than requested.
+
+    Example:
+        >>> from vididi_hf import SearchOptions, load_video_dataset, search_videos
+        >>> import datasets, tempfile
+        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> clip = rows.cast_column("video", datasets.Video(decode=False))[0]["video"]["path"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows.save_to_disk(folder)
+        ...     _, [answer] = search_videos(SearchOptions(dataset=folder, query=[clip], k=3, progress=False))
+        >>> [video.rank for video in answer.found]
+        [1, 2, 3]
+    """
+    from vididi_hf.visualization.neighbors import video_label
+
+    folder = options.embeddings or embed_videos(options.embedding_options())
+    stored = StoredEmbeddings.open(folder)
+    protocol = stored.report["protocol"]
+    _check_choices(options, protocol, str(folder))
+    model, _ = load_encoder(options)
+    if (digest := encoder_digest(model)) != protocol["encoder"]:
+        raise ValueError(
+            f"{folder} has embeddings of another encoder ({stored.report['model']}, {protocol['encoder']}) than "
+            f"{options.model} ({digest}): set model to that one, or embed the videos again"
+        )
+    inputs = protocol["inputs"]
+    features = extract_features(
+        model,
+        processor_of(protocol),
+        with_video_column(options.query),
+        orders=INPUTS[inputs],
+        num_clips=protocol["num_clips"],
+        batch_size=options.batch_size,
+        num_workers=min(options.num_workers, len(options.query) - 1),
+    )
+    if features.broken:
+        raise ValueError("; ".join(f"cannot read the video {video}: {why}" for video, why in features.broken.items()))
+    places: dict[str, list[int]] = {}  # of each query among the videos searched
+    asked = {os.path.abspath(query) for query in options.query}
+    for row, video in enumerate(stored.rows[VIDEO]):
+        if video in asked:
+            places.setdefault(video, []).append(row)
+    most = options.k + max(map(len, places.values()), default=0)
+    neighbors = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
+    answers = []
+    for query, (scores, rows) in zip(options.query, neighbors):
+        own = places.get(os.path.abspath(query), [])
+        others = [(score, row) for score, row in zip(scores, rows) if row not in own][: options.k]
+        found = [
+            FoundVideo(rank, score, video_label(stored.rows, row), stored.rows[row][VIDEO], row)
+            for rank, (score, row) in enumerate(others, start=1)
+        ]
+        answers.append(SearchAnswer(query, video_label(stored.rows, own[0]) if own else None, found))
+    return stored, answers
+
+
+def _check_choices(options: SearchOptions, protocol: dict[str, Any], folder: str) -> None:
+    """Raises a ValueError if the embeddings do not follow a choice, instead of ignoring the choice."""
+    for spec in fields(SearchOptions):
+        chosen = getattr(options, spec.name)
+        if spec.name in protocol and chosen != spec.default and chosen != protocol[spec.name]:
+            raise ValueError(f"{spec.name} is {chosen!r}, but {folder} was embedded with {protocol[spec.name]!r}")
+
+
+def answers_report(stored: StoredEmbeddings, answers: Sequence[SearchAnswer], options: SearchOptions) -> dict[str, Any]:
+    """Builds the content of `search.json`."""
+    return {
+        "embeddings": str(stored.folder),
+        "index": options.index if options.index == "exact" else f"faiss, {options.faiss_factory}",
+        "videos": len(stored.vectors),
+        "protocol": stored.report["protocol"],
+        "answers": [asdict(answer) for answer in answers],
+    }
+
+
+def format_answers(answers: Sequence[SearchAnswer]) -> str:
+    """Formats answers as aligned tables, one per query."""
+    lines = []
+    for answer in answers:
+        lines.append(f"most similar to {answer.query}" + (f" ({answer.label})" if answer.label else ""))
+        table = pd.DataFrame(map(asdict, answer.found), columns=["rank", "score", "label", "video"])
+        if table["label"].isna().all():
+            table = table.drop(columns="label")
+        lines.append(table.fillna("").to_string(index=False, float_format="{:.3f}".format))
+    return "\n".join(lines)
+
+
+def plot_answers(stored: StoredEmbeddings, answers: Sequence[SearchAnswer], shown: int = 8) -> Figure:
+    """Draws queries with the first `shown` videos that were found for them; see `plot_retrieval` and `playable`."""
+    from vididi_hf.visualization import plot_retrieval
+
+    labeled = any(answer.label for answer in answers)
+    queries = with_video_column(
+        [answer.query for answer in answers], [answer.label for answer in answers] if labeled else None
+    )
+    rows = list(dict.fromkeys(video.row for answer in answers for video in answer.found[:shown]))
+    place = {row: number for number, row in enumerate(rows)}
+    found = [[place[video.row] for video in answer.found[:shown]] for answer in answers]
+    longest = max(map(len, found))
+    padded = [places + [-1] * (longest - len(places)) for places in found]
+    return plot_retrieval(queries, range(len(answers)), stored.playable(rows), {"": padded}, num_neighbors=shown)

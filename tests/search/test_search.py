@@ -1,0 +1,248 @@
+"""Reading embeddings back, searching them exactly and with FAISS, and finding videos similar to video files."""
+
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+
+from vididi_hf.search.embedding import embed_videos
+from vididi_hf.search.options import SearchOptions
+from vididi_hf.search.search import (
+    FoundVideo,
+    SearchAnswer,
+    StoredEmbeddings,
+    answers_report,
+    format_answers,
+    plot_answers,
+    search_exact,
+    search_videos,
+)
+
+GOOD = [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+
+
+@pytest.fixture
+def stored(options):
+    return StoredEmbeddings.open(embed_videos(options(inputs="both")))
+
+
+@pytest.fixture
+def ask(checkpoint):
+    def ask(*queries, **changes):
+        fixed = {"model": str(checkpoint), "num_workers": 0, "device": "cpu", "progress": False}
+        return search_videos(SearchOptions(query=[str(query) for query in queries], **{**fixed, **changes}))
+
+    return ask
+
+
+@pytest.fixture
+def folder(options):
+    return str(embed_videos(options(inputs="both", frame_stride=1)))
+
+
+def unit_vectors(*shape, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scores_at_once", [2**24, 300])
+@pytest.mark.parametrize("k", [1, 10, 400])
+def test_exact_search_finds_what_sorting_finds(k, scores_at_once, monkeypatch):
+    monkeypatch.setattr("vididi_hf.search.search._SCORES_AT_ONCE", scores_at_once)
+    asked, vectors = unit_vectors(9, 24), unit_vectors(400, 24, seed=1)
+    scores, rows = search_exact(asked, vectors, k)
+    products = asked.astype(np.float64) @ vectors.astype(np.float64).T
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(scores, np.take_along_axis(products, expected, axis=1), atol=1e-7)
+
+
+def test_rows_and_vectors_are_those_of_the_shards(stored):
+    files = [str(stored.folder / "data" / shard["file"]) for shard in stored.report["shards"]]
+    cache = str(stored.folder / "cache")
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    np.testing.assert_array_equal(stored.vectors, rows.with_format("numpy")["embedding"][:])
+    assert stored.rows[:] == rows.remove_columns("embedding")[:]
+    assert stored.rows.features["label"].names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss"])
+def test_stored_embeddings_are_searched(stored, index):
+    if index == "faiss":
+        pytest.importorskip("faiss")
+    asked = unit_vectors(3, 16)
+    cosines = asked @ stored.vectors.T
+    expected = np.argsort(-cosines, axis=1)
+    for k in (1, 4, 10, 99):
+        for query, (scores, rows) in enumerate(stored.search(asked, k, index)):
+            assert rows == expected[query, :k].tolist()
+            assert scores == pytest.approx(cosines[query, expected[query, :k]].tolist(), abs=1e-6)
+
+
+def test_faiss_builds_the_index_that_is_named(stored, monkeypatch):
+    pytest.importorskip("faiss")
+    asked = unit_vectors(3, 16)
+    exact = [rows for _, rows in stored.search(asked, 3)]
+    assert [rows for _, rows in stored.search(asked, 3, "faiss", "IVF1,Flat")] == exact
+    # Only one of two cells is searched, so fewer are found.
+    found = stored.search(asked, 10, "faiss", "IVF2,Flat")
+    assert all(0 < len(rows) < 10 and min(rows) >= 0 for _, rows in found)
+    with pytest.raises(ValueError, match="FAISS cannot build an index 'nonsense' of 10 vectors"):
+        stored.search(asked, 3, "faiss", "nonsense")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"pip install 'vididi-hf\[faiss\]'"):
+        stored.search(asked, 3, "faiss")
+
+
+def test_files_play(stored, videos):
+    rows = stored.playable([4, 3])
+    assert rows.features["video"] == datasets.Video()
+    assert [rows[0]["label"], rows[1]["label"]] == [stored.rows[4]["label"], stored.rows[3]["label"]]
+    paths = [row["video"]["path"] for row in rows.cast_column("video", datasets.Video(decode=False))]
+    assert paths == [str(videos.parent / f"{GOOD[row]}.mp4") for row in (4, 3)]
+
+
+def test_stored_bytes_play_as_long_as_their_data_set_is_there(options, videos, tmp_path):
+    content = {name: (videos.parent / name).read_bytes() for name in ("0.mp4", "3.mp4", "1.mp4", "2.mp4")}
+    rows = datasets.Dataset.from_dict(  # the second video is broken
+        {
+            "video": [{"bytes": data, "path": f"bytes of {name}"} for name, data in content.items()],
+            "label": ["b", "a", "b", "a"],
+        },
+        datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])}),
+    )
+    rows.save_to_disk(str(tmp_path / "saved"))
+    stored = StoredEmbeddings.open(embed_videos(options(dataset=str(tmp_path / "saved"))))
+    playable = stored.playable([2, 1]).cast_column("video", datasets.Video(decode=False))
+    assert [row["video"] for row in playable] == [
+        {"bytes": content[name], "path": f"bytes of {name}"} for name in ("2.mp4", "1.mp4")
+    ]
+    assert playable["label"][:] == [0, 1]
+    stored.report["videos"] = 5
+    with pytest.raises(ValueError, match=r"has 4 videos, but had 5 when .* was written"):
+        stored.playable([0])
+    stored.report["dataset"] = str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        stored.playable([0])
+
+
+def test_damaged_folders(stored):
+    path = stored.folder / "data" / stored.report["shards"][1]["file"]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks a shard of its embeddings: {path}"):
+        StoredEmbeddings.open(stored.folder)
+    (stored.folder / "data" / stored.report["shards"][0]["file"]).rename(path)
+    report = stored.report | {"shards": stored.report["shards"][1:]}
+    (stored.folder / "embeddings.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="has 3 rows instead of 4"):
+        StoredEmbeddings.open(stored.folder)
+
+
+def test_a_query_is_embedded_as_the_videos_were_and_does_not_find_itself(ask, folder, videos):
+    """The protocol, clips and stride included, comes with the embeddings."""
+    query = GOOD.index(5)
+    stored, [answer] = ask(videos.parent / "5.mp4", embeddings=folder, k=4)
+    cosines = stored.vectors @ stored.vectors[query]
+    expected = [row for row in np.argsort(-cosines) if row != query][:4]
+    assert [found.row for found in answer.found] == expected
+    assert [found.rank for found in answer.found] == [1, 2, 3, 4]
+    assert [found.score for found in answer.found] == pytest.approx(cosines[expected].tolist(), abs=1e-5)
+    assert [found.video for found in answer.found] == [str(videos.parent / f"{GOOD[row]}.mp4") for row in expected]
+    assert [found.label for found in answer.found] == ["cab"[GOOD[row] % 3] for row in expected]
+    assert answer.label == "cab"[5 % 3]
+
+
+def test_a_copy_elsewhere_finds_the_original(ask, folder, videos, tmp_path, monkeypatch):
+    (tmp_path / "copy.mp4").write_bytes((videos.parent / "6.mp4").read_bytes())
+    monkeypatch.chdir(videos.parent)
+    _, answers = ask(tmp_path / "copy.mp4", "6.mp4", embeddings=folder, k=99)
+    assert answers[0].found[0].video == str(videos.parent / "6.mp4")
+    assert answers[0].found[0].score == pytest.approx(1, abs=1e-6)
+    assert answers[0].label is None
+    assert [len(answer.found) for answer in answers] == [10, 9]  # by a relative path, too, it is itself
+
+
+def test_a_data_set_is_embedded_on_the_fly_and_once(ask, videos, monkeypatch, vididi_home):
+    stored, [answer] = ask(videos.parent / "0.mp4", dataset=str(videos), num_clips=1, inputs="derivative")
+    assert stored.folder.parent == vididi_home / "embeddings"
+    assert (stored.report["protocol"]["inputs"], stored.report["protocol"]["num_clips"]) == ("derivative", 1)
+    monkeypatch.setattr("vididi_hf.search.embedding.iterate_features", None)
+    again, [same] = ask(videos.parent / "0.mp4", dataset=str(videos), num_clips=1, inputs="derivative")
+    assert (again.folder, same) == (stored.folder, answer)
+
+
+def test_another_model_or_protocol_is_refused(ask, folder, videos, checkpoint, other_checkpoint):
+    query = videos.parent / "0.mp4"
+    message = rf"embeddings of another encoder \({checkpoint}, [0-9a-f]+\) than {other_checkpoint} \([0-9a-f]+\)"
+    with pytest.raises(ValueError, match=message):
+        ask(query, embeddings=folder, model=str(other_checkpoint))
+    ask(query, embeddings=folder, num_clips=2, frame_stride=1, inputs="both")
+    for choice, message in (
+        ({"num_clips": 3}, "num_clips is 3, but .* was embedded with 2"),
+        ({"frame_stride": 2}, "frame_stride is 2, but .* was embedded with 1"),
+        ({"inputs": "derivative"}, "inputs is 'derivative', but .* was embedded with 'both'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(query, embeddings=folder, **choice)
+
+
+def test_broken_queries_are_named(ask, folder, videos):
+    for queries in (["3.mp4"], ["0.mp4", "3.mp4"]):
+        with pytest.raises(ValueError, match=r"3\.mp4: "):
+            ask(*(videos.parent / name for name in queries), embeddings=folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "give either dataset"),
+        ({"embeddings": "a", "dataset": "b"}, "give either dataset"),
+        ({"dataset": "b", "k": 0}, "k must be at least 1, got 0"),
+        ({"dataset": "b", "index": "tree"}, "index must be one of exact, faiss, got 'tree'"),
+        ({"dataset": "b", "query": []}, "give at least one query"),
+    ],
+)
+def test_impossible_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SearchOptions(**{"query": ["a.mp4"], **changes})
+
+
+def test_the_report_and_the_table(ask, folder, videos):
+    stored, answers = ask(videos.parent / "4.mp4", embeddings=folder, k=2)
+    report = answers_report(stored, answers, SearchOptions(query=["x"], embeddings=folder, k=2))
+    assert (report["embeddings"], report["index"], report["videos"]) == (folder, "exact", 10)
+    assert report["protocol"]["inputs"] == "both"
+    [answer] = report["answers"]
+    assert answer["query"] == str(videos.parent / "4.mp4")
+    assert FoundVideo(**answer["found"][0]) == answers[0].found[0]
+    found = [FoundVideo(1, 0.98765, "swinging", "a.mp4", 3), FoundVideo(2, -0.5, None, "b.mp4", 0)]
+    lines = format_answers([SearchAnswer("q.mp4", "walk", found), SearchAnswer("r.mp4", None, found[1:])]).split("\n")
+    assert [line.split() for line in lines] == [
+        ["most", "similar", "to", "q.mp4", "(walk)"],
+        ["rank", "score", "label", "video"],
+        ["1", "0.988", "swinging", "a.mp4"],
+        ["2", "-0.500", "b.mp4"],
+        ["most", "similar", "to", "r.mp4"],
+        ["rank", "score", "video"],
+        ["2", "-0.500", "b.mp4"],
+    ]
+
+
+def test_the_picture_shows_queries_and_what_was_found(ask, folder, videos, tmp_path):
+    (tmp_path / "copy.mp4").write_bytes((videos.parent / "6.mp4").read_bytes())
+    stored, answers = ask(videos.parent / "4.mp4", tmp_path / "copy.mp4", embeddings=folder, k=3)
+    axes = plot_answers(stored, answers).axes
+    labels = [axis.get_xlabel() for axis in axes]
+    marked = [f"{'✓' if found.label == answers[0].label else '✗'} {found.label}" for found in answers[0].found]
+    assert labels == [answers[0].label, *marked, "", *[found.label for found in answers[1].found]]
+    assert len(plot_answers(stored, answers, shown=1).axes) == 4
+
+
+def test_the_picture_of_unlabeled_videos(ask, options, videos, tmp_path):
+    (tmp_path / "clips.csv").write_text("\n".join(["video"] + [str(videos.parent / f"{i}.mp4") for i in (0, 1)]))
+    folder = str(embed_videos(options(dataset=str(tmp_path / "clips.csv"))))
+    stored, answers = ask(videos.parent / "0.mp4", videos.parent / "5.mp4", embeddings=folder, k=5)
+    assert "label" not in stored.rows.column_names
+    assert len(plot_answers(stored, answers).axes) == 2 + 1 + 2  # the first query is one of the two
