@@ -60,6 +60,7 @@ def from_tensors(
     network = torchvision_network(backbone, source, with_classifier)
 
     model: ViDiDiModel | ViDiDiForVideoClassification
+    options = {"batch_norm": "shared", **options}
     if with_classifier:
         options = {"num_labels": len(next(iter(head.values()))), **options}
         model = ViDiDiForVideoClassification(ViDiDiConfig(backbone=backbone, **options))
