@@ -50,11 +50,8 @@ def test_files_from_before_batch_norm_was_a_choice_mean_shared_statistics(tmp_pa
     values = json.loads(path.read_text())
     del values["batch_norm"]
     path.write_text(json.dumps(values))
-    for load in (ViDiDiConfig.from_pretrained, AutoConfig.from_pretrained):
-        assert load(tmp_path).batch_norm == "shared"
-    assert ViDiDiConfig.from_json_file(path).batch_norm == "shared"
-    if view_forward == "separate":
-        assert ViDiDiConfig.from_pretrained(tmp_path, batch_norm="per_order").batch_norm == "per_order"
+    loaded = [ViDiDiConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)]
+    assert {config.batch_norm for config in [*loaded, ViDiDiConfig.from_json_file(path)]} == {"shared"}
 
 
 def test_custom_fields_of_a_file_are_kept(tmp_path):
@@ -77,10 +74,8 @@ def test_lists_become_tuples_also_when_assigned_later():
     ("keyword", "meant"),
     [
         ("backbon", "backbone"),
-        ("hidden_size", "hidden_sizes"),
         ("num_frame", "num_frames"),
         ("derivative_order", "derivative_orders"),
-        ("objective_option", "objective_options"),
         ("num_label", "num_labels"),
         ("id2labels", "id2label"),
     ],
@@ -196,14 +191,11 @@ def test_standard_keywords_of_transformers_are_accepted():
         "_commit_hash": "0123",
         "_attn_implementation": "eager",
     }
+    written = PreTrainedConfig(num_labels=4, dtype="float32").to_dict()  # everything that the base class writes
+    assert ViDiDiConfig(**{**written, "model_type": "vididi"}).num_labels == 4
     config = ViDiDiConfig(**standard)
     assert config.id2label == {0: "walk", 1: "run", 2: "jump"}
     assert config.num_labels == 3
     assert config.dtype == torch.float16
     assert config.name_or_path == "somewhere"
     assert config.auto_map == standard["auto_map"]
-
-
-def test_everything_the_base_class_writes_is_accepted_back():
-    written = PreTrainedConfig(num_labels=4, dtype="float32").to_dict()
-    assert ViDiDiConfig(**{**written, "model_type": "vididi"}).num_labels == 4

@@ -5,7 +5,7 @@ throughout this file.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -40,11 +40,6 @@ S3D_BLOCKS = {
 }
 
 
-def _checkpoint_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first forward pass and of its recomputation."""
-    return nullcontext(), frozen_statistics(module)
-
-
 class CheckpointedBlock(GradientCheckpointingLayer):
     """A block that counts each batch once in its running statistics, although checkpointing computes it twice."""
 
@@ -52,7 +47,8 @@ class CheckpointedBlock(GradientCheckpointingLayer):
     def _gradient_checkpointing_func(self) -> Callable[..., Any]:
         if torch.compiler.is_compiling():  # traced: statistics leave the block as outputs, so they move once anyway
             return self._checkpoint
-        return partial(self._checkpoint, context_fn=partial(_checkpoint_contexts, self))
+        # The contexts of the first forward pass and of its recomputation.
+        return partial(self._checkpoint, context_fn=lambda: (nullcontext(), frozen_statistics(self)))
 
     @_gradient_checkpointing_func.setter
     def _gradient_checkpointing_func(self, function: Callable[..., Any]) -> None:
@@ -174,7 +170,6 @@ class VideoResNet(VideoBackbone):
         self.layer4 = _residual_stage(kinds[3], widths[2], widths[3], depths[3], stride=2)
 
     def stages(self) -> list[nn.Module]:
-        """Stem and four residual stages."""
         return [self.stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
 
@@ -260,7 +255,6 @@ class S3D(VideoBackbone):
         )
 
     def stages(self) -> list[nn.Module]:
-        """Stem and the four groups of layers that work at one resolution each."""
         return [self.features[begin:end] for begin, end in pairwise(self.BOUNDS)]
 
 

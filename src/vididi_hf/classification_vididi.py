@@ -99,12 +99,8 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
 
     def _problem_type(self, labels: Tensor) -> str:
         if self.config.problem_type is None:
-            if self.config.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
+            kind = "multi" if labels.is_floating_point() else "single"
+            self.config.problem_type = "regression" if self.config.num_labels == 1 else f"{kind}_label_classification"
         return self.config.problem_type
 
 
@@ -160,6 +156,3 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
-
-
-__all__ = ["ViDiDiClassifier", "ViDiDiForVideoClassification"]

@@ -14,8 +14,7 @@ MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
 S3D_HIDDEN_SIZE = 1024
 
-# Keywords that transformers itself passes to a configuration or writes into config.json, beyond the fields and
-# attributes of PreTrainedConfig, which are looked up there.
+# Keywords that transformers passes to a configuration or writes into config.json, beyond its own attributes.
 _TRANSFORMERS_KEYWORDS = frozenset(
     {
         "attn_implementation",
@@ -206,6 +205,3 @@ class ViDiDiConfig(PreTrainedConfig):
                 guesses = difflib.get_close_matches(name, [*known, "num_labels"], n=1)
                 hint = f"did you mean {guesses[0]!r}?" if guesses else f"its fields are {', '.join(own)}"
                 raise TypeError(f"{type(self).__name__} got an unexpected keyword {name!r}: {hint}")
-
-
-__all__ = ["ViDiDiConfig"]

@@ -177,6 +177,3 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         maps = hidden.mean(dim=2)
         pooled = roi_align(maps, [one.to(maps.dtype) for one in regions], ROI_SIZE, aligned=True)
         return pooled.amax(dim=(-2, -1))
-
-
-__all__ = ["ViDiDiForActionDetection", "ViDiDiForActionDetectionOutput"]

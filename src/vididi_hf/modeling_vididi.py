@@ -139,6 +139,3 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         else:
             return
         raise ValueError(f"pixel_values must {wanted}, got shape {shape}")
-
-
-__all__ = ["ViDiDiModel", "ViDiDiModelOutput", "ViDiDiPreTrainedModel"]

@@ -12,7 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .decoding_vididi import BrokenVideoError, VideoReader
+from .decoding_vididi import VideoReader
 from .derivatives_vididi import derivative_view
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
@@ -164,6 +164,16 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds a processor from the content of a file, keeping (and ignoring) settings that the class lacks."""
+        names = _FILE_KEYWORDS | cls.valid_kwargs.__annotations__.keys()
+        known = {name: value for name, value in video_processor_dict.items() if name in names}
+        loaded = super().from_dict(known, **kwargs)
+        for name in video_processor_dict.keys() - known.keys():
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, video_processor_dict[name])
+        return loaded
+
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Preprocesses a video or a batch of videos; calling the processor does the same.
 
@@ -219,9 +229,8 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             torch.Size([10, 9, 3, 112, 112])
         """
         settings = self._settings(kwargs)
-        return self._sample_clips(
-            video, settings, max(settings["derivative_orders"]) if extra_frames is None else extra_frames
-        )
+        extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
+        return self._sample_clips(video, settings, extra)
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
         """Normalizes and differentiates clips, on the device they are on.
@@ -337,6 +346,3 @@ def _split_batch(videos: Any) -> list[Any]:
     if any(is_frame) and not all(is_frame):
         raise ValueError("got a list that mixes frames and videos")
     return [videos] if all(is_frame) else list(videos)
-
-
-__all__ = ["BrokenVideoError", "ViDiDiVideoProcessor"]
