@@ -12,7 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .decoding_vididi import VideoReader
+from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
@@ -346,3 +346,6 @@ def _split_batch(videos: Any) -> list[Any]:
     if any(is_frame) and not all(is_frame):
         raise ValueError("got a list that mixes frames and videos")
     return [videos] if all(is_frame) else list(videos)
+
+
+__all__ = ["BrokenVideoError", "ViDiDiVideoProcessor"]
