@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import pytest
@@ -7,8 +6,7 @@ from torch import nn
 from torchvision.models import video
 from torchvision.models.video import resnet
 
-from vididi_hf import backbone_vididi
-from vididi_hf.backbone_vididi import S3D, VideoResNet, build_backbone
+from vididi_hf.backbone_vididi import S3D, HalvingPool, VideoResNet, build_backbone
 from vididi_hf.configuration_vididi import ViDiDiConfig
 
 RESIDUAL = ("r3d_18", "r2plus1d_18", "mc3_18")
@@ -17,7 +15,7 @@ CLASSIFIERS = ("fc.", "classifier.")
 
 
 def randomize(module, seed=0):
-    """Give BatchNorm parameters and statistics values that matter; convolutions are random already."""
+    """Gives BatchNorm parameters and statistics values that matter; convolutions are random already."""
     generator = torch.Generator().manual_seed(seed)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm3d):
@@ -57,16 +55,10 @@ def pairs():
     result = {}
     for name in (*RESIDUAL, "s3d"):
         reference = randomize(getattr(video, name)(weights=None))
-        ours = build_backbone(ViDiDiConfig(backbone=name))
+        ours = build_backbone(ViDiDiConfig(backbone=name, batch_norm="shared"))
         ours.load_state_dict(feature_weights(reference), strict=True)
         result[name] = (reference, ours)
     return result
-
-
-def test_documented_examples_run():
-    results = doctest.testmod(backbone_vididi)
-    assert results.attempted > 0
-    assert results.failed == 0
 
 
 @pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
@@ -99,29 +91,18 @@ def test_training_mode_and_its_statistics_are_those_of_torchvision(pairs, name):
     ours.load_state_dict(before)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
 def test_pooled_features_are_those_of_torchvision(pairs, name):
     reference, ours = pairs[name]
-    clip = clip_of(2, 3, 6, 48, 40)
+    # The fixed pool of torchvision's S3D covers the whole clip at this size only.
+    clip = clip_of(1, 3, 16, 224, 224) if name == "s3d" else clip_of(2, 3, 6, 48, 40)
     pooled = {}
-    hook = reference.fc.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
+    head = reference.classifier if name == "s3d" else reference.fc
+    hook = head.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
     with torch.no_grad():
         reference.eval()(clip)
         features, _ = ours.eval()(clip)
     hook.remove()
-    torch.testing.assert_close(features.mean((2, 3, 4)), pooled["features"], rtol=1e-6, atol=1e-6)
-
-
-def test_pooled_features_of_s3d_are_those_of_torchvision_where_its_fixed_pool_sees_the_whole_clip(pairs):
-    reference, ours = pairs["s3d"]
-    clip = clip_of(1, 3, 16, 224, 224)
-    pooled = {}
-    hook = reference.classifier.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
-    with torch.no_grad():
-        reference.eval()(clip)
-        features, _ = ours.eval()(clip)
-    hook.remove()
-    assert pooled["features"].shape == (1, 1024, 1, 1, 1)
     torch.testing.assert_close(features.mean((2, 3, 4)), pooled["features"].flatten(1), rtol=1e-6, atol=1e-6)
 
 
@@ -136,7 +117,7 @@ def test_short_and_small_clips_pass(pairs, name, num_frames):
 
 
 def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
-    pool = backbone_vididi.HalvingPool()
+    pool = HalvingPool()
     for frames in (2, 3, 4, 7):
         hidden = clip_of(1, 2, frames, 4, 5)
         assert torch.equal(pool(hidden), nn.MaxPool3d(2)(hidden))
@@ -178,13 +159,8 @@ def test_widths_and_depths_are_those_asked_for(name):
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_shortcut_has_weights_only_where_the_shape_changes(name):
     network = VideoResNet(name, (8, 8, 16, 16), (2, 2, 2, 2), num_channels=3)
-    projected = [
-        (stage, block)
-        for stage, layer in enumerate(network.stages()[1:], start=1)
-        for block, module in enumerate(layer)
-        if module.downsample is not None
-    ]
-    assert projected == [(2, 0), (3, 0), (4, 0)]  # stage 1 keeps width and size; 2 and 4 keep the width but stride
+    projected = [[block.downsample is not None for block in layer] for layer in network.stages()[1:]]
+    assert projected == [[False, False]] + 3 * [[True, False]]  # stages 2 and 4 keep the width but stride
 
 
 def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
@@ -205,16 +181,8 @@ def test_factorized_stem_keeps_the_proportion_of_torchvision():
         assert (stem[0].out_channels, stem[3].out_channels) == (middle, width)
 
 
-@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_18", "mc3_18", "s3d"])
-def test_any_number_of_channels(backbone):
-    network = build_backbone(ViDiDiConfig(backbone=backbone, num_channels=1)).eval()
+def test_one_channel_and_no_hidden_states_unless_asked_for():
     with torch.no_grad():
-        assert network(clip_of(1, 1, 2, 32, 32))[0].isfinite().all()
-
-
-def test_hidden_states_are_not_collected_unless_asked_for():
-    network = S3D(num_channels=3).eval()
-    with torch.no_grad():
-        features, hidden_states = network(clip_of(1, 3, 2, 32, 32))
+        features, hidden_states = S3D(num_channels=1).eval()(clip_of(1, 1, 2, 32, 32))
     assert hidden_states == ()
     assert features.shape == (1, 1024, 1, 1, 1)

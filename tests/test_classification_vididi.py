@@ -1,6 +1,5 @@
 """The classifier: what it computes, what Trainer, pipeline and Auto classes make of it, what freezing freezes."""
 
-import doctest
 import logging
 
 import numpy as np
@@ -11,9 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
 
-from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
-from vididi_hf import classification_vididi as module
-from vididi_hf.classification_vididi import ViDiDiForVideoClassification
+from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiVideoProcessor
 
 LABELS = {0: "walk", 1: "run", 2: "jump"}
 
@@ -42,18 +39,14 @@ def test_logits_are_a_linear_map_of_pooled_features(clips):
 
 
 def test_it_differentiates_the_frames_itself(clips):
-    both = build(classifier_orders=(0, 1)).eval()
-    assert both.classifier.in_features == 16
+    both, one = build(classifier_orders=(0, 1)).eval(), build(classifier_orders=(1,)).eval()
     derivative = clips[:, 1:] - clips[:, :-1]
     features = [both.vididi(clips[:, :5]).pooler_output, both.vididi(derivative, derivative_order=1).pooler_output]
     torch.testing.assert_close(both(clips).logits, both.classifier(torch.cat(features, dim=1)))
-    one = build(classifier_orders=(1,)).eval()
-    torch.testing.assert_close(
-        one(clips).logits, one.classifier(one.vididi(derivative, derivative_order=1).pooler_output)
-    )
-    torch.testing.assert_close(
-        one(clips, derivative_orders=(0,)).logits, one.classifier(one.vididi(clips).pooler_output)
-    )
+    expected = one.classifier(one.vididi(derivative, derivative_order=1).pooler_output)
+    torch.testing.assert_close(one(clips).logits, expected)
+    expected = one.classifier(one.vididi(clips).pooler_output)
+    torch.testing.assert_close(one(clips, derivative_orders=(0,)).logits, expected)
 
 
 def test_derivatives_that_it_makes_itself_are_rescaled(clips):
@@ -61,16 +54,14 @@ def test_derivatives_that_it_makes_itself_are_rescaled(clips):
     plain, model = (build(classifier_orders=(0, 1), derivative_scale=scale).eval() for scale in ("none", "unit"))
     derivative = 5 * (clips[:, 1:] - clips[:, :-1])
     scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
-    features = [plain.vididi(5 * clips[:, :5]).pooler_output, plain.vididi(scaled).pooler_output]
-    torch.testing.assert_close(
-        model(5 * clips).logits, plain.classifier(torch.cat(features, dim=1)), rtol=1e-4, atol=1e-5
-    )
+    features = [plain.vididi(5 * clips[:, :5]).pooler_output, plain.vididi(scaled, derivative_order=1).pooler_output]
+    expected = plain.classifier(torch.cat(features, dim=1))
+    torch.testing.assert_close(model(5 * clips).logits, expected, rtol=1e-4, atol=1e-5)
     assert (model(5 * clips).logits - plain(5 * clips).logits).abs().max() > 1e-2
 
 
 def test_dropout_is_applied_to_the_features_in_training_only(clips):
-    model = build(classifier_dropout=0.5)
-    seen = []
+    model, seen = build(classifier_dropout=0.5), []
     model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.eval()(clips)
     model.dropout.train()
@@ -107,12 +98,12 @@ def test_impossible_input_is_named(clips):
         build(classifier_orders=(2,))(clips[:, :3])
     with pytest.raises(ValueError, match=r"must be \(batch, frames, channels, height, width\), got shape \(6, 3"):
         build()(clips[0])
-    with pytest.raises(StrictDataclassError) as error:
+    with pytest.raises(StrictDataclassError, match="classifier_orders must be distinct"):
         build(classifier_orders=(1, 1))
-    assert "classifier_orders must be distinct" in str(error.value.__cause__)
-    with pytest.raises(StrictDataclassError) as error:
+    with pytest.raises(StrictDataclassError, match="must be at least 0 and below 1, got 1"):
         build(classifier_dropout=1.0)
-    assert "classifier_dropout must be at least 0 and below 1, got 1.0" in str(error.value.__cause__)
+    with pytest.raises(ValueError, match="must be one of all, last_stage, head, got 'nothing'"):
+        build().train_only("nothing")
 
 
 @pytest.mark.parametrize("backbone", ["r3d_18", "s3d"])
@@ -139,27 +130,12 @@ def test_frozen_parts_keep_weights_and_batch_statistics(part, moves, backbone, c
     assert {"classifier.weight", "classifier.bias"} <= changed
 
 
-def test_there_are_three_parts_to_train():
-    with pytest.raises(ValueError, match="must be one of all, last_stage, head, got 'nothing'"):
-        build().train_only("nothing")
+def test_training_everything_again_unfreezes_everything():
     model = build()
     model.train_only("head")
-    assert not any(isinstance(m, nn.BatchNorm3d) and m.training for m in model.modules())
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm3d))
     model.train_only("all")
     assert all(m.training for m in model.modules())
-
-
-@pytest.mark.parametrize("kind", [ViDiDiModel, ViDiDiForPreTraining])
-def test_a_pretrained_encoder_loads_and_only_the_classifier_is_new(kind, tmp_path):
-    torch.manual_seed(3)
-    pretrained = kind(build(objective_options={"projector_sizes": [8, 8]}).config)
-    pretrained.save_pretrained(tmp_path)
-    model, report = ViDiDiForVideoClassification.from_pretrained(tmp_path, num_labels=7, output_loading_info=True)
-    assert sorted(report["missing_keys"]) == ["classifier.bias", "classifier.weight"]
-    assert model.classifier.weight.shape == (7, 8)
-    encoder = pretrained if kind is ViDiDiModel else pretrained.vididi
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(model.vididi.state_dict()[name], tensor)
 
 
 def test_round_trip_through_the_auto_class(clips, tmp_path):
@@ -175,9 +151,7 @@ def test_round_trip_through_the_auto_class(clips, tmp_path):
 def test_the_pipeline_answers_on_a_file(write_video, tmp_path, caplog):
     model = build().eval()
     model.save_pretrained(tmp_path / "model")
-    processor = ViDiDiVideoProcessor(
-        num_frames=4, size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
-    )
+    processor = ViDiDiVideoProcessor(num_frames=4, size={"height": 32, "width": 32}, crop_size=32)
     processor.save_pretrained(tmp_path / "model")
     video = write_video(tmp_path / "video.mp4")
     with caplog.at_level(logging.ERROR, logger="transformers"):
@@ -219,7 +193,3 @@ def test_trainer_trains_it_as_it_is(tmp_path):
     expected = F.cross_entropy(torch.tensor(predictions.predictions), torch.tensor(predictions.label_ids))
     assert predictions.metrics["test_loss"] == pytest.approx(float(expected), rel=1e-4)
     assert np.array_equal(predictions.label_ids, [row["labels"] for row in rows])
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

@@ -1,5 +1,4 @@
 import copy
-import doctest
 import json
 import pickle
 
@@ -8,10 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from vididi_hf import configuration_vididi
-from vididi_hf.configuration_vididi import ViDiDiConfig
-
-AutoConfig.register("vididi", ViDiDiConfig, exist_ok=True)
+from vididi_hf import PretrainingRecipe, ViDiDiConfig
 
 TINY = {"backbone": "r2plus1d_18", "hidden_sizes": (8, 16, 32, 64), "depths": (1, 2, 1, 3), "num_channels": 1}
 
@@ -21,33 +17,50 @@ def public_fields(config):
     return {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
 
 
-def test_documented_examples_run():
-    results = doctest.testmod(configuration_vididi)
-    assert results.attempted > 0
-    assert results.failed == 0
-
-
-@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_18", "mc3_18"])
-def test_residual_networks_have_18_layers_of_standard_width_by_default(backbone):
+@pytest.mark.parametrize(
+    ("backbone", "sizes"),
+    [(name, ((64, 128, 256, 512), (2, 2, 2, 2), 512)) for name in ("r3d_18", "r2plus1d_18", "mc3_18")]
+    + [("s3d", (None, None, 1024))],
+)
+def test_networks_have_18_layers_of_standard_width_by_default(backbone, sizes):
     config = ViDiDiConfig(backbone=backbone)
-    assert config.hidden_sizes == (64, 128, 256, 512)
-    assert config.depths == (2, 2, 2, 2)
-    assert config.hidden_size == 512
+    assert (config.hidden_sizes, config.depths, config.hidden_size) == sizes
 
 
-def test_s3d_has_no_stages_to_choose():
-    config = ViDiDiConfig(backbone="s3d")
-    assert config.hidden_sizes is None
-    assert config.depths is None
-    assert config.hidden_size == 1024
-
-
-def test_defaults_describe_the_paper_clip():
+def test_defaults_are_those_of_the_recipe():
     config = ViDiDiConfig()
-    assert (config.num_frames, config.image_size, config.num_channels) == (8, 112, 3)
-    assert config.derivative_orders == (0, 1, 2)
-    assert (config.objective, config.objective_options, config.view_forward) == ("vicreg", {}, "separate")
+    assert public_fields(config) == public_fields(PretrainingRecipe().model_config())
+    assert (config.num_frames, config.image_size, config.derivative_orders) == (8, 112, (0, 1, 2))
     assert ViDiDiConfig().objective_options is not config.objective_options
+
+
+def test_batch_norm_follows_the_views_and_is_always_written(tmp_path):
+    assert ViDiDiConfig().batch_norm == "per_order"
+    assert ViDiDiConfig(view_forward="joint").batch_norm == "shared"
+    for chosen in ("shared", "per_order"):
+        ViDiDiConfig(batch_norm=chosen).save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["batch_norm"] == chosen
+        assert AutoConfig.from_pretrained(tmp_path).batch_norm == chosen
+
+
+@pytest.mark.parametrize("view_forward", ["separate", "joint"])
+def test_files_from_before_batch_norm_was_a_choice_mean_shared_statistics(tmp_path, view_forward):
+    ViDiDiConfig(view_forward=view_forward).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    del values["batch_norm"]
+    path.write_text(json.dumps(values))
+    loaded = [ViDiDiConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)]
+    assert {config.batch_norm for config in [*loaded, ViDiDiConfig.from_json_file(path)]} == {"shared"}
+
+
+def test_custom_fields_of_a_file_are_kept(tmp_path):
+    config = ViDiDiConfig()
+    config.custom = {"license": "mine"}
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).custom == {"license": "mine"}
+    loaded, unused = ViDiDiConfig.from_pretrained(tmp_path, return_unused_kwargs=True)
+    assert (loaded.custom, unused) == ({"license": "mine"}, {})
 
 
 def test_lists_become_tuples_also_when_assigned_later():
@@ -61,15 +74,13 @@ def test_lists_become_tuples_also_when_assigned_later():
     ("keyword", "meant"),
     [
         ("backbon", "backbone"),
-        ("hidden_size", "hidden_sizes"),
         ("num_frame", "num_frames"),
         ("derivative_order", "derivative_orders"),
-        ("objective_option", "objective_options"),
         ("num_label", "num_labels"),
         ("id2labels", "id2label"),
     ],
 )
-def test_misspelt_keyword_is_an_error_that_says_what_was_meant(keyword, meant):
+def test_misspelled_keyword_is_an_error_that_says_what_was_meant(keyword, meant):
     with pytest.raises(TypeError, match=f"'{keyword}': did you mean '{meant}'"):
         ViDiDiConfig(**{keyword: 1})
 
@@ -86,6 +97,7 @@ def test_unknown_keyword_that_resembles_nothing_lists_the_fields(keyword):
         ({"backbone": "r3d"}, "backbone must be one of 'r3d_18', 'r2plus1d_18', 'mc3_18', 's3d', got 'r3d'"),
         ({"objective": "moco"}, "objective must be one of 'vicreg', 'byol', 'simclr', got 'moco'"),
         ({"view_forward": "both"}, "view_forward must be one of 'separate', 'joint', got 'both'"),
+        ({"view_forward": "joint", "batch_norm": "per_order"}, "'per_order' needs view_forward 'separate'"),
         ({"backbone": "s3d", "hidden_sizes": (1, 2, 3, 4)}, "leave hidden_sizes unset"),
         ({"backbone": "s3d", "depths": (1, 1, 1, 1)}, "leave depths unset"),
         ({"hidden_sizes": (8, 16, 32)}, r"hidden_sizes must be four positive integers.*\(8, 16, 32\)"),
@@ -179,21 +191,11 @@ def test_standard_keywords_of_transformers_are_accepted():
         "_commit_hash": "0123",
         "_attn_implementation": "eager",
     }
+    written = PreTrainedConfig(num_labels=4, dtype="float32").to_dict()  # everything that the base class writes
+    assert ViDiDiConfig(**{**written, "model_type": "vididi"}).num_labels == 4
     config = ViDiDiConfig(**standard)
     assert config.id2label == {0: "walk", 1: "run", 2: "jump"}
     assert config.num_labels == 3
     assert config.dtype == torch.float16
     assert config.name_or_path == "somewhere"
     assert config.auto_map == standard["auto_map"]
-
-
-def test_everything_the_base_class_writes_is_accepted_back():
-    written = PreTrainedConfig(num_labels=4, dtype="float32").to_dict()
-    assert ViDiDiConfig(**{**written, "model_type": "vididi"}).num_labels == 4
-
-
-@pytest.mark.parametrize("backbone", ["r3d_18", "s3d"])
-def test_sharding_plan_names_blocks_of_the_backbone(backbone):
-    plan = ViDiDiConfig(backbone=backbone).base_model_fsdp_plan
-    assert plan
-    assert all(pattern.startswith("backbone.") for pattern in plan)

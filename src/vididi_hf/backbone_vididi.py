@@ -1,11 +1,11 @@
 """Video networks of the ViDiDi encoder: R3D, R(2+1)D and MC3 of any width and depth, and S3D.
 
-Parameters carry the names they have in `torchvision.models.video`, so that a state dict from there, without its
-classifier, loads as it is. Tensors are (batch, channels, frames, height, width) throughout this file.
+Parameters have the names and shapes of `torchvision.models.video`. Tensors are (batch, channels, frames, height, width)
+throughout this file.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -40,47 +40,34 @@ S3D_BLOCKS = {
 }
 
 
-def _checkpoint_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first forward pass and of its recomputation."""
-    return nullcontext(), frozen_statistics(module)
-
-
 class CheckpointedBlock(GradientCheckpointingLayer):
-    """A block that transformers' activation checkpointing recomputes, counting each batch once in its BatchNorms.
-
-    Plain checkpointing runs the block twice per step and so moves the running statistics twice. Only the
-    non-reentrant variant (the default of transformers) allows for that; PyTorch refuses `use_reentrant=True` here.
-    """
+    """A block that counts each batch once in its running statistics, although checkpointing computes it twice."""
 
     @property
     def _gradient_checkpointing_func(self) -> Callable[..., Any]:
         if torch.compiler.is_compiling():  # traced: statistics leave the block as outputs, so they move once anyway
             return self._checkpoint
-        return partial(self._checkpoint, context_fn=partial(_checkpoint_contexts, self))
+        # The contexts of the first forward pass and of its recomputation.
+        return partial(self._checkpoint, context_fn=lambda: (nullcontext(), frozen_statistics(self)))
 
     @_gradient_checkpointing_func.setter
     def _gradient_checkpointing_func(self, function: Callable[..., Any]) -> None:
+        if getattr(function, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "use_reentrant=True would update the BatchNorm statistics twice per step: pass use_reentrant=False"
+            )
         self._checkpoint = function
 
 
 class VideoBackbone(nn.Module):
-    """A video network as five stages: a stem and four more, each returned by [`VideoBackbone.stages`]."""
+    """A video network of five stages: a stem and four more."""
 
     def stages(self) -> list[nn.Module]:
         """The stages in the order in which a clip passes them."""
         raise NotImplementedError
 
     def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run the network.
-
-        Args:
-            clip: Tensor (batch, channels, frames, height, width), at least 2 frames of 32 x 32 pixels.
-            output_hidden_states: Also return what every stage computed (which keeps it in memory).
-
-        Returns:
-            Features (batch, hidden_size, frames', height', width'), and the outputs of the five stages, the last of
-            them the features, or an empty tuple.
-        """
+        """Returns the features, and on request the outputs of all five stages, which stay in memory then."""
         hidden_states: tuple[Tensor, ...] = ()
         for stage in self.stages():
             clip = stage(clip)
@@ -107,11 +94,7 @@ def _convolution(kind: str, in_channels: int, out_channels: int, mid_channels: i
 class ResidualBlock(CheckpointedBlock):
     """Two 3 x 3 x 3 convolutions and a shortcut, which is a 1 x 1 x 1 convolution where the shape changes.
 
-    Args:
-        kind: Kind of convolution, see `STAGE_CONVOLUTIONS`.
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Down-sampling of space, and of time too unless the kind is `"spatial"`.
+    The stride applies to space, and to time too unless the kind is `"spatial"`.
     """
 
     def __init__(self, kind: str, in_channels: int, out_channels: int, stride: int) -> None:
@@ -135,7 +118,6 @@ class ResidualBlock(CheckpointedBlock):
             )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map (batch, in_channels, frames, height, width) to out_channels and the strided size."""
         shortcut = hidden if self.downsample is None else self.downsample(hidden)
         hidden = self.conv2(self.conv1(hidden))
         hidden += shortcut
@@ -171,15 +153,7 @@ def _residual_stage(kind: str, in_channels: int, out_channels: int, depth: int, 
 class VideoResNet(VideoBackbone):
     """R3D, R(2+1)D or MC3 (https://arxiv.org/abs/1711.11248).
 
-    Args:
-        name: `"r3d_18"`, `"r2plus1d_18"` or `"mc3_18"`, whatever the depths are.
-        hidden_sizes: Channels of the four stages; the stem has those of the first.
-        depths: Residual blocks in each stage.
-        num_channels: Channels of the clip.
-
     Example:
-        >>> import torch
-        >>> from vididi_hf.backbone_vididi import VideoResNet
         >>> backbone = VideoResNet("r2plus1d_18", hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_channels=3)
         >>> features, hidden_states = backbone(torch.rand(2, 3, 8, 40, 40), output_hidden_states=True)
         >>> features.shape, len(hidden_states)
@@ -196,7 +170,6 @@ class VideoResNet(VideoBackbone):
         self.layer4 = _residual_stage(kinds[3], widths[2], widths[3], depths[3], stride=2)
 
     def stages(self) -> list[nn.Module]:
-        """Stem and four residual stages."""
         return [self.stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
 
@@ -242,29 +215,21 @@ class InceptionBlock(CheckpointedBlock):
         self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), ConvNorm(in_channels, pooled))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map (batch, in_channels, frames, height, width) to the branches' channels at the same size."""
         return torch.cat((self.branch0(hidden), self.branch1(hidden), self.branch2(hidden), self.branch3(hidden)), 1)
 
 
 class HalvingPool(nn.Module):
-    """Unpadded 2 x 2 x 2 max-pooling that leaves time alone where a single step of it is left (clips of 2-4 frames)."""
+    """Unpadded 2 x 2 x 2 max-pooling that leaves time alone where one step of it is left (clips of 2 to 4 frames)."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Halve frames (unless there is one), height and width of (batch, channels, frames, height, width)."""
         return F.max_pool3d(hidden, (min(2, hidden.shape[2]), 2, 2))
 
 
 class S3D(VideoBackbone):
     """Separable 3D Inception network (https://arxiv.org/abs/1712.04851), without the gating of its S3D-G variant.
 
-    Args:
-        num_channels: Channels of the clip.
-
     Example:
-        >>> import torch
-        >>> from vididi_hf.backbone_vididi import S3D
-        >>> features, _ = S3D(num_channels=3)(torch.rand(2, 3, 8, 64, 64))
-        >>> features.shape
+        >>> S3D(num_channels=3)(torch.rand(2, 3, 8, 64, 64))[0].shape
         torch.Size([2, 1024, 1, 2, 2])
     """
 
@@ -290,23 +255,11 @@ class S3D(VideoBackbone):
         )
 
     def stages(self) -> list[nn.Module]:
-        """Stem and the four groups of layers that work at one resolution each."""
         return [self.features[begin:end] for begin, end in pairwise(self.BOUNDS)]
 
 
 def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
-    """The network that a configuration describes, with PyTorch's default initialization.
-
-    Args:
-        config: A valid configuration.
-
-    Example:
-        >>> from vididi_hf.backbone_vididi import build_backbone
-        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
-        >>> backbone = build_backbone(ViDiDiConfig(backbone="mc3_18"))
-        >>> sum(parameter.numel() for parameter in backbone.parameters())
-        11490240
-    """
+    """Builds the network that a configuration describes, with PyTorch's default initialization."""
     backbone: VideoBackbone
     if config.hidden_sizes is None or config.depths is None:
         backbone = S3D(config.num_channels)
@@ -316,6 +269,3 @@ def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
     if config.batch_norm == "per_order":
         keep_statistics_per_order(backbone, config.derivative_orders)
     return backbone
-
-
-__all__ = ["S3D", "VideoBackbone", "VideoResNet", "build_backbone"]

@@ -1,11 +1,10 @@
-"""BatchNorm for views of different derivative orders.
+"""BatchNorm with running statistics per derivative order.
 
-Frames and their derivatives differ in scale by an order of magnitude. In training each batch is normalized by its own
-statistics, so that does not matter; the running statistics that replace them afterwards are a mixture, which fits
-neither frames nor derivatives. Statistics that are kept apart for each order fit both, and are selected at inference.
+Frames and their derivatives differ in scale by an order of magnitude. Training normalizes each batch by its own
+statistics, so that does not matter. At inference, shared running statistics fit neither frames nor derivatives.
+Statistics per order fit both.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,29 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class PerOrderBatchNorm3d(nn.BatchNorm3d):
-    """BatchNorm with common weights, and running statistics for each of several derivative orders.
+    """BatchNorm with one set of weights, and running statistics (orders, channels) for each derivative order.
 
-    An order without statistics of its own is served by those of the next lower order that has some.
-
-    Args:
-        num_features: Channels.
-        orders: The orders that have statistics.
-        eps: Added to the variance.
-        momentum: Weight of the newest batch in the running statistics.
-
-    Attributes:
-        running_mean: (orders, channels).
-        running_var: (orders, channels).
+    An order without statistics of its own uses those of the next lower order that has some.
 
     Source: the auxiliary BatchNorm of Xie et al., "Adversarial Examples Improve Image Recognition"
     (https://arxiv.org/abs/1911.09665), with one set of weights.
 
     Example:
         >>> import torch
-        >>> from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, select_order
         >>> norm = PerOrderBatchNorm3d(4, orders=(0, 1))
         >>> select_order(norm, 1)
-        >>> output = norm(5 + torch.rand(2, 4, 8, 6, 6))
+        >>> output = norm(5 + torch.randn(2, 4, 8, 6, 6))
         >>> output.shape, norm.running_mean.mean(1).round(decimals=1).tolist()
         (torch.Size([2, 4, 8, 6, 6]), [0.0, 0.5])
     """
@@ -55,7 +43,6 @@ class PerOrderBatchNorm3d(nn.BatchNorm3d):
         self.running_var = torch.ones(len(self.orders), num_features)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalize (batch, channels, frames, height, width) with the statistics of the selected order."""
         if self.training:
             self.num_batches_tracked.add_(1)
         mean, variance = self.running_mean[self.row], self.running_var[self.row]  # views: updated in place
@@ -64,13 +51,7 @@ class PerOrderBatchNorm3d(nn.BatchNorm3d):
 
 
 def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
-    """Replaces the BatchNorms inside a module, in place, by ones that tell derivative orders apart.
-
-    Args:
-        module: Holds `nn.BatchNorm3d`s, or some that tell fewer orders apart. Their weights stay; their running
-            statistics start anew.
-        orders: The orders that shall have statistics.
-    """
+    """Replaces the BatchNorms inside a module, in place. Weights stay; running statistics start anew."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm3d):
             norm = PerOrderBatchNorm3d(child.num_features, orders, child.eps, child.momentum or 0.0)
@@ -94,7 +75,6 @@ class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalize (batch, channels, frames, height, width) with the statistics of the selected order."""
         statistics = self.running_mean, self.running_var
         self.running_mean, self.running_var = (one[self.row] for one in statistics)  # views: updated in place
         try:
@@ -106,7 +86,7 @@ class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
 def synchronize(module: nn.Module) -> None:
     """Makes the BatchNorms inside a module normalize by the batch of all GPUs together, in place.
 
-    `nn.SyncBatchNorm.convert_sync_batchnorm` alone would mix the derivative orders' statistics.
+    `nn.SyncBatchNorm.convert_sync_batchnorm` alone would mix the statistics of the derivative orders.
     """
     for name, child in module.named_children():
         if isinstance(child, PerOrderBatchNorm3d):
@@ -121,7 +101,7 @@ def select_order(module: nn.Module, order: int) -> None:
     """Makes all BatchNorms inside a module (or the module itself) use the statistics of one derivative order."""
     for child in module.modules():
         if isinstance(child, PerOrderBatchNorm3d | PerOrderSyncBatchNorm):
-            row = max(bisect_right(child.orders, order) - 1, 0)
+            row = max(sum(one <= order for one in child.orders) - 1, 0)  # torch.compile cannot trace `bisect`
             if row != child.row:  # an assignment that changes nothing would still show in a traced graph
                 child.row = row
 
@@ -130,7 +110,7 @@ def select_order(module: nn.Module, order: int) -> None:
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keeps the running statistics of a module's BatchNorms as they are, while it still normalizes by the batch.
 
-    Zero momentum, not `track_running_stats=False`, because the latter saves other tensors for the backward pass, which
+    It sets the momentum to zero. `track_running_stats=False` would save other tensors for the backward pass, which
     activation checkpointing reports as an error.
     """
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
@@ -143,13 +123,3 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, saved):
             norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-__all__ = [
-    "PerOrderBatchNorm3d",
-    "PerOrderSyncBatchNorm",
-    "frozen_statistics",
-    "keep_statistics_per_order",
-    "select_order",
-    "synchronize",
-]

@@ -6,5 +6,3 @@ VIEW_FORWARDS = ("separate", "joint")
 BATCH_NORMS = ("shared", "per_order")
 SCALES = ("none", "unit")
 TRAINED_PARTS = ("all", "last_stage", "head")
-
-__all__ = ["BACKBONE_NAMES", "BATCH_NORMS", "OBJECTIVE_NAMES", "SCALES", "TRAINED_PARTS", "VIEW_FORWARDS"]

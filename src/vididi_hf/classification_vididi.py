@@ -1,7 +1,4 @@
-"""Action recognition: the encoder with a linear classifier, for frames, derivatives or both.
-
-A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
-"""
+"""Action recognition: the encoder with a linear classifier, for frames, derivatives or both."""
 
 from collections.abc import Sequence
 
@@ -16,22 +13,9 @@ from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import FRAMES_DIM, derivative_view
 from .modeling_vididi import ViDiDiModel, ViDiDiModelOutput, ViDiDiPreTrainedModel
 
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
 
 def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
-    """Compute the loss that a kind of problem is trained with.
-
-    Args:
-        logits: (batch, labels).
-        labels: Classes (batch,) for `"single_label_classification"`: cross-entropy. Zeros and ones (batch, labels) for
-            `"multi_label_classification"`: binary cross-entropy of each label. Numbers (batch, labels), or (batch,) of
-            a single one, for `"regression"`: mean squared error.
-        problem_type: One of these three.
-
-    Returns:
-        The mean loss, a scalar.
-    """
+    """Mean squared error, binary cross-entropy or cross-entropy of logits (batch, labels), by `config.problem_type`."""
     if problem_type == "regression":
         return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
     if problem_type == "multi_label_classification":
@@ -40,14 +24,10 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Te
 
 
 class ViDiDiClassifier(ViDiDiPreTrainedModel):
-    """What all models with a linear classifier share: the encoder, dropout, which orders it sees, what is trained.
+    """Base of the models with a linear classifier; loads the checkpoint of a pretrained encoder.
 
-    A checkpoint of a pretrained encoder loads into it, and leaves the classifier new. Parameters that do not require a
-    gradient are not trained, and neither are the BatchNorm statistics next to them: whatever calls `train()`, such
-    modules stay in evaluation mode.
-
-    Args:
-        config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
+    A module whose parameters need no gradient keeps its BatchNorm statistics as well: it stays in evaluation mode when
+    a trainer calls `train()`.
     """
 
     def __init__(self, config: ViDiDiConfig) -> None:
@@ -64,20 +44,7 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         derivative_orders: Sequence[int] | None = None,
         output_hidden_states: bool | None = None,
     ) -> list[ViDiDiModelOutput]:
-        """Differentiate frames and encode each of the derivatives.
-
-        Args:
-            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
-                `frames − max(derivative_orders)` are used, so that all have one length.
-            derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
-            output_hidden_states: Whether to return the outputs of the encoder's stem and stages.
-
-        Returns:
-            The encoder's output for each of the orders.
-
-        Raises:
-            ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
-        """
+        """Differentiates frames, cuts all derivatives to the same length, and encodes each of them."""
         orders = self.config.classifier_orders if derivative_orders is None else tuple(derivative_orders)
         if len(orders) != len(self.config.classifier_orders):
             raise ValueError(
@@ -105,7 +72,7 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         ]
 
     def train_only(self, part: str) -> None:
-        """Choose what training changes; the rest keeps its weights and its BatchNorm statistics.
+        """Chooses what training changes; the rest keeps its weights and its BatchNorm statistics.
 
         Args:
             part: `"all"`, `"last_stage"` (of the encoder, and the classifier) or `"head"` (the classifier only).
@@ -122,7 +89,7 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ViDiDiClassifier":
-        """Switch to training mode all modules but the frozen ones; `False` switches all to evaluation mode."""
+        """Switches all modules but the frozen ones to training mode, or all to evaluation mode."""
         super().train(mode)
         for module in self.vididi.modules():
             own = list(module.parameters(recurse=False))
@@ -132,12 +99,8 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
 
     def _problem_type(self, labels: Tensor) -> str:
         if self.config.problem_type is None:
-            if self.config.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
+            kind = "multi" if labels.is_floating_point() else "single"
+            self.config.problem_type = "regression" if self.config.num_labels == 1 else f"{kind}_label_classification"
         return self.config.problem_type
 
 
@@ -145,16 +108,15 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
     """The encoder, dropout, and a linear classifier of the pooled features.
 
     The model takes frames and differentiates them itself, as `config.classifier_orders` says: `(0,)` classifies the
-    frames, `(1,)` their first derivative, `(0, 1)` both, with their features side by side. So it can be used wherever
-    a model of frames can, such as `pipeline("video-classification")`.
+    frames, `(1,)` their first derivative, `(0, 1)` both, with concatenated features. Therefore it works wherever a
+    model of frames works, such as in `pipeline("video-classification")`.
 
     Args:
         config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
 
     Example:
         >>> import torch
-        >>> from vididi_hf.classification_vididi import ViDiDiForVideoClassification
-        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification
         >>> config = ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_labels=5)
         >>> model = ViDiDiForVideoClassification(config)
         >>> output = model(torch.rand(2, 8, 3, 40, 40), labels=torch.tensor([0, 4]))
@@ -170,29 +132,27 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
         output_hidden_states: bool | None = None,
         derivative_orders: Sequence[int] | None = None,
     ) -> ImageClassifierOutput:
-        """Classify clips.
+        """Classifies clips.
 
         Args:
-            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
-                `frames − max(derivative_orders)` are used, so that all have one length.
-            labels: What `classification_loss` takes. The kind of problem is `config.problem_type`; where it is `None`
-                it follows from the labels, as everywhere in transformers, and is remembered there.
-            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first of the
-                orders; by default `config.output_hidden_states`.
-            derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
+            pixel_values: Normalized *frames* (batch, frames, channels, height, width). The model uses the first
+                `frames − max(derivative_orders)` frames of every derivative.
+            labels: Classes (batch,) for cross-entropy, zeros and ones (batch, labels) for binary cross-entropy, or
+                numbers (batch, labels) or (batch,) for regression. `config.problem_type` says which; if it is `None`,
+                the model infers it from the labels, as usual in transformers, and remembers it.
+            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first order.
+                Default: `config.output_hidden_states`.
+            derivative_orders: As many orders to use instead of `config.classifier_orders`.
 
         Returns:
-            An `ImageClassifierOutput` with `logits` (batch, labels) and, where there are labels, `loss`; a tuple if the
-            keyword `return_dict=False` was given (or the configuration says so).
+            An `ImageClassifierOutput` with `logits` (batch, labels) and, if there are labels, `loss`; a tuple with
+            `return_dict=False`.
 
         Raises:
-            ValueError: If the shape is not that of clips which the network can take, or the number of orders differs.
+            ValueError: If the network cannot take clips of this shape, or the number of orders differs.
         """
         outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
         features = torch.cat([output["pooler_output"] for output in outputs], dim=-1)
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
-
-
-__all__ = ["ViDiDiClassifier", "ViDiDiForVideoClassification"]

@@ -1,7 +1,4 @@
-"""Action detection: what does each of some persons do? The encoder, RoIAlign of their boxes, and a linear classifier.
-
-A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
-"""
+"""Action detection: the encoder, RoIAlign of the person boxes, and a linear classifier."""
 
 import math
 from collections.abc import Sequence
@@ -21,45 +18,26 @@ ROI_SIZE = 7
 
 
 class DensePool(nn.Module):
-    """What [`HalvingPool`] computes, at every place instead of every second one."""
+    """Computes what [`HalvingPool`] does, at every place instead of every second one."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Halve the frames (unless there is one) of (batch, channels, frames, height, width)."""
         frames = min(2, hidden.shape[2])
         return F.max_pool3d(hidden, (frames, 2, 2), stride=(frames, 1, 1))
 
 
 class DilatedPool(nn.Module):
-    """Max-pooling of 3 x 3 x 3 with a dilation of 2 in space that keeps the size.
-
-    `nn.MaxPool3d` does not pad as much as that takes.
-    """
+    """3 x 3 x 3 max-pooling with a dilation of 2 in space that keeps the size; `nn.MaxPool3d` pads too little."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Keep the shape (batch, channels, frames, height, width)."""
         padded = F.pad(hidden, (2, 2, 2, 2), value=-math.inf)
         return F.max_pool3d(padded, 3, stride=1, padding=(1, 0, 0), dilation=(1, 2, 2))
 
 
 def densify_last_stage(backbone: VideoBackbone) -> None:
-    """Take the spatial stride out of the last stage, in place, and dilate what follows by 2.
+    """Takes the spatial stride out of the last stage, in place, and dilates what follows by 2 (algorithme à trous).
 
-    Weights stay as they are, and so do their meaning: every second row and column of the new features are the old
-    features, and those in between are what the old network would compute of a picture moved by half a cell.
-
-    Args:
-        backbone: A network of this package.
-
-    Source: the algorithme à trous; "last stage with spatial stride 1 and dilation 2" of the AVA protocol.
-
-    Example:
-        >>> import torch
-        >>> from vididi_hf.backbone_vididi import VideoResNet
-        >>> from vididi_hf.detection_vididi import densify_last_stage
-        >>> backbone = VideoResNet("r3d_18", hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_channels=3)
-        >>> densify_last_stage(backbone)
-        >>> backbone(torch.rand(1, 3, 8, 64, 64))[0].shape
-        torch.Size([1, 8, 1, 8, 8])
+    The weights keep their meaning: every second row and column of the new features are the old features. Those in
+    between are what the old network would compute of a picture moved by half a cell.
     """
     if isinstance(backbone, S3D):
         first = backbone.BOUNDS[-2]
@@ -77,16 +55,10 @@ def densify_last_stage(backbone: VideoBackbone) -> None:
 
 
 def feature_grid(backbone: VideoBackbone, dense: bool) -> tuple[int, float]:
-    """Say where in the picture the features of the last stage lie.
+    """Stride and offset in pixels: the receptive field of feature j has its center at `offset + stride · j`.
 
-    Args:
-        backbone: A network of this package.
-        dense: Whether its last stage is dense.
-
-    Returns:
-        Stride and offset in pixels: the receptive field of feature j is centerd at `offset + stride · j`, where 0 is
-        the edge of the picture. Convolutions and poolings of an odd size are centerd on one pixel, the first of which
-        has its center at 0.5; the last pooling of S3D is centerd between two features 16 pixels apart.
+    Convolutions and poolings of an odd size are centered on one pixel, the first of which has its center at 0.5. The
+    last pooling of S3D is centered between two features 16 pixels apart.
     """
     stride, offset = (32, 8.5) if isinstance(backbone, S3D) else (16, 0.5)
     return (stride // 2 if dense else stride), offset
@@ -97,8 +69,8 @@ class ViDiDiForActionDetectionOutput(ModelOutput):
     """Output of [`ViDiDiForActionDetection`].
 
     Args:
-        loss: Where there are labels, the mean over boxes.
-        logits: (boxes, labels), the boxes of all clips one after the other.
+        loss: The mean over boxes, or `None` without labels.
+        logits: (boxes, labels), with the boxes of all clips in order.
         hidden_states: Outputs of the encoder's stem and stages, or `None`.
     """
 
@@ -108,12 +80,12 @@ class ViDiDiForActionDetectionOutput(ModelOutput):
 
 
 class ViDiDiForActionDetection(ViDiDiClassifier):
-    """Classifies what the persons in given boxes do at the middle of a clip.
+    """Classifies the action of each person box at the middle of a clip.
 
-    Features of the last stage are averaged over time, taken out of each box by RoIAlign (7 × 7), reduced to their
-    maximum over its place, and classified by dropout and a linear layer. `config.problem_type` says what the logits
-    are for: `"multi_label_classification"` (AVA: a sigmoid each) or `"single_label_classification"` (JHMDB, UCF101-24:
-    a softmax over all). As in [`ViDiDiForVideoClassification`] the model takes frames, and differentiates them itself.
+    The model averages the features of the last stage over time, pools each box with RoIAlign (7 × 7) and a maximum
+    over its bins, and applies dropout and a linear layer. `config.problem_type` says what the logits are for:
+    `"multi_label_classification"` (AVA: one sigmoid each) or `"single_label_classification"` (JHMDB, UCF101-24: a
+    softmax over all). As in [`ViDiDiForVideoClassification`], the model takes frames and differentiates them itself.
 
     Args:
         config: Encoder; `num_labels` or `id2label`; `problem_type`, `classifier_orders`, `classifier_dropout`,
@@ -122,14 +94,13 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
     Raises:
         ValueError: If the network cannot have this `detection_stride`.
 
-    Source: the baseline of AVA (Gu et al., 2018) as Feichtenhofer et al. have it in "SlowFast Networks for Video
-    Recognition" (https://arxiv.org/abs/1812.03982). They take features for cells that lie side by side, which puts
-    those of a network with padding half a stride off; here boxes are placed by the centers of the receptive fields.
+    Source: the AVA baseline (Gu et al., 2018) as in Feichtenhofer et al., "SlowFast Networks for Video Recognition"
+    (https://arxiv.org/abs/1812.03982). They treat features as adjacent cells, which shifts those of a padded network
+    by half a stride. Here the centers of the receptive fields place the boxes.
 
     Example:
         >>> import torch
-        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
-        >>> from vididi_hf.detection_vididi import ViDiDiForActionDetection
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiForActionDetection
         >>> config = ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_labels=5)
         >>> model = ViDiDiForActionDetection(config)
         >>> boxes = [torch.tensor([[0.0, 0.2, 0.5, 0.9], [0.5, 0.1, 1.0, 0.9]]), torch.tensor([[0.2, 0.2, 0.8, 1.0]])]
@@ -160,31 +131,30 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         output_hidden_states: bool | None = None,
         derivative_orders: Sequence[int] | None = None,
     ) -> ViDiDiForActionDetectionOutput:
-        """Classify the persons of clips.
+        """Classifies the persons of clips.
 
         Args:
-            pixel_values: Normalized *frames* (batch, frames, channels, height, width). Of every derivative the first
-                `frames − max(derivative_orders)` are used, so that all have one length.
-            boxes: For each clip (boxes, 4): x1, y1, x2, y2 as fractions of width and height, 0 at the left and top
+            pixel_values: Normalized *frames* (batch, frames, channels, height, width). The model uses the first
+                `frames − max(derivative_orders)` frames of every derivative.
+            boxes: For each clip (boxes, 4): x1, y1, x2, y2 as fractions of width and height, from the left and top
                 edges of the picture.
-            labels: What `classification_loss` takes, for the boxes of all clips one after the other. The kind of
-                problem is `config.problem_type`; where it is `None` it follows from the labels, and is remembered.
-            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first of the
-                orders; by default `config.output_hidden_states`.
-            derivative_orders: What to show the encoder instead of `config.classifier_orders`, as many orders.
+            labels: For the boxes of all clips in order: classes (boxes,), or zeros and ones (boxes, labels). If
+                `config.problem_type` is `None`, the model infers it from the labels and remembers it.
+            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first order.
+                Default: `config.output_hidden_states`.
+            derivative_orders: As many orders to use instead of `config.classifier_orders`.
 
         Returns:
-            A [`ViDiDiForActionDetectionOutput`], or a tuple of its fields that are set if the keyword
-            `return_dict=False` was given (or the configuration says so).
+            A [`ViDiDiForActionDetectionOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: If the shape is not that of clips which the network can take, the number of orders differs, or
-                boxes and clips do not fit each other.
+            ValueError: If the network cannot take clips of this shape, the number of orders differs, or boxes and
+                clips do not match.
         """
         outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
         if len(boxes) != len(pixel_values) or any(one.ndim != 2 or one.shape[1] != 4 for one in boxes):
             shapes = [tuple(one.shape) for one in boxes]
-            raise ValueError(f"boxes must be {len(pixel_values)} tensors (boxes, 4), one a clip, got shapes {shapes}")
+            raise ValueError(f"boxes must be {len(pixel_values)} tensors (boxes, 4), one per clip, got shapes {shapes}")
         height, width = pixel_values.shape[-2:]
         regions = self._on_grid(boxes, height, width)
         features = torch.cat([self._pool(output.last_hidden_state, regions) for output in outputs], dim=-1)
@@ -207,6 +177,3 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         maps = hidden.mean(dim=2)
         pooled = roi_align(maps, [one.to(maps.dtype) for one in regions], ROI_SIZE, aligned=True)
         return pooled.amax(dim=(-2, -1))
-
-
-__all__ = ["ViDiDiForActionDetection", "ViDiDiForActionDetectionOutput"]

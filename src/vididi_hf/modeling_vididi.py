@@ -22,8 +22,8 @@ class ViDiDiModelOutput(ModelOutput):
     Args:
         last_hidden_state: Features of the last stage, (batch, hidden_size, frames', height', width').
         pooler_output: Their mean over frames, height and width, (batch, hidden_size).
-        hidden_states: Outputs of the stem and of every stage, the last of them `last_hidden_state`; five tensors
-            (batch, channels, frames, height, width), or `None` if they were not asked for.
+        hidden_states: Outputs of the stem and of the four stages, each (batch, channels, frames, height, width), or
+            `None` if you did not ask for them.
     """
 
     last_hidden_state: Tensor | None = None
@@ -32,7 +32,7 @@ class ViDiDiModelOutput(ModelOutput):
 
 
 class ViDiDiPreTrainedModel(PreTrainedModel):
-    """Base of all ViDiDi models: loading, saving and the initialization of weights."""
+    """Base of all ViDiDi models: loading, saving, initialization."""
 
     config: ViDiDiConfig
     base_model_prefix = "vididi"
@@ -43,16 +43,16 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__(config)
-        # Of the card that `push_to_hub` makes where there is none. Each model has its own list: that call appends.
+        # For the card that `push_to_hub` creates. Each model needs its own list, because that call appends to it.
         self.model_tags = ["vididi", "video", "self-supervised-learning"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize one module as the reference implementations do, sparing weights that a checkpoint provided.
+        """Initializes one module as the reference implementations do, except for weights from a checkpoint.
 
         Convolutions follow torchvision: He-normal over the outputs in the R family, PyTorch's default in S3D. Linear
-        layers keep PyTorch's default, on which the projectors of VICReg, BYOL and SimCLR rely. BatchNorm starts as
-        the identity. (The base class would draw everything from N(0, 0.02).)
+        layers keep PyTorch's default, on which the projectors of VICReg, BYOL and SimCLR rely. The base class would
+        draw all of them from N(0, 0.02).
         """
         if isinstance(module, nn.Conv3d) and self.config.backbone != "s3d":
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -66,17 +66,20 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
 
 
 class ViDiDiModel(ViDiDiPreTrainedModel):
-    """Video encoder: a clip of frames, or of their temporal derivative, to a map of features and one vector.
+    """Video encoder: maps a clip of frames, or of their temporal derivative, to a feature map and a vector.
 
-    The network is `model.backbone`; torchvision's weights load into it as they are, without their classifier.
+    The network is `model.backbone`. It loads torchvision's weights (without their classifier) as they are if
+    `config.batch_norm` is `"shared"`.
 
     Args:
-        config: Which network; checked again here, because a configuration can be edited after it was made.
+        config: The network.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: If the configuration was edited to an impossible value.
 
     Example:
         >>> import torch
-        >>> from vididi_hf.configuration_vididi import ViDiDiConfig
-        >>> from vididi_hf.modeling_vididi import ViDiDiModel
+        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
         >>> output = model(torch.rand(2, 8, 3, 40, 40))
         >>> output.last_hidden_state.shape, output.pooler_output.shape
@@ -93,30 +96,29 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None, derivative_order: int = 0
     ) -> ViDiDiModelOutput:
-        """Encode clips.
+        """Encodes clips.
 
         Args:
-            pixel_values: Normalized clips (batch, frames, channels, height, width), at least 2 frames of 32 x 32
-                pixels; they need not have the size that the configuration names.
-            output_hidden_states: Whether to return the outputs of the stem and of every stage; by default
+            pixel_values: Normalized clips (batch, frames, channels, height, width) of at least 2 frames and 32 x 32
+                pixels. They may differ from the size in the configuration.
+            output_hidden_states: Whether to return the outputs of the stem and of the stages. Default:
                 `config.output_hidden_states`.
-            derivative_order: Which temporal derivative the clips are; 0 for frames. It selects the statistics that
-                BatchNorm uses if `config.batch_norm` is `"per_order"`, says whether there is something to rescale if
-                `config.derivative_scale` is `"unit"`, and has no effect otherwise.
+            derivative_order: Order of the temporal derivative that the clips are; 0 for frames. It selects the
+                BatchNorm statistics if `config.batch_norm` is `"per_order"`, and tells derivatives from frames if
+                `config.derivative_scale` is `"unit"`.
 
         Returns:
-            A [`ViDiDiModelOutput`], or a tuple of its fields that are set if the keyword `return_dict=False` was
-            given (or the configuration says so).
+            A [`ViDiDiModelOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: If the shape is not that of clips which the network can take.
+            ValueError: If the network cannot take clips of this shape.
         """
         self._check_shape(pixel_values)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         select_order(self.backbone, derivative_order)
         pixel_values = rescale_derivative(pixel_values, derivative_order, self.config.derivative_scale)
-        clip = pixel_values.transpose(1, 2)  # a view: networks have channels before frames
+        clip = pixel_values.transpose(1, 2)  # a view: the networks have channels before frames
         features, hidden_states = self.backbone(clip, bool(output_hidden_states))
         return ViDiDiModelOutput(
             last_hidden_state=features,
@@ -125,20 +127,15 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         )
 
     def _check_shape(self, pixel_values: Tensor) -> None:
-        """Raise a ValueError that names what is wrong with the shape of the clips."""
-        shape = tuple(pixel_values.shape)
+        shape, num_channels = tuple(pixel_values.shape), self.config.num_channels
         if len(shape) != 5:
             raise ValueError(f"pixel_values must be (batch, frames, channels, height, width), got shape {shape}")
-        _, frames, channels, height, width = shape
-        if channels != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values must have {self.config.num_channels} channels in dimension 2 "
-                f"(config.num_channels), got shape {shape}"
-            )
-        if frames < MIN_NUM_FRAMES:
-            raise ValueError(f"pixel_values must have at least {MIN_NUM_FRAMES} frames, got shape {shape}")
-        if min(height, width) < MIN_IMAGE_SIZE:
-            raise ValueError(f"pixel_values must be at least {MIN_IMAGE_SIZE} pixels high and wide, got shape {shape}")
-
-
-__all__ = ["ViDiDiModel", "ViDiDiModelOutput", "ViDiDiPreTrainedModel"]
+        if shape[2] != num_channels:
+            wanted = f"have {num_channels} channels in dimension 2 (config.num_channels)"
+        elif shape[1] < MIN_NUM_FRAMES:
+            wanted = f"have at least {MIN_NUM_FRAMES} frames"
+        elif min(shape[3:]) < MIN_IMAGE_SIZE:
+            wanted = f"be at least {MIN_IMAGE_SIZE} pixels high and wide"
+        else:
+            return
+        raise ValueError(f"pixel_values must {wanted}, got shape {shape}")

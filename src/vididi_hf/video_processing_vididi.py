@@ -1,7 +1,4 @@
-"""Video processor of ViDiDi: from a video in any form to normalized clips and their temporal derivatives.
-
-A published checkpoint carries this file with it, so it imports nothing of the package but its flat siblings.
-"""
+"""Video processor: from a video in any form to normalized clips and their temporal derivatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
@@ -23,31 +20,17 @@ _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "
 
 
 def clip_indices(starts: Sequence[int], num_video_frames: int, num_frames: int, stride: int) -> Tensor:
-    """Frame indices of clips that begin at the given frames; a clip that runs off the end goes on at the beginning.
-
-    Args:
-        starts: The first frame of each clip.
-        num_video_frames: Number of frames of the video.
-        num_frames: Frames per clip.
-        stride: Distance of two sampled frames.
-
-    Returns:
-        (clips, `num_frames`) int64.
-    """
+    """Frame indices (clips, `num_frames`) of clips that begin at `starts`; past the end they go on at the beginning."""
     return torch.tensor([[(start + i * stride) % num_video_frames for i in range(num_frames)] for start in starts])
 
 
 def looped_stride(num_video_frames: int, stride: int) -> int:
-    """Stride for playing a short video in a loop: at most half its length, as a longer one would play it backwards."""
+    """Stride for playing a short video in a loop: at most half its length, because a longer one plays it backward."""
     return min(stride, max(1, num_video_frames // 2))
 
 
 def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int) -> int:
-    """Number of video frames that one clip and its extra_frames extend over.
-
-    Raises:
-        ValueError: If a count is impossible.
-    """
+    """Number of video frames that one clip with its extra frames spans."""
     counts = {"num_video_frames": num_video_frames, "num_clips": num_clips, "num_frames": num_frames, "stride": stride}
     for name, value in counts.items():
         if value < 1:
@@ -58,22 +41,13 @@ def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: in
 
 
 def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
-    """Spread clips evenly over a video, for evaluation; a single clip is taken from the center.
+    """Spreads clips evenly over a video, for evaluation; a single clip comes from the center.
 
-    A video that is too short for one clip is played in a loop, with the starts spread over it.
-
-    Args:
-        num_video_frames: Number of frames of the video.
-        num_clips: Number of clips.
-        num_frames: Frames per clip.
-        stride: Distance of two sampled frames, in video frames.
-        extra_frames: Further frames sampled at the end of every clip, which derivatives use up.
+    A video that is too short for one clip is played in a loop, with the starts spread over it. `extra_frames` are
+    further frames at the end of every clip, which derivatives use up.
 
     Returns:
         (`num_clips`, `num_frames + extra_frames`) int64 frame indices.
-
-    Raises:
-        ValueError: If a count is impossible.
 
     Example:
         >>> uniform_clips(num_video_frames=40, num_clips=2, num_frames=4, stride=3).tolist()
@@ -115,46 +89,46 @@ class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
 
 
 class ViDiDiVideoProcessor(BaseVideoProcessor):
-    """Turn videos into normalized clips and the temporal derivatives of these clips.
+    """Turns videos into normalized clips and the temporal derivatives of these clips.
 
-    Clips are spread evenly over each video (one clip: its center), resized, cropped at the center and normalized; then
-    derivatives are taken as forward differences, as in pretraining. Every clip is sampled with as many extra frames as
-    the highest order needs, so that all orders have `num_frames` frames. Videos that are too short are looped.
+    The processor spreads clips evenly over each video (one clip: its center), resizes, crops at the center, normalizes,
+    and takes forward differences, as in pretraining. It samples as many extra frames as the highest order needs, so
+    that all orders have `num_frames` frames. Videos that are too short are looped.
 
-    A video is any of: path or URL, encoded bytes, binary file object, the `{"path", "bytes"}` dictionary or the
-    torchcodec `VideoDecoder` of a `datasets` video column, NumPy array or tensor (frames, height, width, channels) or
-    (frames, channels, height, width), list of frames (PIL images, arrays, tensors). A list of those, or an array with
-    one more dimension, is a batch. As everywhere in transformers, frames have the range 0 … 255: for floats in [0, 1]
-    pass `do_rescale=False`.
+    A video is one of: path or URL; encoded bytes; binary file object; the `{"path", "bytes"}` dictionary or the
+    torchcodec `VideoDecoder` of a `datasets` video column; NumPy array or tensor (frames, height, width, channels) or
+    (frames, channels, height, width); list of frames (PIL images, arrays, tensors). A list of those, or an array with
+    one more dimension, is a batch. Frames have the range 0 … 255. For floats in [0, 1], pass `do_rescale=False`.
 
     Args:
-        do_sample_frames: Sample clips; if `False`, all frames together are the one clip.
+        do_sample_frames: Sample clips. If `False`, all frames together are the one clip.
         num_frames: Frames per clip.
-        frame_stride: Distance of two sampled frames, in video frames.
+        frame_stride: Distance between sampled frames, in video frames.
         num_clips: Clips per video.
         derivative_orders: Distinct orders of derivative to return; 0 is the frames themselves.
         do_convert_rgb: Turn gray frames and frames with transparency into RGB. Video files always become RGB.
-        input_data_format: `"channels_first"` or `"channels_last"`, for arrays whose shape leaves it open.
+        input_data_format: `"channels_first"` or `"channels_last"`, for arrays of ambiguous shape.
         do_resize: Resize to `size`, with antialiasing.
         size: `{"shortest_edge": pixels}`, or an integer for the same, or `{"height": …, "width": …}`.
         resample: Interpolation, a `PIL.Image.Resampling`.
-        do_center_crop: Crop to `crop_size`, padding with zeros where the frame is smaller.
+        do_center_crop: Crop to `crop_size`, and pad smaller frames with zeros.
         crop_size: `{"height": …, "width": …}`, or an integer for a square.
         do_rescale: Multiply by `rescale_factor`.
-        rescale_factor: By default 1/255.
+        rescale_factor: Default: 1/255.
         do_normalize: Subtract `image_mean` and divide by `image_std`.
-        image_mean: Mean per channel after rescaling; by default that of Kinetics-400.
-        image_std: Standard deviation per channel after rescaling; by default that of Kinetics-400.
+        image_mean: Mean per channel after rescaling. Default: that of Kinetics-400.
+        image_std: Standard deviation per channel after rescaling. Default: that of Kinetics-400.
         device: Where to resize, crop, normalize and differentiate.
         return_tensors: `"pt"` or `"np"`.
 
     Raises:
         TypeError: For an unknown keyword.
-        ValueError: For an impossible setting, naming it. Wrong types are `StrictDataclassFieldValidationError`.
+        ValueError: For an impossible setting, which the message names.
+        huggingface_hub.errors.StrictDataclassFieldValidationError: For a setting of the wrong type.
 
     Example:
         >>> import torch
-        >>> from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+        >>> from vididi_hf import ViDiDiVideoProcessor
         >>> processor = ViDiDiVideoProcessor(derivative_orders=(0, 1))
         >>> video = torch.randint(256, (40, 3, 120, 160), dtype=torch.uint8)
         >>> inputs = processor(video)
@@ -186,23 +160,33 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Any) -> None:
-        # Checked first, as the base class would keep a misspelt keyword as an attribute and ignore it.
+        # Checked first, because the base class would keep a misspelled keyword as an attribute and ignore it.
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds a processor from the content of a file, keeping (and ignoring) settings that the class lacks."""
+        names = _FILE_KEYWORDS | cls.valid_kwargs.__annotations__.keys()
+        known = {name: value for name, value in video_processor_dict.items() if name in names}
+        loaded = super().from_dict(known, **kwargs)
+        for name in video_processor_dict.keys() - known.keys():
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, video_processor_dict[name])
+        return loaded
+
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
-        """Preprocess a video or a batch of videos; calling the processor does the same.
+        """Preprocesses a video or a batch of videos; calling the processor does the same.
 
         Args:
             videos: A video or a batch, in any form that the class lists.
-            **kwargs: Settings for this call; `None` means the processor's own.
+            **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
-            `pixel_values` for order 0 and `pixel_values_order_k` for every order k > 0 asked for, each (batch, frames,
-            channels, height, width), with several clips (batch, clips, frames, channels, height, width).
+            `pixel_values` for order 0 and `pixel_values_order_k` for order k, each (batch, frames, channels, height,
+            width), or (batch, clips, frames, channels, height, width) for several clips.
 
         Raises:
-            BrokenVideoError: If a file cannot be read; a `ValueError` that names the file.
+            BrokenVideoError: If a file cannot be read. It is a `ValueError` that names the file.
             TypeError: If a video is of an unknown type, or a keyword is unknown.
             ValueError: If a setting is impossible, or the videos end up with different sizes.
         """
@@ -221,24 +205,22 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
 
     def sample_clips(self, video: Any, *, extra_frames: int | None = None, **kwargs: Any) -> Tensor:
-        """Sample, resize and crop the clips of one video, and leave the rest to `views`.
+        """Samples, resizes and crops the clips of one video, and leaves the rest to `views`.
 
-        Workers that decode on the CPU thus hand over bytes, a quarter of the size of normalized pixels and without
-        the derivatives.
+        Workers that decode on the CPU thus hand over bytes: a quarter of the size of normalized pixels, and no
+        derivatives.
 
         Args:
             video: A single video, in any form that the class lists.
-            extra_frames: Extra frames per clip, which derivatives use up; by default the highest of `derivative_orders`.
-            **kwargs: Settings for this call; `None` means the processor's own.
+            extra_frames: Extra frames per clip for derivatives. Default: the highest of `derivative_orders`.
+            **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
-            (clips, `num_frames + extra_frames`, channels, height, width), uint8 for video files, otherwise with the dtype
-            of the frames given.
+            (clips, `num_frames + extra_frames`, channels, height, width), uint8 for video files, otherwise with the
+            dtype of the given frames.
 
         Raises:
-            BrokenVideoError: If a file cannot be read; a `ValueError` that names the file.
-            TypeError: If the video is of an unknown type, or a keyword is unknown.
-            ValueError: If a setting is impossible.
+            BrokenVideoError, TypeError, ValueError: As in `preprocess`.
 
         Example:
             >>> import torch
@@ -247,20 +229,19 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             torch.Size([10, 9, 3, 112, 112])
         """
         settings = self._settings(kwargs)
-        return self._sample_clips(
-            video, settings, max(settings["derivative_orders"]) if extra_frames is None else extra_frames
-        )
+        extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
+        return self._sample_clips(video, settings, extra)
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
-        """Normalize clips and differentiate them, on the device they are on.
+        """Normalizes and differentiates clips, on the device they are on.
 
         Args:
             clips: (…, frames, channels, height, width), as `sample_clips` returns them.
-            orders: Orders of derivative; by default those of the processor.
-            **kwargs: Settings for this call; `None` means the processor's own.
+            orders: Orders of derivative. Default: those of the processor.
+            **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
-            A float tensor for each of the orders, all (…, frames − highest order, channels, height, width).
+            One float tensor per order, each (…, frames − highest order, channels, height, width).
 
         Raises:
             ValueError: If the clips have too few frames, or a setting is impossible.
@@ -271,12 +252,11 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             >>> [view.shape for view in ViDiDiVideoProcessor().views(clips, orders=(0, 1))]
             [torch.Size([10, 8, 3, 112, 112]), torch.Size([10, 8, 3, 112, 112])]
         """
-        return self._views(
-            clips, self._settings({"derivative_orders": orders if orders is None else tuple(orders), **kwargs})
-        )
+        given = {"derivative_orders": None if orders is None else tuple(orders), **kwargs}
+        return self._views(clips, self._settings(given))
 
     def _settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Complete the settings of a call from the processor's own, and check them."""
+        """Completes the settings of a call from the processor's own, and checks them."""
         given = {name: value for name, value in kwargs.items() if value is not None}
         names = self.valid_kwargs.__annotations__
         for name in given:
@@ -317,7 +297,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         return frames.unflatten(0, clips.shape[:2])
 
     def _read(self, video: Any, choose: Callable[[int], Tensor], settings: dict[str, Any]) -> Tensor:
-        """Read the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
+        """Reads the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
         if isinstance(video, str) and video.startswith(("http://", "https://")):
             frames, _ = self.fetch_videos(video, lambda metadata: choose(metadata.total_num_frames).flatten())
             return frames.unflatten(0, (settings["num_clips"], -1))
@@ -335,7 +315,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         return frames[positions]
 
     def _frame(self, frame: Any, settings: dict[str, Any]) -> Tensor:
-        """Bring an image or array to (channels, height, width)."""
+        """Converts an image or array to (channels, height, width)."""
         if isinstance(frame, Image):  # before it is an array: its palette or transparency would be lost
             return self.process_image(frame, do_convert_rgb=settings["do_convert_rgb"])
         if isinstance(frame, np.ndarray):
@@ -351,7 +331,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
 
 def _split_batch(videos: Any) -> list[Any]:
-    """Make a list of single videos of a video or a batch of videos."""
+    """Splits a video or a batch of videos into single videos."""
     if isinstance(videos, (np.ndarray, Tensor)):
         if videos.ndim not in (4, 5):
             raise ValueError(f"a video has 4 dimensions and a batch of videos 5, got the shape {tuple(videos.shape)}")

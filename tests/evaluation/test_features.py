@@ -49,7 +49,7 @@ def processor():
 def model():
     """An encoder whose BatchNorm has statistics of its own, in training mode."""
     torch.manual_seed(0)
-    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), batch_norm="shared"))
     for _ in range(3):
         model(3 + 2 * torch.randn(4, 4, 3, 32, 32))
     return model.train()

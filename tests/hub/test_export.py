@@ -125,7 +125,7 @@ def test_a_derivative_can_be_sent_ready(tmp_path: Path) -> None:
 
 
 def test_derivatives_are_rescaled_inside(tmp_path: Path) -> None:
-    plain, model = encoder().eval(), encoder(derivative_scale="unit")
+    plain, model = (encoder(batch_norm="shared", derivative_scale=scale).eval() for scale in ("none", "unit"))
     export_onnx(ExportGraph(model, orders=(1, 0)), tmp_path / "a.onnx")
     frames = 0.2 * torch.randn(2, 4, 3, 32, 32)
     derivative = frames[:, 1:] - frames[:, :-1]

@@ -79,7 +79,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     folder = tmp_path_factory.mktemp("gather")
     command = [sys.executable, __file__, str(folder)]
     run = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
     )
     assert run.returncode == 0, run.stderr
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(PROCESSES)]

@@ -108,7 +108,7 @@ def test_joint_equals_one_call_with_common_statistics() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_separate_and_joint_differ_in_training_and_agree_in_evaluation(objective: str) -> None:
-    separate, joint = (build(objective, view_forward=choice) for choice in VIEW_FORWARDS)
+    separate, joint = (build(objective, view_forward=choice, batch_norm="shared") for choice in VIEW_FORWARDS)
     assert (separate(views()).embeddings - joint(views()).embeddings).abs().max() > 0.1
     joint.load_state_dict(separate.state_dict())
     separate.eval()

@@ -17,7 +17,7 @@ VIDEOS = 11
 def save_checkpoint(folder: Path, seed: int) -> Path:
     """An encoder whose BatchNorm has statistics of its own."""
     torch.manual_seed(seed)
-    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), batch_norm="shared"))
     for _ in range(2):
         model(torch.randn(4, 4, 3, 32, 32))
     model.save_pretrained(folder)

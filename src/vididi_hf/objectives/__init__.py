@@ -1,8 +1,4 @@
-"""Objectives of two views: pure loss functions of embeddings, and modules that add heads and communication.
-
-An objective knows no encoder. `OBJECTIVES` maps the names that a configuration uses to classes, and `build_objective`
-makes one from a name and a dictionary of options.
-"""
+"""Objectives of two views: pure loss functions of embeddings, and modules that add heads and communication."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,12 +14,12 @@ OBJECTIVES: dict[str, type[VICReg] | type[BYOL] | type[SimCLR]] = {"vicreg": VIC
 
 
 def build_objective(name: str, hidden_size: int, options: Mapping[str, Any] | None = None) -> Objective:
-    """Build an objective by name.
+    """Builds an objective by name.
 
     Args:
         name: A key of `OBJECTIVES`.
         hidden_size: Width of the encoder's features.
-        options: Keyword arguments of the class, such as `projector_sizes`; none by default.
+        options: Keyword arguments of the class, such as `projector_sizes`.
 
     Returns:
         The objective with freshly initialized heads.

@@ -1,5 +1,7 @@
-"""What every objective has in common: its modules, its output, and the care its inputs need."""
+"""What all objectives share: their output, their heads, and the care that their inputs need."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ class ObjectiveOutput(NamedTuple):
 
     Attributes:
         loss: The scalar to minimize.
-        terms: Named scalars, unweighted and without gradient, to be logged beside the loss.
+        terms: Named scalars to log, unweighted and without gradient.
     """
 
     loss: torch.Tensor
@@ -19,16 +21,16 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """An objective of two views, with the heads it puts on top of an encoder.
+    """An objective of two views, with its heads. It sees embeddings only and knows no encoder.
 
-    Subclasses define `forward(first, second)`, or `forward(first, second, target_first, target_second)` where
-    `uses_target` is true, on the (pairs, dimensions) outputs of `predictor(projector(features))`, and return an
-    `ObjectiveOutput`. Features never enter the loss themselves, so an objective knows no encoder.
+    Subclasses define `forward(first, second)`, or `forward(first, second, target_first, target_second)` if
+    `uses_target` is true. The arguments are the (pairs, dimensions) outputs of `predictor(projector(features))`; the
+    targets are those of the projector's EMA copy. The result is an `ObjectiveOutput`.
 
     Attributes:
-        uses_target: Whether the loss compares with the embeddings of a slowly moving copy of encoder and projector.
+        uses_target: Whether the loss compares with embeddings of an EMA copy of encoder and projector.
         projector: Maps features (rows, hidden_size) to embeddings (rows, dimensions).
-        predictor: Maps embeddings to what the loss sees; the identity for objectives without one.
+        predictor: Maps embeddings to the input of the loss. The identity for objectives without one.
     """
 
     uses_target: ClassVar[bool] = False
@@ -39,35 +41,27 @@ class Objective(nn.Module):
         self.predictor = nn.Identity() if predictor is None else predictor
 
 
-def full_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a floating-point tensor in float32, or unchanged if it is wider.
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """A multilayer perceptron: Linear, BatchNorm and ReLU per hidden layer, then a linear layer without bias.
 
-    Means and covariances over a batch lose too many digits in half precision, so every loss starts with this. Under
-    autocast that is not enough for matrix products, which `torch.autocast` would narrow again: the losses switch it
-    off around theirs.
-
-    Args:
-        tensor: Tensor of any shape.
-
-    Returns:
-        The same values, same shape.
+    This is the projector of VICReg's reference implementation (github.com/facebookresearch/vicreg), and the projector
+    and predictor of BYOL's (github.com/google-deepmind/deepmind-research, byol). SimCLR's (github.com/google-research/
+    simclr) ends with another BatchNorm without offset, which is left out here.
     """
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"a perceptron needs two or more positive integer sizes, input first, got {tuple(sizes)}")
+    *hidden, last = pairwise(sizes)
+    layers: list[nn.Module] = []
+    for inputs, outputs in hidden:
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(*last, bias=False))
 
 
 def paired(first: torch.Tensor, second: torch.Tensor, minimum: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check that two tensors hold the paired embeddings of two views, and return them in full precision.
+    """Checks that two tensors hold the paired embeddings of two views, and returns them in float32 or wider.
 
-    Args:
-        first: Embeddings of the first view (pairs, dimensions).
-        second: Embeddings of the second view, row by row of the same videos.
-        minimum: The fewest pairs that the calling loss is defined for.
-
-    Returns:
-        Both tensors, in float32 or wider.
-
-    Raises:
-        ValueError: If the shapes differ, are not two-dimensional, or hold fewer than `minimum` pairs.
+    Means and covariances over a batch lose too many digits in half precision. Autocast would narrow matrix products
+    again, so the losses switch it off around theirs.
     """
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(
@@ -76,4 +70,5 @@ def paired(first: torch.Tensor, second: torch.Tensor, minimum: int = 1) -> tuple
         )
     if len(first) < minimum:
         raise ValueError(f"this objective needs at least {minimum} pairs in a batch, got {len(first)}")
-    return full_precision(first), full_precision(second)
+    first, second = (view.to(torch.promote_types(view.dtype, torch.float32)) for view in (first, second))
+    return first, second

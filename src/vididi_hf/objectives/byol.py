@@ -7,20 +7,19 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from vididi_hf.objectives.base import Objective, ObjectiveOutput, paired
-from vididi_hf.objectives.heads import mlp
+from vididi_hf.objectives.base import Objective, ObjectiveOutput, mlp, paired
 
 
 def byol_loss(
     first: torch.Tensor, second: torch.Tensor, target_first: torch.Tensor, target_second: torch.Tensor
 ) -> ObjectiveOutput:
-    r"""Compute the symmetric BYOL loss of predictions p and target embeddings z, all scaled to unit length.
+    r"""Computes the symmetric BYOL loss of predictions p and target embeddings z, all scaled to unit length.
 
     .. math::
         \frac{1}{N} \sum_n \lVert \hat p_1 - \hat z_2 \rVert^2 + \lVert \hat p_2 - \hat z_1 \rVert^2
 
-    Each view predicts the other view's target (equation 2 of the paper and its counterpart with the views swapped).
-    No gradient reaches the targets.
+    Each view predicts the other view's target (equation 2 of the paper, plus the same with the views swapped). No
+    gradient reaches the targets.
 
     Args:
         first: Online predictions from the first view (N, D).
@@ -50,18 +49,18 @@ def _squared_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.T
 
 
 def cosine_decay(step: int, total_steps: int, base: float) -> float:
-    r"""Compute the decay rate of the target's moving average, which rises from `base` to 1 along half a cosine.
+    r"""Computes the EMA momentum of a step, which rises from `base` to 1 along half a cosine.
 
     .. math::
         \tau_k = 1 - (1 - \tau_0) \frac{\cos(\pi k / K) + 1}{2}
 
     Args:
         step: The step k, from 0 to `total_steps`.
-        total_steps: The number K of steps of the whole training, at least 1.
-        base: The decay rate tau_0 at step 0, between 0 and 1.
+        total_steps: The number K of steps of the training, at least 1.
+        base: The momentum tau_0 at step 0, between 0 and 1.
 
     Returns:
-        The decay rate of step k.
+        The momentum of step k.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -80,17 +79,18 @@ def cosine_decay(step: int, total_steps: int, base: float) -> float:
 class BYOL(Objective):
     """BYOL: the online network predicts the embeddings of its own moving average.
 
-    The loss is a mean over pairs with no statistic between them, so nothing is gathered: averaged over processes with
-    equal batches, its gradient is that of the global batch. The value is that of the local batch.
+    The loss is a mean over independent pairs, so it gathers nothing: averaged over processes with equal batches, its
+    gradient is that of the global batch. The value is that of the local batch.
 
     Args:
         hidden_size: Width of the encoder's features.
         projector_sizes: Widths of the projector's hidden layers and output.
-        predictor_sizes: Widths of the predictor's hidden layers and output; the output must be as wide as the
-            projector's.
+        predictor_sizes: Widths of the predictor's hidden layers and output. The output is as wide as the projector's.
 
     Raises:
         ValueError: If projector and predictor differ in output width.
+
+    Source: https://arxiv.org/abs/2006.07733.
 
     Example:
         >>> objective = BYOL(512, projector_sizes=(128, 32), predictor_sizes=(128, 32))
@@ -111,13 +111,13 @@ class BYOL(Objective):
         projector = mlp((hidden_size, *projector_sizes))
         if tuple(predictor_sizes[-1:]) != tuple(projector_sizes[-1:]):
             raise ValueError(
-                f"predictor_sizes must end like projector_sizes, since predictions are compared with projections: "
-                f"got {tuple(predictor_sizes)} and {tuple(projector_sizes)}"
+                "predictor_sizes must end like projector_sizes, because the loss compares predictions with "
+                f"projections: got {tuple(predictor_sizes)} and {tuple(projector_sizes)}"
             )
         super().__init__(projector, predictor=mlp((projector_sizes[-1], *predictor_sizes)))
 
     def forward(
         self, first: torch.Tensor, second: torch.Tensor, target_first: torch.Tensor, target_second: torch.Tensor
     ) -> ObjectiveOutput:
-        """Return the loss of both views' predictions and target embeddings, each (local pairs, dimensions)."""
+        """Computes the loss of both views' predictions and target embeddings, each (local pairs, dimensions)."""
         return byol_loss(first, second, target_first, target_second)

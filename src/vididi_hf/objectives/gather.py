@@ -1,4 +1,4 @@
-"""Gather embeddings over all processes, and let gradients flow back to the process they came from."""
+"""Gathering over all processes, with gradients that flow back to the process they came from."""
 
 from typing import Any
 
@@ -10,21 +10,18 @@ from vididi_hf.objectives.base import paired
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate a tensor over all processes, in rank order, along its first dimension.
+    """Concatenates a tensor over all processes, in rank order, along its first dimension.
 
-    With this, a loss of the whole batch is computed on every process from the rows of all. The backward pass sums the
-    gradients that the processes computed for a row and hands them to the process that owns it. Each process computes
-    the same loss, so the sum is `world_size` times the gradient of that loss; averaging parameter gradients over
-    processes, which `DistributedDataParallel` does, takes that factor out again, and what remains is exactly the
-    gradient that one process with the whole batch would compute.
-
-    Without an initialized process group, or with a single process, the tensor itself is returned.
+    Every process then computes the same loss of the whole batch. The backward pass sums the gradients of all processes
+    for a row and hands them to the process that owns it: `world_size` times the gradient of that loss. Averaging
+    parameter gradients over processes, as `DistributedDataParallel` does, takes that factor out again. What remains is
+    exactly the gradient that one process with the whole batch would compute.
 
     Args:
         tensor: Local rows (rows, ...). Shape and dtype must be the same on every process.
 
     Returns:
-        The rows of all processes (world_size * rows, ...).
+        The rows of all processes (world_size * rows, ...). With a single process, the tensor itself.
 
     Raises:
         ValueError: On every process, if the number of rows differs between processes.
@@ -40,31 +37,20 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_views(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather the paired embeddings of two views over all processes, with one collective call for both.
-
-    Args:
-        first: Local embeddings of the first view (pairs, dimensions).
-        second: Local embeddings of the second view (pairs, dimensions).
-
-    Returns:
-        The global embeddings of both views, each (world_size * pairs, dimensions), in float32 or wider.
-
-    Raises:
-        ValueError: If the views' shapes differ or are not two-dimensional, or processes hold unequal numbers of pairs.
-    """
+    """Gathers the paired embeddings of two views in float32 or wider, with one collective call for both."""
     # In full precision already here, so that the sum of gradients over processes does not lose digits either.
     first, second = gather_with_gradient(torch.stack(paired(first, second), dim=1)).unbind(dim=1)
     return first, second
 
 
 def _check_equal_rows(tensor: torch.Tensor) -> None:
-    # Backends answer unequal sizes with a hang or with garbage, so the sizes themselves are compared first. The
-    # comparison must run on every call: a process that skipped it could not tell that another one's size changed.
+    # Backends answer unequal sizes with a hang or with garbage, so the processes compare the sizes first. They do so on
+    # every call: a process that skipped it could not tell that another one's size changed.
     counts = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
     if len(set(counts)) > 1:
         raise ValueError(
-            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}; "
-            "drop the last incomplete batch or pad it"
+            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}: "
+            "drop or pad the last incomplete batch"
         )
 
 

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from vididi_hf.objectives.base import Objective, ObjectiveOutput, paired
+from vididi_hf.objectives.base import Objective, ObjectiveOutput, mlp, paired
 from vididi_hf.objectives.gather import gather_views
-from vididi_hf.objectives.heads import mlp
 
 
 def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> ObjectiveOutput:
-    r"""Compute the normalized, temperature-scaled cross entropy over the 2N embeddings of N pairs.
+    r"""Computes the normalized, temperature-scaled cross-entropy over the 2N embeddings of N pairs.
 
-    Every embedding must pick its partner i' out of the 2N - 1 others by cosine similarity s (equation 1 of the paper):
+    Each embedding picks its partner i' out of the 2N - 1 others by cosine similarity s (equation 1 of the paper):
 
     .. math::
         \frac{1}{2N} \sum_i \left( -\frac{s_{ii'}}{\tau} + \log \sum_{j \neq i} e^{s_{ij} / \tau} \right)
@@ -24,12 +23,11 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float =
         temperature: The positive temperature tau.
 
     Returns:
-        The loss, and its two summands `alignment` (minus the partners' scaled similarity) and `uniformity` (the
-        logarithm of the sum), and `accuracy`, the share of embeddings whose nearest neighbor is their partner.
+        The loss; its summands `alignment` (minus the partners' scaled similarity) and `uniformity` (the logarithm of
+        the sum); and `accuracy`, the share of embeddings whose nearest neighbor is their partner.
 
     Raises:
-        ValueError: If the views' shapes differ, are not (N, D), N is 1 (nothing to contrast with), or the temperature
-            is not positive.
+        ValueError: If the shapes differ or are not (N, D), N is 1, or the temperature is not positive.
 
     Example:
         >>> output = nt_xent_loss(torch.randn(64, 128), torch.randn(64, 128))
@@ -56,9 +54,11 @@ class SimCLR(Objective):
 
     Args:
         hidden_size: Width of the encoder's features.
-        projector_sizes: Widths of the projector's hidden layers and output; by default one hidden layer as wide as
-            the features and an output of 128, as in the reference implementation (github.com/google-research/simclr).
+        projector_sizes: Widths of the projector's hidden layers and output. Default: one hidden layer as wide as the
+            features and an output of 128, as in the reference implementation (github.com/google-research/simclr).
         temperature: See `nt_xent_loss`.
+
+    Source: https://arxiv.org/abs/2002.05709.
 
     Example:
         >>> objective = SimCLR(512)
@@ -74,5 +74,5 @@ class SimCLR(Objective):
         self.temperature = temperature
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
-        """Return the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
+        """Computes the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
         return nt_xent_loss(*gather_views(first, second), temperature=self.temperature)

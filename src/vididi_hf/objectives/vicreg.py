@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from vididi_hf.objectives.base import Objective, ObjectiveOutput, paired
+from vididi_hf.objectives.base import Objective, ObjectiveOutput, mlp, paired
 from vididi_hf.objectives.gather import gather_views
-from vididi_hf.objectives.heads import mlp
 
 
 def vicreg_loss(
@@ -17,7 +16,7 @@ def vicreg_loss(
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
 ) -> ObjectiveOutput:
-    r"""Compute the VICReg loss of the embeddings x and y of two views of N videos, in D dimensions.
+    r"""Computes the VICReg loss of the embeddings x and y of two views of N videos, in D dimensions.
 
     .. math::
         25 \cdot \frac{1}{ND} \sum (x - y)^2
@@ -26,9 +25,8 @@ def vicreg_loss(
         v(x) = \frac{1}{D} \sum_d \max(0, 1 - \sqrt{\operatorname{var}(x_d) + 10^{-4}}), \quad
         c(x) = \frac{1}{D} \sum_{i \neq j} \operatorname{cov}(x)_{ij}^2
 
-    with unbiased (N - 1) variance and covariance. As in the reference implementation
-    (github.com/facebookresearch/vicreg), which differs from the paper's equations in this, the variance term is
-    averaged over the two views and the covariance term is summed.
+    with unbiased (N - 1) variance and covariance. Like the reference implementation (github.com/facebookresearch/
+    vicreg) and unlike the paper's equations, it averages the variance term over the views and sums the covariance term.
 
     Args:
         first: Embeddings of the first view (N, D), N >= 2.
@@ -38,11 +36,10 @@ def vicreg_loss(
         covariance_weight: Weight of the squared correlations between dimensions.
 
     Returns:
-        The loss, and the terms `invariance`, `variance` (at most 0.99, reached by constant embeddings) and
-        `covariance`.
+        The loss and the terms `invariance`, `variance` (0.99 for constant embeddings) and `covariance`.
 
     Raises:
-        ValueError: If the views' shapes differ, are not (N, D), or N is 1.
+        ValueError: If the shapes differ or are not (N, D), or N is 1.
 
     Example:
         >>> output = vicreg_loss(torch.randn(64, 128), torch.randn(64, 128))
@@ -60,15 +57,14 @@ def vicreg_loss(
 
 def _variance_hinge(embeddings: torch.Tensor) -> torch.Tensor:
     # The 1e-4 keeps the square root's gradient finite where a dimension has collapsed.
-    deviation = torch.sqrt(embeddings.var(dim=0) + 1e-4)
-    return F.relu(1 - deviation).mean()
+    return F.relu(1 - torch.sqrt(embeddings.var(dim=0) + 1e-4)).mean()
 
 
 def _correlation_energy(embeddings: torch.Tensor) -> torch.Tensor:
     rows, dimensions = embeddings.shape
-    centerd = embeddings - embeddings.mean(dim=0)
+    centered = embeddings - embeddings.mean(dim=0)
     with torch.autocast(embeddings.device.type, enabled=False):
-        covariance = centerd.T @ centerd / (rows - 1)
+        covariance = centered.T @ centered / (rows - 1)
     return covariance.fill_diagonal_(0).square().sum() / dimensions
 
 
@@ -77,10 +73,12 @@ class VICReg(Objective):
 
     Args:
         hidden_size: Width of the encoder's features.
-        projector_sizes: Widths of the projector's hidden layers and output; BatchNorm and ReLU between them.
+        projector_sizes: Widths of the projector's hidden layers and output.
         invariance_weight: See `vicreg_loss`. ViDiDi's authors use 1, 1, 0.04, the same ratios at 1/25 of the scale.
         variance_weight: See `vicreg_loss`.
         covariance_weight: See `vicreg_loss`.
+
+    Source: https://arxiv.org/abs/2105.04906.
 
     Example:
         >>> objective = VICReg(512, projector_sizes=(128, 128, 128))
@@ -103,12 +101,6 @@ class VICReg(Objective):
         self.covariance_weight = covariance_weight
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
-        """Return the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
-        first, second = gather_views(first, second)
-        return vicreg_loss(
-            first,
-            second,
-            invariance_weight=self.invariance_weight,
-            variance_weight=self.variance_weight,
-            covariance_weight=self.covariance_weight,
-        )
+        """Computes the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
+        weights = (self.invariance_weight, self.variance_weight, self.covariance_weight)
+        return vicreg_loss(*gather_views(first, second), *weights)

@@ -145,6 +145,7 @@ def test_networks_that_torchvision_lacks_do_not_go_out() -> None:
     model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
     with pytest.raises(ValueError, match=r"not torchvision's r3d_18: size mismatch"):
         to_torchvision(model)
-    both = ViDiDiForVideoClassification(ViDiDiConfig(backbone="mc3_18", classifier_orders=(0, 1)))
+    config = ViDiDiConfig(backbone="mc3_18", batch_norm="shared", classifier_orders=(0, 1))
+    both = ViDiDiForVideoClassification(config)
     with pytest.raises(ValueError, match=r"not torchvision's mc3_18: size mismatch for fc"):
         to_torchvision(both)

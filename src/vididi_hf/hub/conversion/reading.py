@@ -121,6 +121,7 @@ def from_tensors(
     head = {name: tensor for name, tensor in source.items() if name.startswith(_CLASSIFIERS)}
     network = torchvision_network(backbone, source, with_classifier)
     model: ViDiDiModel | ViDiDiForVideoClassification
+    options = {"batch_norm": "shared", **options}
     if with_classifier:
         options = {"num_labels": len(next(iter(head.values()))), **options}
         model = ViDiDiForVideoClassification(ViDiDiConfig(backbone=backbone, **options))
