@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from vididi_hf.data.epochs import EpochBatches
+from vididi_hf.data.loading import EpochBatches
 
 
 def keys(num_samples, batch_size, epoch=0, **options):

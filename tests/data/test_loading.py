@@ -1,6 +1,5 @@
 """The loader: a pure function of (seed, epoch, step, rank), in which broken videos are replaced and named."""
 
-import doctest
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from accelerate.state import AcceleratorState
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data import loading
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.folders import read_video_list, with_video_column
 from vididi_hf.data.loading import ClipLoader, TrainingClips
@@ -335,9 +333,3 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
     start = lines.index("videos that could not be decoded, replaced by others: 5")
     named = {Path(line.strip().split(": ")[0]).name for line in lines[start + 1 : start + 6]}
     assert named == {name for name in names if name.startswith("bad")}
-
-
-def test_docstring_examples():
-    result = doctest.testmod(loading)
-    assert result.attempted > 0
-    assert result.failed == 0

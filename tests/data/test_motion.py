@@ -1,7 +1,6 @@
 """The generated set: each motion is what its name says, appearance tells nothing, files are reproducible."""
 
 import csv
-import doctest
 import json
 import math
 from collections import Counter
@@ -401,9 +400,3 @@ def test_a_set_has_videos_in_both_splits(tmp_path, num_train, num_test):
     with pytest.raises(ValueError, match=f"must be positive, got {num_train} and {num_test}"):
         generate_motion(tmp_path / "new", num_train, num_test, progress=False)
     assert not (tmp_path / "new").exists()
-
-
-def test_docstring_examples():
-    result = doctest.testmod(motion)
-    assert result.attempted > 0
-    assert result.failed == 0

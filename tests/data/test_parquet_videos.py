@@ -1,6 +1,5 @@
 """Shards are found wherever they lie, and no byte is read that is not needed."""
 
-import doctest
 import io
 
 import datasets
@@ -11,9 +10,8 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from vididi_hf.data import parquet_videos
-from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.preparation.shards import shard_path, write_shard
+from vididi_hf.data.streaming import ParquetVideos, find_shards
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 
@@ -156,9 +154,3 @@ def test_no_more_is_read_than_footers_and_the_row_groups_asked_for(remote):
     needed = sum(group.column(i).total_compressed_size for i in range(2))
     assert 30_000 < needed <= CountedFiles.bytes_read <= needed + 1000
     assert CountedFiles.bytes_read < sizes[2] / 2
-
-
-def test_docstring_examples():
-    result = doctest.testmod(parquet_videos)
-    assert result.attempted > 0
-    assert result.failed == 0

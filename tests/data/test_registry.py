@@ -1,6 +1,5 @@
 """One name or path for every kind of data set."""
 
-import doctest
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import datasets
 import pytest
 
 import vididi_hf
-from vididi_hf.data import motion, registry
+from vididi_hf.data import motion
 from vididi_hf.data.folders import read_video_folder
 from vididi_hf.data.registry import DATASETS, default_root, load_video_dataset
 
@@ -179,9 +178,3 @@ def test_a_single_video_is_no_data_set(motion_root, monkeypatch):
 def test_missing_lists_are_called_lists(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no list"):
         load_video_dataset(tmp_path / "clips.csv")
-
-
-def test_docstring_examples():
-    result = doctest.testmod(registry)
-    assert result.attempted > 0
-    assert result.failed == 0

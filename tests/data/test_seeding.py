@@ -1,10 +1,7 @@
 """Random streams: functions of their key alone, and unrelated between keys."""
 
-import doctest
-
 import torch
 
-from vididi_hf.data import seeding
 from vididi_hf.data.seeding import seeded_generator, seeded_random
 
 
@@ -67,9 +64,3 @@ def test_no_global_generator_is_touched():
     before = torch.get_rng_state()
     draw("clip", 0)
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_docstring_examples():
-    result = doctest.testmod(seeding)
-    assert result.attempted > 0
-    assert result.failed == 0

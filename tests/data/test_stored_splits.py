@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.data.stored_splits import StoredSplit, common_folder
+from vididi_hf.data.preparation.shards import StoredSplit, common_folder
 
 
 def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options):

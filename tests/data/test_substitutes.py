@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.substitutes import SUBSTITUTES, make_or_replace
+from vididi_hf.data.loading import SUBSTITUTES, make_or_replace
 
 
 def made(index: int, rows: Any, broken: set[int], seed: int = 0, epoch: int = 0) -> tuple[dict[str, Any], list[int]]:

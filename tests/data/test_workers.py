@@ -1,7 +1,6 @@
 """Results in order from several processes; crashing jobs and killed parents. This file is also a program."""
 
 import ast
-import doctest
 import importlib
 import os
 import signal
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 import vididi_hf
-from vididi_hf.data import workers
 from vididi_hf.data.workers import leave_process_group, ordered_map
 
 
@@ -103,12 +101,6 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
     parent.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
-
-
-def test_docstring_examples() -> None:
-    result = doctest.testmod(workers)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:

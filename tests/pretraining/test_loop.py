@@ -22,7 +22,8 @@ from torchcodec.encoders import VideoEncoder
 from transformers import AutoVideoProcessor
 
 from vididi_hf import ViDiDiModel
-from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
+from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.compilation import compile_encoders
 from vididi_hf.pretraining.logging import Reporter

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from vididi_hf.batch_norm_vididi import synchronize
 from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips, stack_frames
-from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.data.streaming import StreamingClipLoader
+from vididi_hf.data.streaming import ParquetVideos, StreamingClipLoader, find_shards
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.evaluation.splits import RetrievalSplits, load_retrieval_splits
 from vididi_hf.pretraining.compilation import compile_encoders

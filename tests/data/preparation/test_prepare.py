@@ -1,6 +1,5 @@
 """Whole preparations of tiny data sets: what comes out, and that nothing but the input decides it."""
 
-import doctest
 import errno
 import hashlib
 import inspect
@@ -320,9 +319,3 @@ def test_shard_paths_are_those_that_the_card_names(prepared):
     assert shard_path(folder, "train", 0, 3).exists()
     assert "data/train-*.parquet" in (folder / "README.md").read_text()
     assert str(folder) not in (folder / "README.md").read_text() + json.dumps(report)
-
-
-def test_docstring_examples():
-    result = doctest.testmod(preparation)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,7 +1,5 @@
 """What becomes of a video: one test for each fate, and its reason."""
 
-import doctest
-
 import pytest
 from torchcodec.decoders import VideoDecoder
 
@@ -104,9 +102,3 @@ def test_other_errors_are_not_taken_for_faults_of_a_video(tmp_path, write_video,
     assert not issubclass(ImportError, BrokenVideoError)
     with pytest.raises(ImportError):
         treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, Treatment())
-
-
-def test_docstring_examples():
-    result = doctest.testmod(treatment)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,12 +1,9 @@
 """The columns for boxes, and key frames made of videos."""
 
-import doctest
-
 import datasets
 import pytest
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.data.readers import detection
 from vididi_hf.data.readers.detection import box_features, fractions, key_frames, load_mat
 
 LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0.25, 1, 0.75]
@@ -76,9 +73,3 @@ def test_matlab_files(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     with pytest.raises(ImportError, match=r"no\.mat is a MATLAB file, .*pip install 'vididi-hf\[detection\]'"):
         load_mat(tmp_path / "no.mat")
-
-
-def test_docstring_examples():
-    result = doctest.testmod(detection)
-    assert result.attempted > 0
-    assert result.failed == 0
