@@ -119,7 +119,7 @@ def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "DataLoader"
     ]
-    assert {name for name, _ in loaders} == {"epochs.py", "workers.py"}
+    assert {name for name, _ in loaders} == {"loading.py", "workers.py"}
     assert [name for name, arguments in loaders if "worker_init_fn" not in arguments] == []
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MID_GREY = 127.5
+_MID_GRAY = 127.5
 # Rows: luma (ITU-R BT.601, as torchvision's grayscale and saturation) and the two chroma axes of the YIQ color space.
 _TO_YIQ = np.array([(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
@@ -27,7 +27,7 @@ _TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YI
 # The three and the offset as flat (3, 4) color maps, so that a jitter is one vector-matrix product.
 _JITTER = np.stack(
     [np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)]
-    + [np.array([0.0, 0.0, 0.0, _MID_GREY] * 3)]
+    + [np.array([0.0, 0.0, 0.0, _MID_GRAY] * 3)]
 )
 
 
@@ -36,9 +36,8 @@ def random_resized_crop_box(
 ) -> tuple[int, int, int, int]:
     """Draws a box (top, left, height, width) with a random share of the frame's area and a random aspect ratio.
 
-    The ratio, width / height, is uniform on a logarithmic scale. After ten draws that do not fit, returns the largest
-    centered box of an allowed ratio. Source: Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), as in
-    torchvision.
+    After ten draws that do not fit, returns the largest centered box of an allowed ratio (width / height). Source:
+    Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), as in torchvision.
     """
     for _ in range(10):
         target = height * width * generator.uniform(*area)
@@ -56,8 +55,7 @@ def color_map(brightness: float, contrast: float, saturation: float, hue: float)
     """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`.
 
     Saturation blends each pixel with its luma, contrast scales around mid gray, brightness scales, and hue turns the
-    chroma plane of the YIQ color space by a fraction of a full turn (positive: from red towards yellow). The whole
-    jitter is one product per pixel, without clipping between the steps.
+    chroma plane of the YIQ color space by a fraction of a full turn. Nothing is clipped between the steps.
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
     weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
@@ -98,13 +96,8 @@ class ClipAugmentation:
         jitter_probability: Probability of the color jitter.
         gray_probability: Probability of dropping the colors.
         blur_probability: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest standard deviation of the blur in pixels *at a size of 112*. It scales with
-            `image_size`, so that small frames are not blurred beyond recognition.
-        per_frame_color: Draw the jitter and gray per frame instead of per clip, as the authors' code does. Whether
-            there is jitter at all is drawn once per clip.
-
-    Raises:
-        ValueError: If a value is impossible. The message names it.
+        blur_sigma: Smallest and largest standard deviation of the blur in pixels *at a size of 112*.
+        per_frame_color: Draw jitter and gray per frame, but whether there is jitter once per clip.
 
     Source: the augmentation of the authors' code of ViDiDi (arXiv 2409.02371), with color as one affine map.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Generic, TypedDict, TypeVar
 
@@ -36,6 +36,7 @@ SampleKey = tuple[int, int]
 # The order of an epoch
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[Asked]):
     """The batches of one rank, in an order that depends only on (seed, epoch), from any step on.
 
@@ -43,19 +44,21 @@ class EpochSampler(Sampler[Asked]):
     same epoch, so that all processes have equally many equal batches. `batch_size` counts the videos of one rank.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1):
-        if num_samples < batch_size * world_size:
+    num_samples: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = field(default=0, init=False)
+    first_step: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_samples < self.batch_size * self.world_size:
             raise ValueError(
-                f"the data set has {num_samples} videos, fewer than one global batch: "
-                f"batch_size {batch_size} × {world_size} processes; lower batch_size"
+                f"the data set has {self.num_samples} videos, fewer than one global batch: "
+                f"batch_size {self.batch_size} × {self.world_size} processes; lower batch_size"
             )
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_step = 0
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Chooses the epoch and the first step of the next iteration."""
@@ -71,7 +74,7 @@ class EpochSampler(Sampler[Asked]):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Asked]:
-        """Yields what each batch is made of, from the chosen step on."""
+        """Yields the content of each batch, from the chosen step on."""
 
 
 class EpochBatches(EpochSampler[list[SampleKey]]):
@@ -87,10 +90,7 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
 
 
 class EpochLoader(Generic[Batch]):
-    """Yields the batches of one epoch, from any step on.
-
-    `batches` is the order of the samples. `how` passes it to the `DataLoader`, as `sampler` or `batch_sampler`.
-    """
+    """Yields the batches of one epoch, from any step on. `how` passes `batches`, their order, to the `DataLoader`."""
 
     def __init__(
         self,

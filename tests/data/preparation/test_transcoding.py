@@ -10,7 +10,7 @@ from torchcodec.encoders import VideoEncoder
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 
-SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "samples"
 
 
 def smooth_frames(count: int, height: int, width: int) -> torch.Tensor:

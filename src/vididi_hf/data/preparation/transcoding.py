@@ -51,7 +51,8 @@ def probe_video(source: Any) -> VideoFacts:
     num_frames, height, width = 0, 0, 0
     for frame in _frames_in_order(decoder, source_name(source)):
         num_frames, (height, width) = num_frames + 1, frame.shape[-2:]
-    return VideoFacts(num_frames, _promised_frames(decoder), _frame_rate(decoder), height, width)
+    promised = max(len(decoder), decoder.metadata.num_frames_from_header or 0)
+    return VideoFacts(num_frames, promised, _frame_rate(decoder), height, width)
 
 
 def reencode_video(
@@ -96,10 +97,6 @@ def reencode_video(
             stream.add_frames(_resized(frame, height, width))
             num_frames += 1
     return file.getvalue(), VideoFacts(num_frames, num_frames, rate, height, width)
-
-
-def _promised_frames(decoder: VideoDecoder) -> int:
-    return max(len(decoder), decoder.metadata.num_frames_from_header or 0)
 
 
 def _frame_rate(decoder: VideoDecoder) -> float:

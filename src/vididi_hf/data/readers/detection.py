@@ -23,8 +23,7 @@ from vididi_hf.data.folders import as_dataset
 
 BOX_COLUMNS = ("frames", "boxes", "box_labels", "persons")
 
-BoxColumns = dict[str, Any]
-"""`num_frames` and the box columns of one row, by name."""
+BoxColumns = dict[str, Any]  # `num_frames` and the box columns of one row
 
 
 def box_features(names: list[str]) -> dict[str, Any]:
