@@ -105,11 +105,11 @@ class VideoReader:
     """The frames of a video file that can really be decoded.
 
     Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* AVI files store
-    when a packet is decoded, not when its frame is shown. With B-frames, the first picture comes a few time stamps late, and
-    so do all others, except for a few next to a sought place. The reader measures the delay of the first picture and
-    asks for frames that much later. If a returned time stamp is not the one asked for, it decodes in order from the
-    start. *Length:* headers and damaged files promise frames that do not exist. The reader believes the number until a
-    frame fails, then finds out how many frames precede the failure and has the frames chosen again.
+    when a packet is decoded, not when its frame is shown. With B-frames, the first picture comes a few time stamps
+    late, and so do all others, except for a few next to a sought place. The reader measures the delay of the first
+    picture and asks for frames that much later. If a returned time stamp is not the one asked for, it decodes in order
+    from the start. *Length:* headers and damaged files promise frames that do not exist. The reader believes the number
+    until a frame fails, then finds out how many frames precede the failure and has the frames chosen again.
 
     `num_frames` is the number of frames, as far as known; it shrinks when a frame turns out to be missing. `frame_rate`
     is the average per second, or 0 if the file does not say.

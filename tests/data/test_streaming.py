@@ -160,21 +160,16 @@ def test_each_row_group_is_fetched_once_and_ranks_share_only_those_that_they_mee
     assert len(shared.fetched) <= 60 + 2
 
 
-def test_nothing_that_is_over_is_fetched_after_a_resume():
+def test_little_more_than_the_window_is_fetched_ahead_and_nothing_that_is_over_after_a_resume():
     videos = CountedVideos([4] * 60)
     asked(videos, first_step=50, shuffle_window=16)  # 40 of 240 videos remain
     assert len(videos.fetched) <= 10 + (16 + 21) / 4 + 1
     assert len(set(videos.fetched)) == len(videos.fetched)
-
-
-def test_little_more_than_the_window_is_fetched_ahead():
     videos = CountedVideos([4] * 500)
-    batches = StreamedBatches(videos, 4, shuffle_window=40)
-    iterator = iter(batches)
+    iterator = iter(StreamedBatches(videos, 4, shuffle_window=40))
     for step in range(1, 200):
         next(iterator)
-        used = 4 * step
-        assert 4 * len(videos.fetched) <= used + 40 + 21 + 3 * 4 + 8
+        assert 4 * len(videos.fetched) <= 4 * step + 40 + 21 + 3 * 4 + 8
     iterator.close()
 
 
@@ -377,19 +372,16 @@ def test_what_cannot_be_streamed_is_refused_with_advice(labeled, motion_root, tm
         ParquetVideos([str(shard_path(labeled, "train", 1, 3))])
 
 
-def test_rows_are_counted_through_all_files(labeled):
+def test_rows_are_counted_through_all_files(labeled, tmp_path):
     videos = ParquetVideos(find_shards(str(labeled)))
     assert videos.group_sizes.tolist() == [3, 2, 3, 3, 1]
     assert videos.group_starts.tolist() == [0, 3, 5, 8, 11]
-    rows = torch.arange(12)
-    assert videos.groups_of(rows).tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert videos.groups_of(torch.arange(12)).tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4]
     read = [video for group in range(5) for video in videos.read_group(group)]
     assert read == [{"bytes": content(row), "path": f"{row}.mp4"} for row in range(12)]
-
-
-def test_a_video_without_a_name_is_called_by_its_place(tmp_path):
-    rows = [{"video": {"bytes": b"1", "path": None}, "label": 0}, {"video": None, "label": 0}]
-    rows.append({"video": {"bytes": None, "path": "elsewhere.mp4"}, "label": 0})
+    # A video without a name is called by its place.
+    stored = [{"bytes": b"1", "path": None}, None, {"bytes": None, "path": "elsewhere.mp4"}]
+    rows = [{"video": video, "label": 0} for video in stored]
     pq.write_table(pa.Table.from_pylist(rows, schema=LABELED.arrow_schema), tmp_path / "a.parquet")
     videos = ParquetVideos([str(tmp_path / "a.parquet")]).read_group(0)
     assert videos == [{"bytes": b"1", "path": "a.parquet, row 0 of group 0"}, None, None]

@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_nothing_and_is_called_that(tmp_path):
     write_shard(first, SCHEMA, rows([10]), {}, videos_per_group=1)
     # Writing to the second one's hidden name is now writing to a full disk.
     os.symlink("/dev/full", second.with_name(f".{second.name}.part"))
-    with pytest.raises(OSError, match=r"the disk is full: .*train-00001-of-00002.parquet .* run the same command"):
+    with pytest.raises(OSError, match=r"the disk is full: .*train-00001-of-00002.parquet.* run the same command"):
         write_shard(second, SCHEMA, rows([10_000_000, 10]), {}, videos_per_group=1)
     assert files(tmp_path) == [first.name]
 
@@ -85,7 +85,7 @@ def test_errors_leave_nothing_and_foreign_files_have_no_record(tmp_path):
     assert read_record(tmp_path / "text.parquet") is None
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     assert read_record(tmp_path / "other.parquet") is None
-    with pytest.raises(OSError, match="File exists"):  # other errors of the disk keep their words
+    with pytest.raises(OSError, match="Not a directory"):  # other errors of the disk keep their words
         write_shard(shard_path(tmp_path / "text.parquet", "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
 
 
