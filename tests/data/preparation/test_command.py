@@ -60,10 +60,17 @@ def test_a_folder_with_hostile_files(motion_root, broken_videos, tmp_path, capsy
     assert {video["video"] for video in dropped} == {"empty.mp4", "text.mp4", "truncated.mp4", "audio-only.mp4"}
 
 
-@pytest.mark.parametrize(("dataset", "message"), [("nowhere", "no data set 'nowhere'"), ("", "no data set ''")])
-def test_a_missing_data_set_ends_with_one_line(dataset, message, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no data set 'nowhere'"),
+        (["motion", "--crf", "60"], "crf must be at least 0 and at most 51, got 60"),
+        (["motion", "--short", "60"], "unknown option '--short'"),
+    ],
+)
+def test_mistakes_end_with_one_line_that_names_them(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        main(["prepare", dataset, "--output_dir", "out", "--num_workers", "0"])
+        main(["prepare", *arguments, "--output_dir", "out", "--num_workers", "0"])
     assert end.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
