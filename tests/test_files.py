@@ -1,6 +1,5 @@
 """Files and folders appear whole, replace what was there in one step, and leave nothing behind."""
 
-import doctest
 import os
 from pathlib import Path
 
@@ -98,7 +97,3 @@ def test_a_folder_is_removed_from_its_name_first(tmp_path, monkeypatch):
     remove_folder(path)
     assert seen == [(".model.old.part", False)]
     assert names(tmp_path) == []
-
-
-def test_example():
-    assert doctest.testmod(files).failed == 0

@@ -1,7 +1,4 @@
-"""Read frames out of video files, including files whose headers lie; any failure is one error that names the file.
-
-A published checkpoint carries this file with it for its video processor, so it imports nothing of the package.
-"""
+"""Decode frames of video files, including files whose headers lie. Part of every checkpoint: imports only libraries."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,20 +19,15 @@ INSTALL_TORCHCODEC = (
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 """Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
 
-# (offset, bytes) that MP4/MOV and Matroska/WebM begin with: containers that store when each frame is shown.
+# (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
 _STORES_DISPLAY_TIMES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"))
 
 
 class BrokenVideoError(ValueError):
-    """A video that cannot be read.
-
-    Attributes:
-        source: The file name, or a description of what was given instead of one.
-        reason: What is wrong with it, in a few words.
-    """
+    """A video that cannot be read: `source` is its name, `reason` what is wrong, in a few words."""
 
     def __init__(self, source: str, reason: str) -> None:
-        super().__init__(source, reason)  # both in `args`, so that the error survives pickling between processes
+        super().__init__(source, reason)  # both in `args`, so that the error survives pickling
         self.source = source
         self.reason = reason
 
@@ -44,23 +36,15 @@ class BrokenVideoError(ValueError):
 
 
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
-    """Open a video file with torchcodec.
+    """Open a video with torchcodec.
 
-    The decoder seeks in its exact mode: it scans the packets once, which costs milliseconds for a short clip, whereas
-    the approximate mode trusts frame counts and rates in the header and returns wrong frames where those lie.
+    The decoder seeks in exact mode: it scans the packets once, which costs milliseconds for a short clip. The
+    approximate mode trusts the header and returns wrong frames if the header lies.
 
     Args:
-        source: Path, encoded bytes, binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
-            `VideoDecoder`, which is returned as it is.
-        num_threads: Decoding threads. One is right inside the workers of a data loader; 0 lets FFmpeg choose.
-
-    Returns:
-        A torchcodec `VideoDecoder`.
-
-    Raises:
-        BrokenVideoError: If it is missing, empty, or no video.
-        TypeError: If `source` is of another type.
-        ImportError: If torchcodec or FFmpeg cannot be loaded; says what to install.
+        source: A path, encoded bytes, a binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
+            `VideoDecoder`, which is returned unchanged.
+        num_threads: Decoding threads. Use 1 in the workers of a data loader; 0 lets FFmpeg choose.
     """
     try:
         from torchcodec.decoders import VideoDecoder
@@ -69,8 +53,7 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     if isinstance(source, VideoDecoder):
         return source
     name = source_name(source)
-    if isinstance(source, dict):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    source = _content(source)
     if isinstance(source, (str, os.PathLike)):
         source = os.fspath(source)
         if not os.path.exists(source):
@@ -96,15 +79,11 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
             raise BrokenVideoError(name, "it has no video stream") from error
         if "seek file to pts" in message:
             raise BrokenVideoError(name, "it has no frames") from error
-        raise BrokenVideoError(name, "it is no video that FFmpeg can read, or its header is damaged") from error
+        raise BrokenVideoError(name, "it is not a video that FFmpeg can read, or its header is damaged") from error
 
 
 def source_name(source: Any) -> str:
-    """Name a video source in messages: its path where it has one.
-
-    Raises:
-        TypeError: If it is nothing that `open_video` takes.
-    """
+    """Name a video source in messages, by its path if it has one."""
     if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
         path = source.get("path")
         return os.fspath(path) if path is not None else source_name(source["bytes"])
@@ -117,7 +96,7 @@ def source_name(source: Any) -> str:
     if hasattr(source, "read") and hasattr(source, "seek"):
         return str(getattr(source, "name", f"<{type(source).__name__}>"))
     raise TypeError(
-        f"cannot read a video from {type(source).__name__}: give a path, bytes, a binary file object, "
+        f"cannot read a video from {type(source).__name__}: pass a path, bytes, a binary file object, "
         "a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
     )
 
@@ -125,23 +104,15 @@ def source_name(source: Any) -> str:
 class VideoReader:
     """The frames of a video file that can really be decoded.
 
-    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* those of AVI files
-    say when a packet is decoded, not when its frame is shown; with B-frames the first picture comes late by a few time
-    stamps, and so do all others, except for a few next to a place that was sought. The reader measures the delay at the
-    first picture and asks for frames so much later; where a returned time stamp is not the one asked for, it decodes
-    in order from the start. *Length:* headers and damaged files promise frames that are not there; the reader believes
-    the number until a frame fails, then finds out how many frames precede the failure, and has the frames chosen anew.
+    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* AVI files store
+    when a packet is decoded, not when its frame is shown. With B-frames, the first picture comes a few time stamps
+    late, and so do all others, except for a few next to a sought place. The reader measures the delay of the first
+    picture and asks for frames that much later. If a returned time stamp is not the one asked for, it decodes in order
+    from the start. *Length:* headers and damaged files promise frames that do not exist. The reader believes the number
+    until a frame fails, then finds out how many frames precede the failure and has the frames chosen again.
 
-    Args:
-        source: See `open_video`.
-        num_threads: See `open_video`.
-
-    Attributes:
-        num_frames: Number of frames, as far as known: it shrinks when a frame turns out to be missing.
-        frame_rate: Frames per second, on average; 0 if the file does not say.
-
-    Raises:
-        BrokenVideoError: If the video cannot be opened or has no readable first frame.
+    `num_frames` is the number of frames, as far as known; it shrinks when a frame turns out to be missing. `frame_rate`
+    is the average per second, or 0 if the file does not say.
     """
 
     def __init__(self, source: Any, num_threads: int = 1) -> None:
@@ -152,19 +123,15 @@ class VideoReader:
         self.num_frames = max(1, len(self._decoder) - self._delay)
 
     def read(self, choose: ChooseFrames) -> Tensor:
-        """Read the frames that `choose` asks for, each distinct one decoded once.
+        """Read the frames that `choose` picks. Each distinct frame is decoded once.
 
         Args:
             choose: Pure function from the number of frames to an integer array of frame indices. It is called again
-                with a smaller number when the video turns out to be shorter.
+                with a smaller number if the video turns out to be shorter.
 
         Returns:
-            uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory. Clips that overlap may
-            share memory: do not write into them.
-
-        Raises:
-            BrokenVideoError: If too few frames can be decoded for any choice, or the frames cannot be stacked.
-            IndexError: If `choose` asks for frames outside 0 … number − 1.
+            uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory. Overlapping clips may
+            share memory: do not write to them.
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
@@ -172,7 +139,7 @@ class VideoReader:
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
                 raise IndexError(
-                    f"frames {distinct[0]} to {distinct[-1]} were asked of {self._name}, "
+                    f"cannot read the frames {distinct[0]} to {distinct[-1]} of {self._name}, "
                     f"which has {self.num_frames} frames"
                 )
             try:
@@ -184,21 +151,20 @@ class VideoReader:
                 self.num_frames = self._frames_before_failure(distinct, error)
 
     def _measure_delay(self) -> int:
-        """How many frames late the first picture is by its time stamp."""
+        """Return how many frames late the time stamp of the first picture is."""
         try:
             return self._number_of(self._decoder.get_frame_at(0).pts_seconds)
         except (RuntimeError, IndexError) as error:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
 
     def _number_of(self, seconds: float) -> int:
-        """The place of a time stamp among those of a constant frame rate."""
+        """Return the frame number of a time stamp at a constant frame rate."""
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
     def _windows(self, distinct: list[int], numbers: list[int], length: int) -> Tensor | None:
-        """Decode clips of a length that are equally distant windows of their distinct frames; None if they are not.
+        """Decode clips that are equally distant windows of their distinct frames, as views; None for other clips.
 
-        Such clips, adjacent ones of one stride above all, are views: a copy of full frames costs more than to augment
-        them.
+        Adjacent clips of one stride are such windows. Copying full frames would cost more than augmenting them.
         """
         place = {number: place for place, number in enumerate(distinct)}
         positions = [place[number] for number in numbers]
@@ -215,18 +181,18 @@ class VideoReader:
         """Decode frames in the order of the indices, each distinct one once."""
         frames = self._seek(indices)
         if frames is None:
-            # torchcodec takes the frame after the last one without a seek, so that counting up from 0 is exact.
+            # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact.
             wanted = set(indices)
             in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(max(indices) + 1))
             found = {index: frame for index, frame in in_order if index in wanted}
             frames = torch.stack([found[index] for index in indices])
-        # A decoder that the user opened may give another format: channels last, or floats in [0, 1].
+        # A decoder that the user opened may return another format: channels last, or floats in [0, 1].
         if frames.is_floating_point():
             frames = (frames * 255).round().to(torch.uint8)
         return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
 
     def _seek(self, indices: list[int]) -> Tensor | None:
-        """Decode frames by seeking to them, or return None where that yields others."""
+        """Decode frames by seeking; None if that returns other frames."""
         if not self._delay:
             return self._decoder.get_frames_at(indices).data
         stamps = [index + self._delay for index in indices]
@@ -245,7 +211,7 @@ class VideoReader:
         return True
 
     def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
-        """Bisect between the last readable and the first unreadable of the indices: a few frames, not all of them."""
+        """Find the first unreadable frame by bisection between the last readable index and the first unreadable one."""
         readable = -1
         for index in indices:
             if not self._is_readable(index):
@@ -265,10 +231,15 @@ class VideoReader:
         return unreadable
 
 
+def _content(source: Any) -> Any:
+    if not isinstance(source, dict):
+        return source
+    return source["path"] if source.get("bytes") is None else source["bytes"]
+
+
 def _stores_display_times(source: Any) -> bool:
-    """Whether a file is of a kind whose time stamps belong to the pictures; of an open decoder it is not known."""
-    if isinstance(source, dict):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    """Whether the container stores when each frame is shown. Unknown for an open decoder."""
+    source = _content(source)
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
             head = file.read(8)

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: a kill or a full disk leaves nothing half-written in their place."""
+"""Atomic writes: a file or folder appears complete or not at all, even after a kill or on a full disk."""
 
 from __future__ import annotations
 
@@ -13,33 +13,22 @@ _UNFINISHED = ".part"
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives a hidden path to write to, and what is written there its own name once it is on the disk.
+    """Yields a hidden path in the same folder, and renames it to `path` once its content is on the disk.
 
-    What had that name is replaced, and stays as it is until then. An exception removes what was written so far; what a
-    kill leaves, the next write to the same path replaces, and `remove_unfinished` removes.
-
-    Args:
-        path: Where the file, or the folder, shall be. The folder around it is made.
-
-    Yields:
-        The path to write to, in the same folder. For a folder it is the writer who makes it.
+    An existing file or folder is replaced, and stays until then. An exception removes what was written; the next write
+    to the same path, or `remove_unfinished`, removes what a kill left. To write a folder, create it at the hidden path.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the path cannot be written.
 
     Example:
-        ```python
         >>> import tempfile
-        >>> from pathlib import Path
-        >>> from vididi_hf.files import atomic_write
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with atomic_write(Path(folder, "numbers.txt")) as unfinished:
-        ...         _ = unfinished.write_text("1 2 3")
+        ...         _ = unfinished.write_text("1 2 3", encoding="utf-8")
         ...         before = Path(folder, "numbers.txt").exists()
-        ...     before, Path(folder, "numbers.txt").read_text()
+        ...     before, Path(folder, "numbers.txt").read_text(encoding="utf-8")
         (False, '1 2 3')
-
-        ```
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,24 +43,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
         _flush_folder(path.parent)
     except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # report the first error
             _remove(unfinished)
         raise
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file whole or not at all, making its folder where there is none.
-
-    Returns:
-        The path.
-    """
+    """Writes a text file atomically, creates its folder, and returns the path."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder in such a way that nobody sees half of it under its name."""
+    """Removes a folder so that nobody sees half of it under its name."""
     doomed = path.with_name(f".{path.name}.old{_UNFINISHED}")
     _remove(doomed)
     os.replace(path, doomed)
@@ -79,7 +64,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Removes from a folder what a kill has left half-written, or half-removed."""
+    """Removes what a killed write or removal left in a folder."""
     for leftover in Path(folder).glob(f".*{_UNFINISHED}"):
         _remove(leftover)
 
@@ -92,7 +77,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or a folder with all that is below it, is on the disk."""
+    """Waits until a file, or a folder with everything in it, is on the disk."""
     for below in (path, *path.rglob("*")):
         if below.is_dir():
             _flush_folder(below)

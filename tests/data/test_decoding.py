@@ -1,6 +1,5 @@
 """Decoding: every kind of source, every kind of defect, unusual formats, and real files with lying headers."""
 
-import doctest
 import io
 import pickle
 import struct
@@ -16,10 +15,12 @@ import torchcodec.decoders
 from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
-from vididi_hf.data import decoding
 from vididi_hf.data.decoding import BrokenVideoError, VideoReader, decode_clips, open_video
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "samples"
+
+
+needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs ../shared/data/samples")
 
 
 def every_frame(num_frames):
@@ -60,42 +61,27 @@ def test_every_kind_of_source_gives_the_same_frames(video):
     data = video.read_bytes()
     moved = io.BytesIO(data)
     moved.seek(100)  # a file object that someone has read from already
+    decoder = VideoDecoder(str(video))
+    assert open_video(decoder) is decoder
+    expected = VideoDecoder(str(video)).get_frames_in_range(0, 30).data
     with video.open("rb") as opened:
-        sources = [
-            video,
-            str(video),
-            data,
-            bytearray(data),
-            memoryview(data),
-            moved,
-            opened,
-            {"path": str(video), "bytes": None},
-            {"path": None, "bytes": data},
-            {"path": "gone.mp4", "bytes": data},
-            VideoDecoder(str(video)),
-            VideoDecoder(str(video), dimension_order="NHWC"),
-        ]
-        expected = VideoDecoder(str(video)).get_frames_in_range(0, 30).data
-        for source in sources:
+        paths = [video, str(video), {"path": str(video), "bytes": None}]
+        contents = [data, bytearray(data), memoryview(data), moved, opened]
+        contents += [{"path": None, "bytes": data}, {"path": "gone.mp4", "bytes": data}]
+        decoders = [decoder, VideoDecoder(str(video), dimension_order="NHWC")]
+        for source in [*paths, *contents, *decoders]:
             frames = VideoReader(source).read(every_frame)
             assert frames.dtype == torch.uint8
             assert torch.equal(frames, expected)
-
-
-def test_a_decoder_that_yields_floats_is_brought_back_to_bytes(video):
-    frames = VideoReader(VideoDecoder(str(video), output_dtype=torch.float32)).read(every_frame)
-    assert frames.dtype == torch.uint8
-    assert indices_of(frames) == list(range(30))
-
-
-def test_an_open_decoder_is_returned_as_it_is(video):
-    decoder = VideoDecoder(str(video))
-    assert open_video(decoder) is decoder
+    floats = VideoReader(VideoDecoder(str(video), output_dtype=torch.float32)).read(every_frame)
+    assert floats.dtype == torch.uint8
+    assert indices_of(floats) == list(range(30))
 
 
 def test_clips_come_back_in_the_order_asked_for(video):
-    wanted = torch.tensor([[9, 3, 3], [0, 29, 9]])
-    clips = decode_clips(video, lambda n: wanted)
+    wanted, seen = torch.tensor([[9, 3, 3], [0, 29, 9]]), []
+    clips = decode_clips(video, lambda n: seen.append(n) or wanted)
+    assert seen == [30]
     assert clips.shape == (2, 3, 3, 48, 64)
     assert indices_of(clips) == wanted.tolist()
     assert decode_clips(video, lambda n: [5, 4]).shape == (2, 3, 48, 64)
@@ -138,18 +124,9 @@ def test_any_array_of_indices_is_served(video, name):
     frames = decode_clips(video, lambda n: indices)
     assert frames.shape == (*indices.shape, 3, 48, 64)
     assert torch.equal(frames, whole[indices])
-
-
-def test_adjacent_clips_share_the_frames_that_they_have_in_common(video):
-    clips = decode_clips(video, lambda n: index_arrays()["adjacent clips that share frames"])
-    assert clips[0, 3].data_ptr() == clips[1, 0].data_ptr()
-    assert clips.untyped_storage().nbytes() == 8 * 3 * 48 * 64
-
-
-def test_choose_sees_the_number_of_frames_once(video):
-    seen = []
-    decode_clips(video, lambda n: seen.append(n) or torch.tensor([0]))
-    assert seen == [30]
+    if name == "adjacent clips that share frames":
+        assert frames[0, 3].data_ptr() == frames[1, 0].data_ptr()
+        assert frames.untyped_storage().nbytes() == 8 * 3 * 48 * 64
 
 
 @pytest.mark.parametrize("indices", [[-1, 3], [3, 30]])
@@ -176,7 +153,7 @@ def broken_files(folder):
     return {
         "missing.mp4": "no such file",
         "empty.mp4": "empty",
-        "text.mp4": "no video that FFmpeg can read",
+        "text.mp4": "not a video that FFmpeg can read",
         "folder.mp4": "folder",
         "audio.mp4": "no video stream",
         "headers.mp4": "no frames",
@@ -199,10 +176,13 @@ def test_broken_files_are_one_error_that_names_file_and_reason(tmp_path):
             assert len(caught.value.reason) < 80
 
 
-@pytest.mark.parametrize("source", [b"", b"rubbish", io.BytesIO(), io.BytesIO(b"rubbish" * 30), {"bytes": b"x"}])
-def test_broken_bytes_too(source):
-    with pytest.raises(BrokenVideoError):
-        decode_clips(source, every_frame)
+def test_broken_bytes_and_other_types_are_refused_too():
+    for source in (b"", b"rubbish", io.BytesIO(), io.BytesIO(b"rubbish" * 30), {"bytes": b"x"}):
+        with pytest.raises(BrokenVideoError):
+            decode_clips(source, every_frame)
+    for source in (3, None, [], {}, {"path": None, "bytes": None}):
+        with pytest.raises(TypeError, match=type(source).__name__):
+            decode_clips(source, every_frame)
 
 
 def test_the_error_travels_between_processes():
@@ -211,13 +191,10 @@ def test_the_error_travels_between_processes():
     assert str(error) == "cannot read the video a.mp4: it is empty"
 
 
-@pytest.mark.parametrize("source", [3, None, [], {}, {"path": None, "bytes": None}])
-def test_other_types_are_refused_by_name(source):
-    with pytest.raises(TypeError, match=type(source).__name__):
-        decode_clips(source, every_frame)
+def test_missing_ffmpeg_says_what_to_install_and_imports_load_neither(video, monkeypatch):
+    code = "import sys, vididi_hf.data.decoding; assert 'torchcodec.decoders' not in sys.modules, 'loaded'"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
-
-def test_missing_ffmpeg_says_what_to_install(video, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("Could not load libtorchcodec. Likely causes: ...")
 
@@ -228,11 +205,6 @@ def test_missing_ffmpeg_says_what_to_install(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ImportError, match="FFmpeg 4 to 9"):
         open_video(video)
-
-
-def test_importing_does_not_load_torchcodec():
-    code = "import sys, vididi_hf.data.decoding; assert 'torchcodec.decoders' not in sys.modules, 'loaded'"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # Videos that are shorter than they say
@@ -382,7 +354,7 @@ def test_any_size_and_pixel_format_becomes_rgb_bytes(tmp_path, codec, pixel_form
 # Real files
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real sample videos (../shared/data/samples) are not here")
+@needs_samples
 @pytest.mark.parametrize("folder", ["jhmdb_original", "ucf101", "hmdb51"])
 def test_real_videos_yield_what_decoding_in_order_yields(folder):
     """Against FFmpeg by way of PyAV, which never seeks; torchcodec cannot reach the last frame of some."""
@@ -401,16 +373,10 @@ def test_real_videos_yield_what_decoding_in_order_yields(folder):
                 assert difference.abs().mean() < 3, (path.name, index)
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real sample videos (../shared/data/samples) are not here")
+@needs_samples
 def test_a_file_whose_time_stamps_are_only_late_is_sought(monkeypatch):
     """Two of the UCF101 samples have B-frames and one key frame: no need to decode them singly from the start."""
     singly, get_frame_at = [], VideoDecoder.get_frame_at
     monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: singly.append(i) or get_frame_at(self, i))
     decode_clips(SAMPLES / "ucf101" / "v_ApplyEyeMakeup_g01_c01.avi", lambda n: range(n - 60, n - 6, 3))
     assert singly == [0]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(decoding)
-    assert result.attempted > 0
-    assert result.failed == 0

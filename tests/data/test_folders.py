@@ -1,24 +1,18 @@
-"""The users' own videos: folders, CSV and Parquet lists, saved data sets."""
+"""Folders of videos, saved data sets, and the columns of all data sets."""
 
-import csv
-import doctest
 from pathlib import Path
 
 import datasets
-import numpy as np
-import pandas as pd
 import pytest
 
 from vididi_hf.data import folders
 from vididi_hf.data.folders import (
+    find_files,
     read_hub_dataset,
     read_saved_dataset,
     read_video_folder,
-    read_video_list,
     with_video_column,
 )
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def touch(root, *names):
@@ -39,10 +33,37 @@ def labels_of(rows):
     return [rows.features["label"].int2str(number) for number in rows["label"]]
 
 
-def write_csv(path, *rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return path
+# All files of a folder
+
+
+def test_all_files_sorted_and_nothing_hidden(tmp_path):
+    touch(tmp_path, "b/c/d.txt", "a.mp4", "b/a.mp4", ".hidden", ".git/a.mp4", "b/._a.mp4")
+    (tmp_path / "empty").mkdir()
+    assert find_files(tmp_path) == ["a.mp4", "b/a.mp4", "b/c/d.txt"]
+    assert find_files(str(tmp_path / "empty")) == []
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path, "elsewhere/a.mp4", "root/b.mp4", "root/sub/c.mp4")
+    (tmp_path / "root/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/file.mp4").symlink_to(tmp_path / "root/b.mp4")
+    (tmp_path / "root/broken.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (tmp_path / "root/sub/up").symlink_to(tmp_path / "root")
+    (tmp_path / "root/sub/itself").symlink_to(tmp_path / "root/sub")
+    assert find_files(tmp_path / "root") == ["b.mp4", "file.mp4", "linked/a.mp4", "sub/c.mp4"]
+
+
+def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "lost+found/b.mp4")
+    scandir = folders.os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(folders.os, "scandir", refuse)
+    assert find_files(tmp_path) == ["a.mp4"]
 
 
 # Folders
@@ -70,11 +91,21 @@ def test_splits_go_by_several_names(tmp_path, folder, split):
     assert paths_of(read_video_folder(tmp_path, folder), tmp_path) == [f"{folder}/a.mp4"]
 
 
-def test_without_split_folders_everything_is_train(tmp_path):
-    touch(tmp_path, "run/a.mp4", "walk/b.mp4", "walk/slow/c.mp4")
-    assert labels_of(read_video_folder(tmp_path)) == ["run", "walk", "walk"]
+def test_missing_folders_and_splits_say_what_exists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_files(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        read_video_folder(tmp_path / "nowhere")
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(FileNotFoundError, match=r"contains no videos \(\.mp4, .*\.webm.*at any depth"):
+        read_video_folder(tmp_path)
+    touch(tmp_path / "split", "train/a.mp4", "val/b.mp4")
+    with pytest.raises(ValueError, match="has no split 'test'; it has train, validation"):
+        read_video_folder(tmp_path / "split", "test")
+    touch(tmp_path / "flat", "run/a.mp4", "walk/b.mp4", "walk/slow/c.mp4")  # without split folders, all is train
+    assert labels_of(read_video_folder(tmp_path / "flat")) == ["run", "walk", "walk"]
     with pytest.raises(ValueError, match="has no split 'test'; it has train"):
-        read_video_folder(tmp_path, "test")
+        read_video_folder(tmp_path / "flat", "test")
 
 
 def test_videos_without_sub_folders_have_no_label(tmp_path):
@@ -96,170 +127,21 @@ def test_every_kind_of_video_file_and_nothing_else(tmp_path):
     assert sorted(paths_of(read_video_folder(tmp_path), tmp_path)) == sorted(kept)
 
 
-def test_links_to_folders_are_followed(tmp_path):
-    touch(tmp_path / "elsewhere", "run/a.mp4")
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "train").symlink_to(tmp_path / "elsewhere")
-    assert paths_of(read_video_folder(tmp_path / "videos"), tmp_path) == ["videos/train/run/a.mp4"]
-
-
-def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
-        read_video_folder(tmp_path / "nowhere")
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(FileNotFoundError, match=r"holds no video: looked, at any depth, for \.mp4, .*\.webm"):
-        read_video_folder(tmp_path)
-
-
-def test_a_wrong_split_names_those_that_exist(tmp_path):
-    touch(tmp_path, "train/a.mp4", "val/b.mp4")
-    with pytest.raises(ValueError, match="has no split 'test'; it has train, validation"):
-        read_video_folder(tmp_path, "test")
-
-
-def test_rows_decode(motion_root):
-    row = read_video_folder(motion_root, "test")[0]
-    assert row["video"].get_frames_at([0, 23]).data.shape == (2, 3, 64, 64)
-
-
-# Lists
-
-
-def test_a_list_with_label_and_split(tmp_path):
-    path = write_csv(
-        tmp_path / "clips.csv",
-        ["video", "label", "split", "fps"],
-        ["a.mp4", "walk", "train", 25],
-        ["sub/b.mp4", "run", "Test", 30],
-        ["sub/c.mp4", "walk", "val", 30],
-    )
-    rows = read_video_list(path)
-    assert rows.column_names == ["video", "label", "fps"]
-    assert paths_of(rows, tmp_path) == ["a.mp4"]
-    assert rows["fps"][:] == [25]
-    assert paths_of(read_video_list(path, "test"), tmp_path) == ["sub/b.mp4"]
-    assert paths_of(read_video_list(path, "val"), tmp_path) == ["sub/c.mp4"]
-    everything = read_video_list(str(path), None)
-    assert labels_of(everything) == ["walk", "run", "walk"]
-    for split in ("train", "test", "validation", None):
-        assert read_video_list(path, split).features["label"].names == ["run", "walk"]
-    with pytest.raises(ValueError, match="has no split 'tset'; it has test, train, validation"):
-        read_video_list(path, "tset")
-
-
-def test_a_list_of_videos_only(tmp_path):
-    path = write_csv(tmp_path / "clips.csv", ["video"], ["a.mp4"], ["b.mp4"])
-    for split in ("train", None):
-        rows = read_video_list(path, split)
-        assert rows.column_names == ["video"]
-        assert paths_of(rows, tmp_path) == ["a.mp4", "b.mp4"]
-    with pytest.raises(ValueError, match="has no split 'test'; it has train"):
-        read_video_list(path, "test")
-
-
-def test_splits_may_have_any_names(tmp_path):
-    path = write_csv(tmp_path / "clips.csv", ["video", "split"], ["a.mp4", "fold1"], ["b.mp4", "2"], ["c.mp4", "2"])
-    assert paths_of(read_video_list(path, "2"), tmp_path) == ["b.mp4", "c.mp4"]
-    with pytest.raises(ValueError, match="has no split 'train'; it has 2, fold1"):
-        read_video_list(path)
-
-
-def test_names_that_look_like_numbers_or_blanks_stay_names(tmp_path):
-    path = write_csv(
-        tmp_path / "clips.csv", ["video", "label"], ["001", "01"], ["002", "1"], ["nan", "nan"], ["1e3", "None"]
-    )
-    rows = read_video_list(path)
-    assert paths_of(rows, tmp_path) == ["001", "002", "nan", "1e3"]
-    assert labels_of(rows) == ["01", "1", "nan", "None"]
-
-
-def test_absolute_paths_and_paths_above(tmp_path):
-    touch(tmp_path, "lists/x", "videos/a.mp4")
-    path = write_csv(tmp_path / "lists" / "clips.csv", ["video"], [tmp_path / "videos/a.mp4"], ["../videos/a.mp4"])
-    videos = read_video_list(path).cast_column("video", datasets.Video(decode=False))["video"]
-    assert [Path(video["path"]).resolve() for video in videos] == [(tmp_path / "videos/a.mp4").resolve()] * 2
-
-
-def test_a_spreadsheets_byte_order_mark_is_no_part_of_a_name(tmp_path):
-    (tmp_path / "clips.csv").write_text("\ufeffvideo,label\na.mp4,run\n", encoding="utf-8")
-    assert labels_of(read_video_list(tmp_path / "clips.csv")) == ["run"]
-
-
-def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path):
-    table = pd.DataFrame(
-        {"video": ["a.mp4", "b.mp4"], "label": ["walk", "run"], "split": ["train", "val"], "start": [0.5, 2.0]}
-    )
-    table.to_parquet(tmp_path / "clips.parquet")
-    table.to_csv(tmp_path / "clips.csv", index=False)
-    for split in ("train", "validation", None):
-        parquet, text = (read_video_list(tmp_path / name, split) for name in ("clips.parquet", "clips.csv"))
-        assert parquet.features == text.features
-        assert paths_of(parquet, tmp_path) == paths_of(text, tmp_path)
-        assert parquet.remove_columns("video")[:] == text.remove_columns("video")[:]
-
-
-def test_numbers_as_labels_of_a_parquet_list_become_names(tmp_path):
-    pd.DataFrame({"video": ["a.mp4", "b.mp4"], "label": np.array([7, 3])}).to_parquet(tmp_path / "clips.PARQUET")
-    rows = read_video_list(tmp_path / "clips.PARQUET")
-    assert rows.features["label"].names == ["3", "7"]
-    assert labels_of(rows) == ["7", "3"]
-
-
-def test_lists_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no list .*nowhere\.csv"):
-        read_video_list(tmp_path / "nowhere.csv")
-    with pytest.raises(ValueError, match="has no column 'video', only path, label"):
-        read_video_list(write_csv(tmp_path / "clips.csv", ["path", "label"], ["a.mp4", "run"]))
-    with pytest.raises(ValueError, match="lists no videos"):
-        read_video_list(write_csv(tmp_path / "clips.csv", ["video", "label"]), None)
-    pd.DataFrame({"video": [{"path": "a.mp4", "bytes": b""}]}).to_parquet(tmp_path / "clips.parquet")
-    with pytest.raises(ValueError, match="must hold paths in its column 'video'"):
-        read_video_list(tmp_path / "clips.parquet")
-
-
-def test_a_list_decodes(motion_root):
-    rows = read_video_list(motion_root / "clips.csv", "test")
-    assert len(rows) == 8
-    assert rows[3]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-    assert labels_of(rows)[3] == "bob"
-    assert rows.features["background"].dtype == "int64"
-
-
-@pytest.mark.skipif(not (SHARED / "jhmdb" / "clips.csv").exists(), reason="needs ../shared/data/jhmdb")
-def test_the_list_of_a_real_set_has_all_its_videos():
-    train, test = (read_video_list(SHARED / "jhmdb" / "clips.csv", split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (660, 268)
-    assert train.features["label"] == test.features["label"]
-    assert train.features["label"].num_classes == 21
-    videos = train.cast_column("video", datasets.Video(decode=False))["video"]
-    assert all(Path(video["path"]).is_file() for video in videos)
-
-
 # Saved and published data sets
 
 
-@pytest.fixture
-def saved(tmp_path, motion_root):
-    """A `DatasetDict` of 2 training rows and 1 test row, in a folder."""
+def test_saved_data_sets(tmp_path, motion_root):
     rows = read_video_folder(motion_root, None)
-    splits = datasets.DatasetDict({"train": rows.select([0, 1]), "test": rows.select([2])})
-    splits.save_to_disk(tmp_path / "dict")
-    return tmp_path / "dict"
-
-
-def test_saved_splits(saved):
-    assert len(read_saved_dataset(saved)) == 2
-    assert len(read_saved_dataset(saved, "test")) == 1
-    assert len(read_saved_dataset(saved, None)) == 3
-    assert read_saved_dataset(saved)[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
+    datasets.DatasetDict({"train": rows.select([0, 1]), "test": rows.select([2])}).save_to_disk(tmp_path / "dict")
+    assert [len(read_saved_dataset(tmp_path / "dict", split)) for split in ("train", "test", None)] == [2, 1, 3]
+    assert read_saved_dataset(tmp_path / "dict")[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
-        read_saved_dataset(saved, "validation")
-
-
-def test_a_single_saved_set_is_every_split(tmp_path, motion_root):
-    read_video_folder(motion_root, "test").save_to_disk(tmp_path / "single")
-    for split in ("train", "test", None):
-        assert len(read_saved_dataset(tmp_path / "single", split)) == 8
+        read_saved_dataset(tmp_path / "dict", "validation")
+    rows.select([0]).save_to_disk(tmp_path / "single")  # which is every split
+    assert [len(read_saved_dataset(tmp_path / "single", split)) for split in ("train", "test", None)] == [1, 1, 1]
+    datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "other")
+    with pytest.raises(ValueError, match="has no column 'video', only text, label"):
+        read_saved_dataset(tmp_path / "other")
 
 
 def test_paths_as_text_and_undecoded_videos_become_videos(tmp_path, motion_root):
@@ -269,12 +151,6 @@ def test_paths_as_text_and_undecoded_videos_become_videos(tmp_path, motion_root)
         rows.save_to_disk(tmp_path / str(number))
         video = read_saved_dataset(tmp_path / str(number))[0]["video"]
         assert video.get_frames_at([0]).data.shape == (1, 3, 64, 64)
-
-
-def test_a_saved_set_without_videos_is_refused(tmp_path):
-    datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "other")
-    with pytest.raises(ValueError, match="has no column 'video', only text, label"):
-        read_saved_dataset(tmp_path / "other")
 
 
 def test_a_published_set(tmp_path, motion_root, monkeypatch):
@@ -331,9 +207,3 @@ def test_columns_and_their_types():
     assert typed.column_names == ["video", "boxes", "person"]
     assert with_video_column(["a.mp4"], ["run"]).features["label"].names == ["run"]
     assert with_video_column(["a.mp4"]).column_names == ["video"]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(folders)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,7 +1,7 @@
-"""The loader: a pure function of (seed, epoch, step, rank), in which broken videos are replaced and named."""
+"""The loaders: pure functions of (seed, epoch, step, rank), in which broken videos are replaced and named."""
 
-import doctest
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import torch
 from accelerate.state import AcceleratorState
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data import loading
 from vididi_hf.data.augment import ClipAugmentation
-from vididi_hf.data.folders import read_video_list, with_video_column
-from vididi_hf.data.loading import ClipLoader, TrainingClips
+from vididi_hf.data.decoding import BrokenVideoError
+from vididi_hf.data.folders import with_video_column
+from vididi_hf.data.loading import SUBSTITUTES, ClipLoader, EpochBatches, TrainingClips, make_or_replace
+from vididi_hf.data.readers.csv_list import read_video_list
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import PretrainingRecipe
@@ -27,17 +28,9 @@ def rows(motion_root):
     return read_video_list(motion_root / "clips.csv")
 
 
-def clips_of(rows, seed=0, augmentation=None, num_frames=4, frame_stride=2, extra_frames=2, **options):
-    augmentation = augmentation or ClipAugmentation(image_size=16)
-    return TrainingClips(
-        rows,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        extra_frames=extra_frames,
-        augmentation=augmentation,
-        seed=seed,
-        **options,
-    )
+def clips_of(rows, seed=0, augmentation=None, extra_frames=2, **options):
+    options = {"num_frames": 4, "frame_stride": 2, "extra_frames": extra_frames, "seed": seed, **options}
+    return TrainingClips(rows, augmentation=augmentation or ClipAugmentation(image_size=16), **options)
 
 
 def load(rows, epoch=0, first_step=0, batch_size=5, num_workers=0, seed=0):
@@ -94,25 +87,27 @@ def test_a_tiny_video_is_played_in_a_loop(tmp_path, write_video, num_frames, no_
     assert len(clip.unique(dim=0)) == num_frames
 
 
-def test_encoded_bytes_serve_as_well_as_paths(rows):
-    paths = rows.cast_column("video", datasets.Video(decode=False))["video"]
-    encoded = datasets.Dataset.from_dict(
-        {"video": [{"path": None, "bytes": open(row["path"], "rb").read()} for row in list(paths)[:3]]},  # noqa: SIM115
-        features=datasets.Features({"video": datasets.Video()}),
-    )
-    for index in range(3):
-        assert torch.equal(clips_of(encoded)[0, index]["clips"], clips_of(rows)[0, index]["clips"])
-
-
 # Reproducibility
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(rows):
+def test_batches_do_not_depend_on_the_number_of_workers_nor_on_an_epoch_that_was_left_early(rows):
     here = [load(rows, epoch) for epoch in (0, 1)]
     for num_workers in (1, 2):
         loader = ClipLoader(clips_of(rows), 5, num_workers=num_workers)
         for epoch in (0, 1):  # the same workers in both
             assert same(list(loader.epoch(epoch)), here[epoch])
+        next(loader.epoch(0))
+        assert same(list(loader.epoch(1)), here[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_no_global_generator_is_touched(rows, num_workers):
+    def states():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+
+    before = states()
+    load(rows, num_workers=num_workers)
+    assert states() == before
 
 
 def test_starting_later_continues_the_same_epoch(rows):
@@ -123,12 +118,6 @@ def test_starting_later_continues_the_same_epoch(rows):
     loader = ClipLoader(clips_of(rows), 5)
     assert same(list(loader.epoch(0, 2)), whole[2:])
     assert same(list(loader.epoch(1)), load(rows, epoch=1))  # the next epoch is whole again
-
-
-def test_an_epoch_that_was_left_early_does_not_touch_the_next(rows):
-    loader = ClipLoader(clips_of(rows), 5, num_workers=1)
-    next(loader.epoch(0))
-    assert same(list(loader.epoch(1)), load(rows, epoch=1))
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_clips(rows):
@@ -143,39 +132,24 @@ def test_epochs_and_seeds_differ_in_order_and_in_clips(rows):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_no_global_generator_is_touched(rows, num_workers):
-    torch_before, numpy_before, python_before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
-    numpy_before = numpy_before.copy()
-    load(rows, num_workers=num_workers)
-    assert torch.equal(torch_before, torch.get_rng_state())
-    assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
-    assert python_before == random.getstate()
-
-
-def test_a_batch(rows):
-    loader = ClipLoader(clips_of(rows, num_clips=3), 4)
+def test_a_batch(rows, num_workers):
+    clips = clips_of(rows, num_clips=3)
+    loader = ClipLoader(clips, 4, num_workers=num_workers)
     assert loader.steps_per_epoch == 4
     batch = next(loader.epoch(0))
     assert set(batch) == {"clips", "indices", "rows", "sources", "broken"}
-    assert batch["sources"] == [clips_of(rows).rows[row]["video"]["path"] for row in batch["rows"].tolist()]
+    assert batch["sources"] == [clips.rows[row]["video"]["path"] for row in batch["rows"].tolist()]
     assert len(set(batch["sources"])) == 4
     assert batch["clips"].shape == (4, 3, 6, 3, 16, 16)
     assert batch["clips"].dtype == torch.uint8
-    assert batch["indices"].shape == (4,)
+    assert batch["clips"].movedim(-3, -1).is_contiguous()
     assert batch["indices"].dtype == torch.int64
     for position, index in enumerate(batch["indices"].tolist()):
-        assert torch.equal(batch["clips"][position], clips_of(rows, num_clips=3)[0, index]["clips"])
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_channels_stay_last_in_memory(rows, num_workers):
-    for batch in load(rows, num_workers=num_workers):
-        assert batch["clips"].movedim(-3, -1).is_contiguous()
-
-
-def test_too_few_videos_for_a_batch_are_refused(rows):
-    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
-        ClipLoader(clips_of(rows), 9, world_size=2)
+        assert torch.equal(batch["clips"][position], clips[0, index]["clips"])
+    # Encoded bytes give the same clips as paths.
+    encoded = [{"path": None, "bytes": Path(video["path"]).read_bytes()} for video in clips.rows["video"]]
+    encoded = datasets.Dataset.from_dict({"video": encoded}, features=datasets.Features({"video": datasets.Video()}))
+    assert torch.equal(clips_of(encoded, num_clips=3)[0, 2]["clips"], clips[0, 2]["clips"])
 
 
 # Broken videos
@@ -204,50 +178,26 @@ def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(motion_
                 assert torch.equal(clip, alone[0, index]["clips"])
 
 
-def test_substitutes_vary_between_epochs(motion_root, broken_videos, no_augmentation):
-    good = sorted(str(path) for path in (motion_root / "train").rglob("*.mp4"))
-    clips = clips_of(
-        with_video_column([str(broken_videos["empty"]), *good]), augmentation=replace(no_augmentation, image_size=64)
-    )
-    first_frames = {tuple(clips[epoch, 0]["clips"][0, 0].flatten().tolist()) for epoch in range(8)}
-    assert len(first_frames) > 3
-
-
-def test_one_good_video_among_many_broken_ones_is_found(motion_root, broken_videos):
-    good = str(motion_root / "train" / "pulse" / "000005.mp4")
-    clips = clips_of(with_video_column([*[str(broken_videos["empty"])] * 19, good]))
-    assert all(clips[0, index]["clips"].shape == (2, 6, 3, 16, 16) for index in range(20))
-
-
-def test_a_row_without_video_is_replaced_and_named(motion_root):
-    rows = with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")])
-    sample = clips_of(rows)[0, 0]
-    assert sample["broken"] == {"<row 0>": "the row holds no video"}
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_workers):
+def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_workers, tmp_path):
     rows = with_video_column([str(path) for path in broken_videos.values()])
     with pytest.raises(ValueError, match=r"5 videos in a row cannot be decoded, among them .*\.mp4: "):
         load(rows, batch_size=2, num_workers=num_workers)
 
 
-def test_the_search_for_a_substitute_ends(tmp_path):
-    """In a large data set, so many broken videos in a row mean that the data set is at fault."""
-    rows = with_video_column([str(tmp_path / f"{index}.mp4") for index in range(200)])
-    with pytest.raises(ValueError, match="21 videos in a row cannot be decoded"):
-        clips_of(rows)[0, 0]
-
-
-def test_data_sets_without_videos_are_refused(rows):
+def test_data_sets_without_videos_and_too_few_are_refused(rows, motion_root):
     with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background'\]"):
         clips_of(rows.remove_columns("video"))
     with pytest.raises(ValueError, match="holds no videos"):
         clips_of(rows.select([]))
+    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
+        ClipLoader(clips_of(rows), 9, world_size=2)
+    without = with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")])
+    assert clips_of(without)[0, 0]["broken"] == {"<row 0>": "the row holds no video"}
 
 
-def write_unusual(folder):
-    """Good videos of every uncommon kind: codecs, depths and sizes, times, and a single frame."""
+def test_unusual_videos_are_good_ones(tmp_path):
+    """Uncommon codecs, depths, sizes and times, and a single frame."""
     kinds = {
         "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
         "gray": ("ffv1", "gray", (48, 64), 30),
@@ -255,28 +205,20 @@ def write_unusual(folder):
         "one-frame": ("libx264", "yuv420p", (48, 64), 1),
         "variable": ("libx264", "yuv420p", (48, 64), 30),
     }
-    paths = []
-    for kind, (codec, pixel_format, (height, width), length) in kinds.items():
-        paths.append(folder / f"{kind}.mkv")
-        with av.open(str(paths[-1]), "w") as container:
+    for kind, (codec, pixel_format, size, length) in kinds.items():
+        with av.open(str(tmp_path / f"{kind}.mkv"), "w") as container:
             stream = container.add_stream(codec, rate=10)
-            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+            (stream.height, stream.width), stream.pix_fmt = size, pixel_format
             for index in range(length):
-                picture = np.full((height, width, 3), 20 + 5 * index, dtype=np.uint8)
+                picture = np.full((*size, 3), 20 + 5 * index, dtype=np.uint8)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts = index + (index**2 if kind == "variable" else 0)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-    return paths
-
-
-def test_unusual_videos_are_good_ones(tmp_path):
-    paths = write_unusual(tmp_path)
-    clips = clips_of(with_video_column([str(path) for path in paths]), num_clips=3, extra_frames=1)
-    for index, path in enumerate(paths):
-        sample = clips[0, index]
-        assert sample["broken"] == {}, path.name
-        assert sample["clips"].shape == (3, 5, 3, 16, 16)
+    clips = clips_of(with_video_column([str(tmp_path / f"{kind}.mkv") for kind in kinds]), num_clips=3, extra_frames=1)
+    for index, kind in enumerate(kinds):
+        assert clips[0, index]["broken"] == {}, kind
+        assert clips[0, index]["clips"].shape == (3, 5, 3, 16, 16)
 
 
 def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, broken_videos, monkeypatch, capsys):
@@ -284,9 +226,9 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
     folder = tmp_path / "videos"
     for index in range(91):
         write_video(folder / f"good-{index:02}.mp4", 6, seed=index)
-    bad = {kind: path for kind, path in broken_videos.items() if path.exists()}
-    for kind, path in bad.items():
-        (folder / f"bad-{kind}.mp4").write_bytes(path.read_bytes())
+    for kind, path in broken_videos.items():
+        if path.exists():
+            (folder / f"bad-{kind}.mp4").write_bytes(path.read_bytes())
     (folder / "bad-cut.mp4").write_bytes(write_video(tmp_path / "whole.mp4", 6).read_bytes()[:200])
     write_video(folder / "good-one-frame.mp4", 1)
     with av.open(str(folder / "good-index-lies.mp4"), "w", options={"movflags": "faststart"}) as container:
@@ -307,24 +249,10 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
             yield batch
 
     monkeypatch.setattr(ClipLoader, "epoch", recorded)
-    recipe = PretrainingRecipe(
-        dataset=str(folder),
-        output_dir=str(tmp_path / "run"),
-        order_schedule="first-order",
-        hidden_sizes=[4, 4, 8, 8],
-        depths=[1, 1, 1, 1],
-        projector_sizes=[8, 8],
-        num_frames=2,
-        frame_stride=1,
-        image_size=32,
-        epochs=1,
-        batch_size=14,
-        num_workers=0,
-        optimizer="sgd",
-        learning_rate=0.01,
-        progress=False,
-    )
-    pretrain(recipe)
+    network = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "projector_sizes": [8, 8], "image_size": 32}
+    clips = {"num_frames": 2, "frame_stride": 1, "order_schedule": "first-order", "num_workers": 0}
+    training = {"epochs": 1, "batch_size": 14, "optimizer": "sgd", "learning_rate": 0.01, "progress": False}
+    pretrain(PretrainingRecipe(dataset=str(folder), output_dir=str(tmp_path / "run"), **network, **clips, **training))
     AcceleratorState._reset_state(reset_partial_state=True)  # or other tests would inherit it
     rows = load_video_dataset(folder).cast_column("video", datasets.Video(decode=False))
     names = [Path(video["path"]).name for video in rows["video"]]
@@ -337,7 +265,91 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
     assert named == {name for name in names if name.startswith("bad")}
 
 
-def test_docstring_examples():
-    result = doctest.testmod(loading)
-    assert result.attempted > 0
-    assert result.failed == 0
+# The order of an epoch
+
+
+def keys(num_samples, batch_size, epoch=0, **options):
+    batches = EpochBatches(num_samples, batch_size, **options)
+    batches.set_epoch(epoch)
+    return list(batches)
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [(24, 4, 2), (17, 3, 2), (10, 10, 1), (31, 2, 5)])
+def test_ranks_share_the_batches_of_one_process(num_samples, batch_size, world_size):
+    alone = keys(num_samples, batch_size * world_size)
+    ranks = [keys(num_samples, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [[key for part in parts for key in part] for parts in zip(*ranks)] == alone
+    assert all(len(batch) == batch_size for rank in ranks for batch in rank)
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(24, 4), (17, 3), (10, 10), (7, 5), (1, 1)])
+def test_every_video_comes_once_and_the_first_again_to_fill_the_last_batch(num_samples, batch_size):
+    batches = keys(num_samples, batch_size, epoch=3)
+    steps = (num_samples + batch_size - 1) // batch_size
+    assert len(batches) == steps
+    order = [index for batch in batches for _, index in batch]
+    assert {epoch for batch in batches for epoch, _ in batch} == {3}
+    assert sorted(order[:num_samples]) == list(range(num_samples))
+    assert order[num_samples:] == order[: steps * batch_size - num_samples]
+
+
+def test_orders_are_shuffled_and_differ_between_epochs_and_seeds():
+    orders = [keys(40, 40, epoch=epoch, seed=seed)[0] for epoch in (0, 1) for seed in (0, 1)]
+    plain = [[index for _, index in order] for order in orders]
+    assert len({tuple(order) for order in [*plain, range(40)]}) == 5
+
+
+def test_the_place_of_a_video_is_uniform():
+    places = Counter(next(i for i, key in enumerate(keys(5, 5, epoch=epoch)[0]) if key[1] == 0) for epoch in range(500))
+    assert all(abs(places[place] - 100) < 45 for place in range(5))  # five standard deviations
+
+
+def test_starting_at_a_step_leaves_out_the_batches_before_it():
+    batches = EpochBatches(17, 3, seed=5, rank=1, world_size=2)
+    assert len(batches) == batches.steps_per_epoch == 3
+    whole = list(batches)
+    batches.set_epoch(0, first_step=1)
+    assert list(batches) == whole[1:]
+    assert len(batches) == 2
+    assert batches.steps_per_epoch == 3
+
+
+# What takes the place of broken videos
+
+
+def made(index, rows, broken, seed=0, epoch=0):
+    tried = []
+
+    def make(row):
+        tried.append(row)
+        if row in broken:
+            raise BrokenVideoError(f"{row}.mp4", "it is empty")
+        return {"row": row}
+
+    return make_or_replace(make, index, rows, seed, epoch), tried
+
+
+def test_a_good_video_is_made_and_no_other_is_tried():
+    assert made(3, range(8), {1}) == ({"row": 3, "broken": {}}, [3])
+
+
+def test_broken_ones_are_named_and_never_tried_twice():
+    sample, tried = made(3, [3, 5, 7, 9], {3, 5, 9})
+    assert sample == {"row": 7, "broken": {f"{row}.mp4": "it is empty" for row in tried[:-1]}}
+    assert tried[0] == 3
+    assert tried[-1] == 7
+    assert len(set(tried)) == len(tried)
+
+
+def test_the_choice_is_a_function_of_seed_epoch_and_index_and_reaches_all_others():
+    choices = [made(3, range(100), {3}, seed, epoch)[0]["row"] for seed in (0, 1) for epoch in range(10)]
+    assert choices == [made(3, range(100), {3}, seed, epoch)[0]["row"] for seed in (0, 1) for epoch in range(10)]
+    assert len(set(choices)) > 10
+    assert {made(0, range(4), {0}, epoch=epoch)[0]["row"] for epoch in range(40)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("rows", "number"), [(5, 5), (100, SUBSTITUTES + 1)])
+def test_after_so_many_broken_ones_the_data_set_is_at_fault(rows, number):
+    message = rf"^{number} videos in a row cannot be decoded, among them 2\.mp4: it is empty; \d+\.mp4: it is empty; "
+    with pytest.raises(ValueError, match=message):
+        made(2, range(rows), set(range(rows)))

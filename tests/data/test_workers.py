@@ -1,7 +1,6 @@
 """Results in order from several processes; crashing jobs and killed parents. This file is also a program."""
 
 import ast
-import doctest
 import importlib
 import os
 import signal
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 import vididi_hf
-from vididi_hf.data import workers
 from vididi_hf.data.workers import leave_process_group, ordered_map
 
 
@@ -105,12 +103,6 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
     assert alive == []
 
 
-def test_docstring_examples() -> None:
-    result = doctest.testmod(workers)
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
 def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:
     loader = torch.utils.data.DataLoader(
         ProcessGroups(), batch_size=None, num_workers=2, worker_init_fn=leave_process_group
@@ -127,7 +119,7 @@ def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "DataLoader"
     ]
-    assert {name for name, _ in loaders} == {"epochs.py", "workers.py"}
+    assert {name for name, _ in loaders} == {"loading.py", "workers.py"}
     assert [name for name, arguments in loaders if "worker_init_fn" not in arguments] == []
 
 

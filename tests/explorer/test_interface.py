@@ -49,7 +49,7 @@ def test_programs_can_ask(address, broken_videos):
     assert [Image.open(picture).format for picture in pictures] == ["PNG"] * 3
     assert str(neighbors).count("<figure") == 1 + 2 * 5
     refused = client.predict(handle_file(broken_videos["text"]), "spin", "frames", 1, 1, api_name="/explore")
-    assert "text.mp4 cannot be read: it is no video" in str(refused[0])
+    assert "text.mp4 cannot be read: it is not a video" in str(refused[0])
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_in_a_browser(address, browser, write_video, broken_videos, long_video, 
 
     chooser = page.locator("input[type=file]")
     chooser.set_input_files(broken_videos["text"])
-    wait_for("text.mp4 cannot be read: it is no video that FFmpeg can read")
+    wait_for("text.mp4 cannot be read: it is not a video that FFmpeg can read")
     page.locator("#derivatives").wait_for(state="hidden")
     page.get_by_label("Clear").first.click()
     message.get_by_text("spin", exact=True).wait_for()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vididi_hf import ViDiDiModel
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
-from vididi_hf.data.epochs import EpochBatches
+from vididi_hf.data.loading import EpochBatches
 from vididi_hf.finetuning import loop
 from vididi_hf.finetuning.recognition import finetune
 from vididi_hf.pretraining.logging import read_metrics

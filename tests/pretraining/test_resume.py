@@ -20,7 +20,8 @@ from tests.pretraining.runs import (
     stop_after,
     without_speed,
 )
-from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
+from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.pretraining import loop, modeling
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.logging import read_metrics

@@ -1,8 +1,7 @@
-"""Clip-consistent augmentation: one draw a clip, applied to all of its frames, on `uint8`.
+"""Clip-consistent augmentation: one draw per clip, applied to all of its frames, on `uint8`.
 
-Every frame of a clip gets the same crop, flip, colors and blur, so that what changes from frame to frame, and hence
-the temporal derivative, is the video's own motion. The authors' code draws the colors for each frame anew, which puts
-flicker into the derivative; `per_frame_color` does the same for comparison.
+All frames of a clip get the same crop, flip, colors and blur, so that the temporal derivative shows only the motion of
+the video. The authors' code draws the colors per frame, which adds flicker; `per_frame_color` does so for comparison.
 """
 
 from __future__ import annotations
@@ -17,37 +16,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MID_GREY = 127.5
+_MID_GRAY = 127.5
 # Rows: luma (ITU-R BT.601, as torchvision's grayscale and saturation) and the two chroma axes of the YIQ color space.
 _TO_YIQ = np.array([(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
-# What keeps the luma, what keeps the chroma and what turns it by a right angle: every jitter is a sum of these three.
+# Keep the luma, keep the chroma, turn the chroma by a right angle: every jitter is a sum of these three maps.
 _LUMA = _FROM_YIQ[:, :1] @ _TO_YIQ[:1]
 _CHROMA = _FROM_YIQ[:, 1:] @ _TO_YIQ[1:]
 _TURNED_CHROMA = _FROM_YIQ[:, 1:] @ np.array([(0.0, 1.0), (-1.0, 0.0)]) @ _TO_YIQ[1:]
-# The three and the offset as (3, 4) maps of colors, flat, so that a jitter is one product of a vector and a matrix.
+# The three and the offset as flat (3, 4) color maps, so that a jitter is one vector-matrix product.
 _JITTER = np.stack(
     [np.column_stack([part, [0.0] * 3]).ravel() for part in (_LUMA, _CHROMA, _TURNED_CHROMA)]
-    + [np.array([0.0, 0.0, 0.0, _MID_GREY] * 3)]
+    + [np.array([0.0, 0.0, 0.0, _MID_GRAY] * 3)]
 )
 
 
 def random_resized_crop_box(
     height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], generator: Random
 ) -> tuple[int, int, int, int]:
-    """Draws a box (top, left, height, width) covering a random share of the frame, with a random aspect ratio.
+    """Draws a box (top, left, height, width) with a random share of the frame's area and a random aspect ratio.
 
-    Args:
-        height: The frame's height in pixels.
-        width: The frame's width in pixels.
-        area: The smallest and the largest share of the frame's area.
-        ratio: The smallest and the largest width / height, drawn on a logarithmic scale.
-        generator: The source of randomness.
-
-    Returns:
-        A box inside the frame. After ten draws that do not fit, the largest centerd box of an allowed ratio.
-
-    Source: Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), in torchvision's form.
+    After ten draws that do not fit, returns the largest centered box of an allowed ratio (width / height). Source:
+    Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), as in torchvision.
     """
     for _ in range(10):
         target = height * width * generator.uniform(*area)
@@ -62,20 +52,10 @@ def random_resized_crop_box(
 
 
 def color_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """Returns color jitter as one affine map of RGB: `colors @ map[:, :3].T + map[:, 3]`.
+    """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`.
 
     Saturation blends each pixel with its luma, contrast scales around mid gray, brightness scales, and hue turns the
-    chroma plane of the YIQ color space. Being affine, the whole jitter is one product a pixel; between the steps
-    nothing is clipped.
-
-    Args:
-        brightness: Factor; 1 changes nothing.
-        contrast: Factor; 1 changes nothing.
-        saturation: Factor; 1 changes nothing, 0 is gray.
-        hue: Turn of the chroma plane, as a fraction of a full turn; a small positive one takes red towards yellow.
-
-    Returns:
-        (3, 4): weights of the channels, and an offset for colors in [0, 255].
+    chroma plane of the YIQ color space by a fraction of a full turn. Nothing is clipped between the steps.
     """
     gain, turn = brightness * contrast, 2 * math.pi * hue
     weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
@@ -83,28 +63,23 @@ def color_map(brightness: float, contrast: float, saturation: float, hue: float)
 
 
 def gaussian_kernel(sigma: float) -> np.ndarray:
-    """Returns the weights (taps, 1) of a Gaussian of that deviation in pixels, cut off at three of them."""
+    """Returns the weights (taps, 1) of a Gaussian, cut off at three standard deviations; `sigma` is in pixels."""
     return cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
 
 
 def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """Resizes frames to a square by antialiased bilinear interpolation.
+    """Resizes uint8 frames (frames, channels, height, width) to squares by antialiased bilinear interpolation.
 
-    Args:
-        clip: uint8 (frames, channels, height, width). Channels last in memory, as decoders yield them, is fast.
-        size: The new height and width in pixels.
-        out: Where to write the result, channels last in memory; a new tensor by default.
-
-    Returns:
-        uint8 (frames, channels, size, size), within a level of torchvision's `resize`: both round after each axis.
+    The result is within one level of torchvision's `resize`, because both round after each axis. Frames with channels
+    last in memory are fast. `out`, channels last, receives the result if given.
     """
     clip = clip.contiguous(memory_format=torch.channels_last)
     if clip.shape[-2] > size:
-        # Rows first where that leaves fewer of them: it is the cheap direction, torch by itself takes the other first.
+        # Shrink the rows first: it is the cheap direction, and torch would take the other one first.
         clip = F.interpolate(clip, (size, clip.shape[-1]), mode="bilinear", antialias=True)
     if out is None:
         return F.interpolate(clip, (size, size), mode="bilinear", antialias=True)
-    # What `interpolate` calls, which itself cannot write to a place.
+    # `interpolate` calls this, but cannot write to a given tensor.
     return torch.ops.aten._upsample_bilinear2d_aa.out(clip, (size, size), False, None, None, out=out)
 
 
@@ -114,33 +89,22 @@ class ClipAugmentation:
 
     Args:
         image_size: Height and width of the result in pixels.
-        area: Share of the frame's area that the crop covers, smallest and largest.
-        ratio: Aspect ratio of the crop, smallest and largest.
+        area: Smallest and largest share of the frame's area that the crop covers.
+        ratio: Smallest and largest aspect ratio of the crop.
         flip_probability: Probability of a horizontal flip.
         jitter: Largest change of brightness, contrast and saturation (factors 1 ± j) and of hue (turns).
         jitter_probability: Probability of the color jitter.
         gray_probability: Probability of dropping the colors.
         blur_probability: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest deviation of the blur in pixels *at a size of 112*; scaled with `image_size`,
-            so that small frames are not blurred beyond recognition.
-        per_frame_color: Draw the changes of the jitter, and gray or not, for each frame instead of once a clip, as the
-            authors' code does. Whether there is jitter at all is drawn once a clip in either case.
+        blur_sigma: Smallest and largest standard deviation of the blur in pixels *at a size of 112*.
+        per_frame_color: Draw jitter and gray per frame, but whether there is jitter once per clip.
 
-    Raises:
-        ValueError: If a value is impossible; the message names it.
-
-    Source: the augmentation in the authors' code of ViDiDi (arXiv 2409.02371); color as one affine map is our own.
+    Source: the augmentation of the authors' code of ViDiDi (arXiv 2409.02371), with color as one affine map.
 
     Example:
-        ```python
-        >>> from random import Random
-        >>> import torch
-        >>> from vididi_hf.data.augment import ClipAugmentation
         >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
         >>> tuple(ClipAugmentation(image_size=112)(clip, Random(0)).shape)
         (10, 3, 112, 112)
-
-        ```
     """
 
     image_size: int
@@ -168,18 +132,10 @@ class ClipAugmentation:
             raise ValueError(f"jitter must be four changes in [0, 1], got {self.jitter}")
 
     def __call__(self, clip: Tensor, generator: Random, out: Tensor | None = None) -> Tensor:
-        """Augments a clip.
+        """Augments a clip, uint8 (frames, 3, height, width), to uint8 (frames, 3, image_size, image_size).
 
-        Args:
-            clip: uint8 (frames, 3, height, width).
-            generator: The source of randomness; the result is a pure function of the clip and its state.
-            out: Where to write the result, channels last in memory; a new tensor by default.
-
-        Returns:
-            uint8 (frames, 3, image_size, image_size), channels last in memory as the clip is.
-
-        Raises:
-            ValueError: If `out` lies in memory in another way.
+        The result depends only on the clip and the generator's state. It is channels last in memory, as `out`, which
+        receives it if given, must be.
         """
         top, left, height, width = random_resized_crop_box(
             clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
@@ -189,21 +145,21 @@ class ClipAugmentation:
             out = torch.empty(size, dtype=torch.uint8, memory_format=torch.channels_last)
         elif not out.is_contiguous(memory_format=torch.channels_last):
             raise ValueError(f"out must have its channels last in memory, got strides {out.stride()}")
-        # Everything is drawn, whether it is used or not: a draw stays what it is when a probability changes.
+        # Draw everything, used or not, so that changing one probability does not change the other draws.
         is_flipped = generator.random() < self.flip_probability
         is_jittered = generator.random() < self.jitter_probability
         is_blurred = generator.random() < self.blur_probability
         sigma = generator.uniform(*self.blur_sigma) / 112
         maps = [self._draw_colors(is_jittered, generator) for _ in range(len(clip) if self.per_frame_color else 1)]
 
-        # Crop first, then shrink, and enlarge last: all else works on as few pixels as possible.
+        # Crop first, then shrink, and enlarge last, so that all else works on as few pixels as possible.
         clip = clip[..., top : top + height, left : left + width]
         shrinks = height * width > self.image_size**2
         small = resize(clip, self.image_size, out) if shrinks else clip.clone(memory_format=torch.channels_last)
-        # A crop that is enlarged later is blurred in its own proportions.
+        # If the crop is enlarged later, scale the blur to the crop.
         kernels = [gaussian_kernel(sigma * length) for length in small.shape[-2:]] if is_blurred else None
-        # Frame by frame: a small one stays in the processor's cache from step to step. None of these functions of
-        # OpenCV starts threads, which worker processes must not have.
+        # Frame by frame, because a small frame stays in the processor's cache. None of these OpenCV functions starts
+        # threads, which worker processes must not have.
         frames = small.permute(0, 2, 3, 1).numpy()
         for frame, colors in zip(frames, maps if self.per_frame_color else maps * len(frames)):
             if is_flipped:
@@ -216,7 +172,7 @@ class ClipAugmentation:
         return small if shrinks else resize(small, self.image_size, out)
 
     def _draw_colors(self, is_jittered: bool, generator: Random) -> np.ndarray | None:
-        """Draws a color map, or None where nothing changes."""
+        """Draws a color map, or None if the colors do not change."""
         brightness, contrast, saturation, hue = (generator.uniform(-most, most) for most in self.jitter)
         is_gray = generator.random() < self.gray_probability
         if not is_jittered:

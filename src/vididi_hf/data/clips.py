@@ -1,7 +1,4 @@
-"""Which frames a clip takes: pure functions on integers.
-
-`uniform_clips`, which evaluation and the video processor share, lives in `video_processing_vididi`.
-"""
+"""Which frames a clip takes: pure functions of integers. `uniform_clips` is shared with the video processor."""
 
 from random import Random
 
@@ -20,33 +17,16 @@ def sample_training_clips(
     generator: Random,
     extra_frames: int = 0,
 ) -> Tensor:
-    """Sample adjacent, non-overlapping clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 × 8, stride 3).
+    """Samples adjacent clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 clips of 8 frames, stride 3).
 
-    Each clip begins one stride after the last frame of the one before. The extra_frames of a clip, which its derivatives
-    use up, may therefore run into the next clip. A video that is too short for adjacent clips gets clips as far apart
-    as it allows, which overlap; one that is too short for a single clip is played in a loop.
-
-    Args:
-        num_video_frames: Number of frames of the video.
-        num_clips: Number of clips.
-        num_frames: Frames per clip.
-        stride: Distance of two sampled frames, in video frames.
-        generator: Source of the random start.
-        extra_frames: Further frames sampled at the end of every clip.
-
-    Returns:
-        (`num_clips`, `num_frames + extra_frames`) int64 frame indices.
-
-    Raises:
-        ValueError: If a count is impossible.
+    Each clip begins one stride after the last frame of the previous clip, so the extra frames at the end of a clip may
+    overlap the next clip. If the video is too short for adjacent clips, they overlap as little as possible. If it is
+    too short for one clip, it is played in a loop.
 
     Example:
-        >>> from random import Random
         >>> clips = sample_training_clips(90, num_clips=2, num_frames=8, stride=3, generator=Random(0), extra_frames=2)
-        >>> clips.shape
-        torch.Size([2, 10])
-        >>> (clips[1] - clips[0]).tolist()
-        [24, 24, 24, 24, 24, 24, 24, 24, 24, 24]
+        >>> clips.shape, set((clips[1] - clips[0]).tolist())
+        (torch.Size([2, 10]), {24})
     """
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     slack = room - (num_clips - 1) * num_frames * stride

@@ -1,18 +1,69 @@
-"""Readers of the users' own videos: a folder, a CSV or Parquet list, a saved or published 🤗 data set."""
+"""Read folders of videos and saved or published 🤗 data sets, and build the `video` and `label` columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
-from vididi_hf.data.files import VIDEO_SUFFIXES, find_files
+from vididi_hf.data.options import SPLIT_NAMES
 
-SPLIT_NAMES = ("train", "validation", "test")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 _SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
+
+
+class MissingSplitError(ValueError):
+    """The data set exists but has no such split."""
+
+
+def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> MissingSplitError:
+    """Builds the error for a missing split; it names the splits that exist."""
+    return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
+
+
+def standard_split(name: str) -> str:
+    """Returns the usual name of a split that has aliases (val, dev, …), and other names unchanged."""
+    lowered = name.lower()
+    lowered = _SPLIT_ALIASES.get(lowered, lowered)
+    return lowered if lowered in SPLIT_NAMES else name
+
+
+def default_root(name: str) -> Path:
+    """Returns the default folder of a built-in set, `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`."""
+    home = os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf"
+    return Path(home).expanduser() / name
+
+
+def find_files(folder: str | Path) -> list[str]:
+    """Lists all files below a folder as sorted relative paths with forward slashes, without opening any.
+
+    Links are followed. Hidden names, links to a folder that contains them, and unreadable folders are skipped.
+    """
+    return sorted(_walk(os.fspath(folder), ""))
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if not (entry.is_symlink() and _contains(entry.path, folder)):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            yield prefix + entry.name
+
+
+def _contains(outer: str, inner: str) -> bool:
+    outer, inner = os.path.realpath(outer), os.path.realpath(inner)
+    return os.path.commonpath([outer, inner]) == outer
 
 
 def with_video_column(
@@ -22,30 +73,15 @@ def with_video_column(
     features: dict[str, Any] | None = None,
     **columns: list,
 ) -> datasets.Dataset:
-    """Makes a 🤗 data set of video files.
+    """Builds a 🤗 data set of video files, with the columns `video`, `label` (if labels are given) and others.
 
-    Args:
-        videos: Paths of the files, or None where a row has none. They are opened when a row is read, not now.
-        labels: The class name of each video, if known; None for a video of an unknown class.
-        names: All class names in the order of their numbers; by default those that occur, sorted.
-        features: The types of further columns, where their values do not tell.
-        **columns: Further columns.
-
-    Returns:
-        A data set with the columns `video` (`datasets.Video`), `label` (`datasets.ClassLabel`, if labels are given) and
-        the further ones.
-
-    Raises:
-        ValueError: If a label is not among `names`.
+    `names` are all class names in the order of their numbers, by default sorted. `features` are types of further
+    columns that their values do not tell. A file is opened when its row is read.
 
     Example:
-        ```python
-        >>> from vididi_hf.data.folders import with_video_column
         >>> rows = with_video_column(["a.mp4", "b.mp4"], labels=["walk", "run"])
         >>> rows.features["label"].names, rows["label"][:]
         (['run', 'walk'], [1, 0])
-
-        ```
     """
     files = [None if video is None else {"bytes": None, "path": video} for video in videos]
     data: dict[str, list] = {"video": files}
@@ -55,71 +91,37 @@ def with_video_column(
         numbers: dict[str | None, int | None] = {None: None, **{name: number for number, name in enumerate(names)}}
         if unknown := set(labels) - set(numbers):
             raise ValueError(
-                f"{min(map(str, unknown))!r} is none of the {len(names)} classes {names[0]!r} to {names[-1]!r}"
+                f"the label {min(map(str, unknown))!r} is not one of the {len(names)} classes "
+                f"{names[0]!r} to {names[-1]!r}"
             )
         data["label"] = [numbers[label] for label in labels]
         types["label"] = datasets.ClassLabel(names=names)
     given = features or {}
     untyped = pa.table({name: values for name, values in columns.items() if name not in given})
-    told = datasets.Features.from_arrow_schema(untyped.schema)
-    types |= {name: given[name] if name in given else told[name] for name in columns}
+    inferred = datasets.Features.from_arrow_schema(untyped.schema)
+    types |= {name: given[name] if name in given else inferred[name] for name in columns}
     return as_dataset({**data, **columns}, types)
 
 
 def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Dataset:
-    """Makes a 🤗 data set of columns that are encoded already: videos are paths or bytes, labels are numbers.
-
-    For hundreds of thousands of rows this takes a third of the time of `Dataset.from_dict`, which encodes each value.
-
-    Args:
-        columns: Values by name; a video is `{"bytes": …, "path": …}`.
-        types: The feature of each column.
-    """
+    """Builds a 🤗 data set of encoded columns: three times as fast as `Dataset.from_dict`, which encodes each value."""
     schema = datasets.Features(types).arrow_schema
     return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_pydict(columns, schema=schema)))
 
 
-def standard_split(name: str) -> str:
-    """The usual name of a split that goes by several (val, dev, …); other names stay as they are."""
-    lowered = name.lower()
-    lowered = _SPLIT_ALIASES.get(lowered, lowered)
-    return lowered if lowered in SPLIT_NAMES else name
-
-
-class MissingSplitError(ValueError):
-    """A data set that exists has no such split."""
-
-
-def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> MissingSplitError:
-    """The error for a split that is not there; it names those that are."""
-    return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
-
-
 def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads a folder of videos, however deep: `[split/][label/…/]name.mp4`.
+    """Reads a folder of videos, `[split/][label/…/]name.mp4`, in the order of the sorted paths.
 
-    Top folders that are named after splits (train, validation, test, val, …) are splits; everything else belongs to
-    `"train"`. Where all videos then lie in sub-folders, the name of the first is the label; otherwise there are none.
-    Hidden files and folders, whose names begin with a dot, are passed over.
-
-    Args:
-        folder: The folder.
-        split: The split to read, by any of its names; None reads everything.
-
-    Returns:
-        A data set with the columns `video` and, where there are labels, `label`; in the order of the sorted paths.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or holds no video.
-        ValueError: If it holds no such split.
+    Top folders that are named after splits are splits; everything else belongs to `"train"`. If all videos are then in
+    subfolders, the first subfolder is the label. None reads all splits.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     files = sorted(path for path in map(Path, find_files(folder)) if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no video: looked, at any depth, for {', '.join(VIDEO_SUFFIXES)}")
-    located = []  # (split, path of folders below the split, file)
+        raise FileNotFoundError(f"{folder} contains no videos ({', '.join(VIDEO_SUFFIXES)}), at any depth")
+    located = []  # (split, folders below the split, file)
     for file in files:
         folders = file.parts[:-1]
         named = standard_split(folders[0]) if folders else ""
@@ -134,107 +136,42 @@ def read_video_folder(folder: str | Path, split: str | None = "train") -> datase
     return with_video_column(
         [str(file) for _, _, file in chosen],
         [folders[0] for _, folders, _ in chosen] if labeled else None,
-        # The same numbers in every split, also where one lacks a class.
+        # The same numbers in every split, even if a split lacks a class.
         sorted({folders[0] for _, folders, _ in located}) if labeled else None,
     )
 
 
-def read_video_list(path: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads a CSV or Parquet list with the column `video` and, optionally, `label`, `split` and others.
-
-    Args:
-        path: The list. Video paths in it are relative to its folder, or absolute. Labels are names, also where they
-            look like numbers.
-        split: The rows to read where the list has a column `split`, which may hold any names; None reads all. A list
-            without that column is one split, `"train"`.
-
-    Returns:
-        A data set with the columns `video`, `label` (if present, as `datasets.ClassLabel`) and all further ones.
-
-    Raises:
-        FileNotFoundError: If there is no such list.
-        ValueError: If it has no column `video` of paths, no rows, or no such split.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no list {path}")
-    import pandas as pd
-
-    if path.suffix.lower() == ".parquet":
-        table = pd.read_parquet(path)
-    else:
-        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("video", "label", "split"), str))
-    if "video" not in table:
-        raise ValueError(f"{path} has no column 'video', only {', '.join(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{path} lists no videos")
-    if not table["video"].map(lambda video: isinstance(video, str)).all():
-        raise ValueError(f"{path} must hold paths in its column 'video', and holds something else")
-    # One numbering for all splits, from all rows.
-    names = sorted(table["label"].astype(str).unique()) if "label" in table else None
-    splits = table["split"].astype(str).map(standard_split) if "split" in table else pd.Series("train", table.index)
-    if split is not None:
-        table = table[splits == standard_split(split)]
-        if table.empty:
-            raise no_such_split(path, split, set(splits))
-    videos = [str(path.parent / video) for video in table["video"]]
-    labels = [str(label) for label in table["label"]] if names is not None else None
-    others = {name: table[name].tolist() for name in table.columns if name not in ("video", "label", "split")}
-    return with_video_column(videos, labels, names, **others)
-
-
 def read_saved_dataset(path: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
-
-    Args:
-        path: The folder.
-        split: The split of a `DatasetDict`; a single data set counts as every split.
-
-    Returns:
-        The rows; labels that are text become a `datasets.ClassLabel`, numbered alike in every split.
-
-    Raises:
-        ValueError: If there is no such split, or no column `video`.
-    """
+    """Reads what `save_to_disk` wrote. A single data set counts as every split."""
     saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.DatasetDict):
         if split is not None and split not in saved:
             raise no_such_split(path, split, set(saved))
         rows = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
-        return _checked(rows, str(path), saved.values)
-    return _checked(saved, str(path), lambda: [saved])
+        return _with_classes(rows, str(path), saved.values)
+    return _with_classes(saved, str(path), lambda: [saved])
 
 
 def read_hub_dataset(name: str, split: str | None = "train") -> datasets.Dataset:
-    """Loads a data set of the Hub by its id, `owner/name`.
-
-    Returns:
-        The rows; labels that are text become a `datasets.ClassLabel`, numbered alike in every split.
-
-    Raises:
-        ValueError: If it has no column `video`, or no such split.
-    """
+    """Loads a data set of the Hub, or of a folder that looks like one."""
     try:
         rows = datasets.load_dataset(name, split=split or "all")
-        return _checked(rows, name, lambda: [datasets.load_dataset(name, split="all")])
+        return _with_classes(rows, name, lambda: [datasets.load_dataset(name, split="all")])
     except ValueError as error:
         if "Unknown split" in str(error):
             raise MissingSplitError(f"{name}: {error}") from error
         raise
 
 
-def _checked(
+def _with_classes(
     rows: datasets.Dataset, name: str, all_splits: Callable[[], Iterable[datasets.Dataset]]
 ) -> datasets.Dataset:
-    """Gives rows from elsewhere the columns that ours have; `all_splits` is called where labels are text."""
+    """Casts the video column, and text labels to classes that have the same numbers in every split."""
     if "video" not in rows.column_names:
         raise ValueError(f"{name} has no column 'video', only {', '.join(rows.column_names)}")
     if getattr(rows.features.get("label"), "dtype", "") in ("string", "large_string"):
-        # Sorted names, numbered alike in every split, as those of folders and lists are.
         found = {label for split in all_splits() if "label" in split.column_names for label in split.unique("label")}
         names = sorted(label for label in found if label is not None)
-        # By way of short strings, from which alone class labels can be made.
-        rows = rows.cast_column("label", datasets.Value("string"))
+        rows = rows.cast_column("label", datasets.Value("string"))  # only these can be cast to class labels
         rows = rows.cast_column("label", datasets.ClassLabel(names=names))
-    # Some data sets hold paths as text, or a struct of bytes and path: both become videos.
-    return rows.cast_column("video", datasets.Video())
+    return rows.cast_column("video", datasets.Video())  # from paths, or structs of bytes and path

@@ -1,21 +1,19 @@
 """`motion`: generated H.264 videos whose label is the motion and nothing else.
 
 Textured sprites move over a static textured background in one of eight ways. Sprites, backgrounds, sizes, speeds and
-phases are drawn independently of the label, so that no single frame tells it. Train and test share the pool of
-backgrounds (appearance can be matched, and misleads) and share no sprite. Every motion keeps its meaning under a
-horizontal flip and a crop, which training applies.
+phases are independent of the label, so no single frame tells it. Train and test share the backgrounds, so that
+appearance can be matched and misleads, but no sprites. Flips and crops, which training applies, keep every motion.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +22,7 @@ from tqdm.auto import tqdm
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.decoding_vididi import INSTALL_TORCHCODEC
 
-VERSION = 1  # raised when the same seed comes to give other pictures: no folder mixes the two
+VERSION = 1  # raise this when a seed gives other pictures, so that no folder mixes the two
 SIZE = 64  # pixels, height and width
 NUM_FRAMES = 24
 FRAME_RATE = 12
@@ -50,36 +48,14 @@ def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
     return torch.sin(2 * math.pi * time / period + phase)
 
 
-def _trajectory(
-    time: Tensor,
-    x: Tensor | None = None,
-    y: Tensor | None = None,
-    scale: Tensor | None = None,
-    angle: Tensor | None = None,
-) -> Trajectory:
+def _trajectory(time: Tensor, **parts: Tensor) -> Trajectory:
     still = torch.zeros_like(time)
     return (
-        still if x is None else x,
-        still if y is None else y,
-        torch.ones_like(time) if scale is None else scale,
-        still if angle is None else angle,
+        parts.get("x", still),
+        parts.get("y", still),
+        parts.get("scale", torch.ones_like(time)),
+        parts.get("angle", still),
     )
-
-
-def _slide(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, x=_sign(generator) * _uniform(3.0, 4.5, generator) * time)
-
-
-def _scroll(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, y=_sign(generator) * _uniform(3.0, 4.5, generator) * time)
-
-
-def _sway(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, x=_uniform(7, 10, generator) * _wave(time, generator))
-
-
-def _bob(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, y=_uniform(7, 10, generator) * _wave(time, generator))
 
 
 def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -88,13 +64,8 @@ def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
     return _trajectory(time, x=radius * torch.cos(angle), y=radius * torch.sin(angle))
 
 
-def _sizes(time: Tensor, generator: torch.Generator) -> Tensor:
-    """A size that swings between at least 0.65 and at most 1.35."""
-    return 1 + _uniform(0.25, 0.35, generator) * _wave(time, generator)
-
-
 def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, scale=_sizes(time, generator))
+    return _trajectory(time, scale=1 + _uniform(0.25, 0.35, generator) * _wave(time, generator))
 
 
 def _spin(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -108,10 +79,10 @@ def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 
 MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
-    "slide": _slide,
-    "scroll": _scroll,
-    "sway": _sway,
-    "bob": _bob,
+    "slide": lambda time, generator: _trajectory(time, x=_sign(generator) * _uniform(3.0, 4.5, generator) * time),
+    "scroll": lambda time, generator: _trajectory(time, y=_sign(generator) * _uniform(3.0, 4.5, generator) * time),
+    "sway": lambda time, generator: _trajectory(time, x=_uniform(7, 10, generator) * _wave(time, generator)),
+    "bob": lambda time, generator: _trajectory(time, y=_uniform(7, 10, generator) * _wave(time, generator)),
     "orbit": _orbit,
     "pulse": _pulse,
     "spin": _spin,
@@ -122,7 +93,7 @@ MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
 def _texture(
     size: int, cells: tuple[int, ...], contrast: float, tones: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """A color with noise of several spatial scales around it: (3, size, size) in [0, 1]."""
+    """A color plus noise of several spatial scales: (3, size, size) in [0, 1]."""
     texture = tones[0] + (tones[1] - tones[0]) * torch.rand(3, 1, 1, generator=generator)
     for cell in cells:
         noise = torch.rand(1, 3, cell, cell, generator=generator) - 0.5
@@ -140,8 +111,7 @@ def make_background(index: int, seed: int = 0) -> Tensor:
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
     """Returns sprite `index` of a split: (4, 32, 32), color and opacity in [0, 1].
 
-    Its outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), which shows rotation; it is filled with a
-    texture.
+    Its outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), so that a rotation is visible.
     """
     generator = seeded_generator(f"motion-sprite-{split}", seed, index)
     axis = torch.linspace(-1, 1, 32)
@@ -154,13 +124,13 @@ def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
 
 
 def _paint(canvas: Tensor, sprite: Tensor, radius: float, center: tuple[float, float], path: Trajectory) -> Tensor:
-    """Composites a moving sprite over (frames, 3, SIZE, SIZE) frames; what leaves on one side comes in on the other."""
+    """Composites a moving sprite over frames (frames, 3, SIZE, SIZE). Positions wrap around at the edges."""
     dx, dy, scale, angle = path
     pixels = torch.arange(SIZE) + 0.5
-    # Offsets from the sprite's center to every pixel, the short way round: (frames, SIZE).
+    # Offsets from the sprite's center to every pixel, by the shorter way around: (frames, SIZE).
     x = (pixels - center[0] - dx[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
     y = (pixels - center[1] - dy[:, None] + SIZE / 2).remainder(SIZE) - SIZE / 2
-    # Turned and scaled to the sprite's own coordinates, in which it fills [-1, 1].
+    # Turn and scale to the coordinates of the sprite, in which it fills [-1, 1].
     cos, sin = ((part / (radius * scale))[:, None, None] for part in (torch.cos(angle), torch.sin(angle)))
     x, y = x[:, None, :], y[:, :, None]
     grid = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1)
@@ -169,30 +139,18 @@ def _paint(canvas: Tensor, sprite: Tensor, radius: float, center: tuple[float, f
 
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
-    """Returns what is drawn in a video without drawing it: its `label` and the number of its `background`."""
+    """Returns the `label` and the number of the `background` of a video, without drawing it."""
     generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
     return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background}
 
 
 def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
-    """Renders one video.
-
-    Args:
-        split: `"train"` or `"test"`.
-        index: The video's number within the split; its label is `index` modulo the number of motions.
-        seed: The data set's seed.
-
-    Returns:
-        The frames, uint8 (NUM_FRAMES, 3, SIZE, SIZE).
+    """Renders video `index` of a split: uint8 (NUM_FRAMES, 3, SIZE, SIZE). Its label is `index` modulo 8.
 
     Example:
-        ```python
-        >>> from vididi_hf.data.motion import describe_motion, render_motion
         >>> tuple(render_motion("train", 3).shape), describe_motion("train", 3)["label"]
         ((24, 3, 64, 64), 'bob')
-
-        ```
     """
     drawn = describe_motion(split, index, seed)
     generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
@@ -203,11 +161,11 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
     for which in torch.randint(NUM_SPRITES[split], (COPIES_PER_VIDEO,), generator=generator).tolist():
         sprite = make_sprite(split, which, seed)
         radius = _uniform(9, 12, generator)
-        # Anywhere: as positions wrap around, every shift leaves them as evenly spread.
+        # Positions wrap around, so every shift leaves them evenly spread.
         center = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
         resting = _uniform(0, 2 * math.pi, generator)
-        # Pulses are not in step, and in all other motions a sprite keeps the size of a pulse at some instant: no single
-        # frame tells a pulse by its sizes.
+        # Pulses are not in step, and in all other motions a sprite has the size of a pulse at some instant, so that the
+        # sizes in a single frame do not tell a pulse.
         _, _, sizes, _ = _pulse(time, generator)
         scale = sizes if label == "pulse" else sizes[:1].expand_as(sizes)
         canvas = _paint(canvas, sprite, radius, center, (dx, dy, scale, angle + resting))
@@ -215,7 +173,7 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, also when several processes write it at once."""
+    """Writes a file atomically, even if several processes write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     unfinished.write_bytes(content)
@@ -235,7 +193,7 @@ def _encode(frames: Tensor) -> bytes:
         pixel_format="yuv420p",
         crf=18,
         preset="veryfast",
-        # The bytes depend on the number of threads, and with macroblock trees x264 makes other ones at every call.
+        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
         extra_options={"threads": "1", "x264-params": "mbtree=0"},
     )
     return encoded.numpy().tobytes()
@@ -244,46 +202,23 @@ def _encode(frames: Tensor) -> bytes:
 def generate_motion(
     root: str | Path, num_train: int = 1200, num_test: int = 400, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Writes the data set: `root/<split>/<label>/<number>.mp4` and the list `root/clips.csv`.
+    """Writes the videos `root/<split>/<label>/<number>.mp4` and the list `root/clips.csv`, and returns its path.
 
-    A file that is there already is kept, so an interrupted call continues where it was and a larger size adds to a
-    smaller one. Which video has which number never depends on the size.
-
-    Args:
-        root: The folder to write to; made if missing.
-        num_train: The number of training videos.
-        num_test: The number of test videos.
-        seed: The seed of everything drawn. A folder holds one seed.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The path of the list, with the columns video, label, split, background.
-
-    Raises:
-        ValueError: If the folder holds a set of another seed or version, or a size is not positive.
-
-    Example:
-        ```python
-        >>> import tempfile
-        >>> from vididi_hf.data.motion import generate_motion
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     generate_motion(folder, num_train=1, num_test=1, progress=False).read_text().splitlines()[0]
-        'video,label,split,background'
-
-        ```
+    Existing files are kept: an interrupted call continues, and a larger set extends a smaller one. The content of a
+    video does not depend on the size of the set. A folder holds one seed.
     """
     if num_train < 1 or num_test < 1:
         raise ValueError(f"num_train and num_test must be positive, got {num_train} and {num_test}")
     root = Path(root)
     stamp = root / "motion.json"
     wanted = {"seed": seed, "version": VERSION}
-    if stamp.exists() and (found := json.loads(stamp.read_text())) != wanted:
+    if stamp.exists() and (found := json.loads(stamp.read_text(encoding="utf-8"))) != wanted:
         raise ValueError(f"{root} holds motion videos of {found}; choose another folder for those of {wanted}")
     _write(stamp, json.dumps(wanted).encode())
 
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
     rows = []
-    # Only shown once it takes a while: files that exist are passed over.
+    # Show the bar only if it takes a while: existing files are skipped.
     for split, index in tqdm(jobs, desc="motion", unit="video", delay=1, disable=not progress):
         drawn = describe_motion(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
@@ -291,9 +226,6 @@ def generate_motion(
             _write(root / video, _encode(render_motion(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
 
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["video", "label", "split", "background"])
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(root / "clips.csv", table.getvalue().encode())
+    table = pd.DataFrame(rows, columns=["video", "label", "split", "background"])
+    _write(root / "clips.csv", table.to_csv(index=False, lineterminator="\r\n").encode())
     return root / "clips.csv"

@@ -1,4 +1,4 @@
-"""One door to every data set: `load_video_dataset(name or path, split=…)`."""
+"""All built-in data sets, and `load_video_dataset`, which loads any data set by name or path."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import datasets
 
-from vididi_hf.data.files import default_root
-from vididi_hf.data.folders import read_hub_dataset, read_saved_dataset, read_video_folder, read_video_list
+from vididi_hf.data.folders import default_root, read_hub_dataset, read_saved_dataset, read_video_folder
 from vididi_hf.data.motion import VERSION, generate_motion
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.readers.ava import read_ava
 from vididi_hf.data.readers.common import AbsentVideosWarning
+from vididi_hf.data.readers.csv_list import read_video_list
 from vididi_hf.data.readers.hmdb51 import read_hmdb51
 from vididi_hf.data.readers.jhmdb import read_jhmdb
 from vididi_hf.data.readers.kinetics import read_kinetics
@@ -35,21 +35,13 @@ def read_motion(
     num_test: int = 400,
     seed: int = 0,
 ) -> datasets.Dataset:
-    """Reads the generated set `motion`, making what is not there yet.
-
-    Args:
-        root: Its folder; by default one in the user's cache.
-        split: `"train"`, `"test"` or None for both.
-        num_train: The number of training videos.
-        num_test: The number of test videos.
-        seed: The seed of the set.
-    """
+    """Reads the generated set `motion`, and generates what does not exist yet."""
     folder = Path(root) if root is not None else default_root(f"motion-v{VERSION}-{seed}-{num_train}-{num_test}")
     return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
 
 
-# A new data set is one reader `(root, split, **options)` and one line here. A further official split or version of a
-# set has a name of its own: then training and test rows of different ones never mix, and no script needs a flag.
+# To add a data set, write a reader `(root, split, **options)` and add one line here. Each official split or version has
+# its own name, so that training and test rows of different ones never mix.
 DATASETS: dict[str, Reader] = {
     "motion": read_motion,
     "ucf101": read_ucf101,
@@ -78,37 +70,33 @@ def load_video_dataset(
 
     Args:
         name: One of
-            - the name of a built-in set, one of `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` …
-              in the layouts that `docs/datasets.md` shows (a folder of that name is `"./motion"`);
+            - the name of a built-in set in `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` … in
+              the layouts that `docs/datasets.md` shows (for a folder of that name, pass `"./motion"`);
             - a folder of videos (`[split/][label/]name.mp4`);
-            - a `.csv` or `.parquet` list with the columns `video,label,split`, paths relative to the list;
-            - a folder written by `save_to_disk`, or one of Parquet shards as the Hub and `prepare_dataset` have them;
+            - a `.csv` or `.parquet` list with the columns `video,label,split`, with paths relative to the list;
+            - a folder written by `save_to_disk`, or a folder of Parquet shards such as `prepare_dataset` writes;
             - the id of a data set on the Hub, `"owner/name"`.
-        root: Where a built-in set lies, or shall lie; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
-        split: `"train"`, `"validation"`, `"test"`, or None (on command lines: `"all"`) for all rows.
+        root: Folder of a built-in set; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
+        split: `"train"`, `"validation"`, `"test"`, or None or `"all"` for all rows.
         **options: Options of a built-in set, such as `num_train` and `seed` of `motion`.
 
     Returns:
-        A data set with the column `video` (`datasets.Video`: torchcodec decoders) and, where labels are known, `label`
+        A data set with the column `video` (`datasets.Video`: torchcodec decoders) and, if labels are known, `label`
         (`datasets.ClassLabel`).
 
     Raises:
-        FileNotFoundError: If `name` is neither a built-in set nor a folder or list that exists, and the Hub has no such
-            data set or cannot be reached. If a built-in set is not at `root`.
+        FileNotFoundError: If the data set does not exist, or the Hub cannot be reached.
         TypeError: If a built-in set has no such option.
-        ValueError: If there is no such split, or options are given for what is no built-in set.
+        ValueError: If there is no such split, or a data set that is not built in gets options.
 
     Warns:
-        AbsentVideosWarning: If videos that a published list names are not there; see `absent_videos`.
+        AbsentVideosWarning: If videos of a published list do not exist; see `absent_videos`.
 
     Example:
-        ```python
         >>> from vididi_hf import load_video_dataset
         >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
         >>> rows[0]["video"].get_frames_at([0, 1]).data.shape
         torch.Size([2, 3, 64, 64])
-
-        ```
     """
     if split == ALL_ROWS:
         split = None
@@ -117,7 +105,7 @@ def load_video_dataset(
     if root is not None or options:
         given = ", ".join(options) or "root"
         raise ValueError(
-            f"{given}: only the built-in sets ({', '.join(DATASETS)}) take options, and {name} is none of them"
+            f"{given}: only the built-in sets ({', '.join(DATASETS)}) take options, and {name} is not one of them"
         )
     path = Path(name).expanduser()
     if path.is_dir():
@@ -142,14 +130,7 @@ def load_video_dataset(
 def absent_videos(
     name: str | Path, *, root: str | Path | None = None, split: str | None = "train", **options: Any
 ) -> list[str]:
-    """Names all videos that the lists of a data set hold and the disk does not.
-
-    Args:
-        name: As for `load_video_dataset`, whose errors this raises too.
-        root: Where the set lies.
-        split: The split.
-        **options: Options of the set.
-    """
+    """Returns all videos that a data set lists and that do not exist; takes what `load_video_dataset` takes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_video_dataset(name, root=root, split=split, **options)

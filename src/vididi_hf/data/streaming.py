@@ -1,51 +1,155 @@
 """Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
 
-The streams of 🤗 Datasets lose the content of their shuffle buffer when they are resumed, and so skip samples. Here
-the order of an epoch is a permutation that is known beforehand, from the footers alone: to resume is to start elsewhere
-in it. It is chosen such that whoever walks along it needs few row groups at a time:
+The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
+is a permutation that depends only on the footers, so a run resumes at any place. It needs few row groups at a time:
 
-1. The row groups come in random order, and the rows of all are counted through.
-2. This sequence is cut into equal parts, one for each process, and filled up from its own beginning.
-3. Within a part each row waits for a random number of places, up to the shuffle window, and others overtake it.
+1. The row groups come in random order, and the rows of all are numbered consecutively.
+2. This sequence is cut into equal parts, one per process, and filled up from its own beginning.
+3. Within a part, each row waits for a random number of places, up to the shuffle window.
 
-A process fetches each row group once, ahead of its use, and hands the bytes of a batch to one of its workers, which
-decodes. What a batch holds is thus a pure function of (seed, epoch, step, rank), whatever the number of workers.
+A process fetches each row group once, ahead of its use, and passes the bytes of a batch to a worker, which decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import datasets
+import fsspec
+import pyarrow.parquet as pq
 import torch
+from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.exceptions import DatasetNotFoundError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.epochs import EpochLoader, EpochSampler
-from vididi_hf.data.loading import ClipBatch, ClipMaker, collate_clips
-from vididi_hf.data.parquet_videos import ParquetVideos
+from vididi_hf.data.folders import no_such_split
+from vididi_hf.data.loading import (
+    SUBSTITUTES,
+    ClipBatch,
+    ClipMaker,
+    EpochLoader,
+    EpochSampler,
+    collate_clips,
+    make_or_replace,
+)
+from vididi_hf.data.options import ALL_ROWS
+from vididi_hf.data.registry import DATASETS
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.data.substitutes import SUBSTITUTES, make_or_replace
-from vididi_hf.decoding_vididi import source_name
 
-# A batch knows at least so many videos, so that a broken one can be replaced without another fetch.
+_FOOTERS_AT_ONCE = 16
+_PREPARE_FIRST = "streaming reads sharded Parquet: run `vididi prepare` first"
+# A batch knows at least this many videos, so that a broken one can be replaced without another fetch.
 _CANDIDATES = SUBSTITUTES + 1
-# Row groups are fetched for so many batches beyond those that workers have been given.
+# Row groups are fetched for this many batches beyond those that workers have been given.
 _BATCHES_AHEAD = 2
+
+
+def find_shards(name: str, split: str | None = "train") -> list[str]:
+    """Finds the Parquet files of a split, sorted: their order numbers the videos. None or `"all"` takes all files.
+
+    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), a Parquet file, a pattern of several
+    (`data/train-*.parquet`, also as a URL), or the id of a data set on the Hub.
+    """
+    if name in DATASETS:
+        raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
+    if name.endswith(".parquet"):
+        files = datasets.load_dataset_builder("parquet", data_files={"train": name}).config.data_files
+        if not files["train"]:
+            raise FileNotFoundError(f"no file matches {name}")
+        return sorted(files["train"])
+    if "://" in name:
+        files = DataFilesDict.from_patterns(get_data_patterns(name), base_path=name)
+    else:
+        if Path(name).expanduser().is_dir():
+            name = str(Path(name).expanduser().resolve())  # otherwise a folder "csv" is taken for a format
+        try:
+            files = datasets.load_dataset_builder(name).config.data_files
+        except (DatasetNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(f"no data set {name!r}: not a folder, and the Hub says: {error}") from error
+    shards = {
+        str(key): sorted(str(file) for file in found if str(file).endswith(".parquet"))
+        for key, found in (files or {}).items()
+    }
+    shards = {key: found for key, found in shards.items() if found}
+    if not shards:
+        raise ValueError(f"{name} contains no Parquet files, but {_PREPARE_FIRST}")
+    if split in (None, ALL_ROWS):
+        return sorted(file for found in shards.values() for file in found)
+    if split not in shards:
+        raise no_such_split(name, str(split), shards)
+    return shards[str(split)]
+
+
+class ParquetVideos:
+    """The videos of Parquet files (paths or fsspec URLs) with embedded bytes. Opening them reads only the footers.
+
+    The rows, counted consecutively, number the videos. `group_sizes` and `group_starts`, int64 (row groups,), are the
+    number of videos and the number of the first video of each row group of all files.
+    """
+
+    def __init__(self, shards: Sequence[str]):
+        self.shards = list(shards)
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+            self._footers = list(pool.map(_read_footer, self.shards))
+        self._groups = [
+            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
+        ]
+        sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
+        self.group_sizes = torch.tensor(sizes, dtype=torch.int64)
+        self.group_starts = self.group_sizes.cumsum(0) - self.group_sizes
+        if len(self) == 0:
+            raise ValueError(f"{', '.join(self.shards[:3]) or 'an empty list of shards'} holds no videos")
+
+    def __len__(self) -> int:
+        return int(self.group_sizes.sum())
+
+    def groups_of(self, rows: Tensor) -> Tensor:
+        """Returns the row group of each video number."""
+        return torch.searchsorted(self.group_starts + self.group_sizes, rows, right=True)
+
+    def read_group(self, group: int) -> list[dict[str, Any] | None]:
+        """Fetches the videos of one row group, and no other byte of its file. Thread-safe.
+
+        A row is the `{"path", "bytes"}` dictionary of `datasets.Video`, or None if it has no bytes.
+        """
+        file, group_in_file = self._groups[group]
+        url = self.shards[file]
+        with _open(url) as source:
+            reader = pq.ParquetFile(source, metadata=self._footers[file], pre_buffer=True)
+            rows = reader.read_row_group(group_in_file, columns=["video"], use_threads=False)["video"].to_pylist()
+        videos = []
+        for row, video in enumerate(rows):
+            unnamed = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
+            stored = video is not None and video["bytes"] is not None
+            videos.append({"bytes": video["bytes"], "path": video["path"] or unnamed} if stored else None)
+        return videos
+
+
+def _open(url: str) -> Any:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    # Row groups are read whole and once, so read-ahead and caches would only waste memory.
+    return filesystem.open(path, "rb", cache_type="none")
+
+
+def _read_footer(url: str) -> pq.FileMetaData:
+    with _open(url) as file:
+        footer = pq.read_metadata(file)
+    columns = {footer.schema.column(i).path for i in range(footer.num_columns)}
+    if not {"video.bytes", "video.path"} <= columns:
+        raise ValueError(
+            f"{url} has no column 'video' with the bytes of videos, only {', '.join(sorted(columns))}; {_PREPARE_FIRST}"
+        )
+    return footer
 
 
 @dataclass(frozen=True)
 class StreamedBatch:
-    """What a worker needs to make a batch.
-
-    Attributes:
-        epoch: The epoch.
-        asked: The numbers of the videos of the batch.
-        videos: The videos by number: those asked for, and where these are few, others to replace broken ones.
-    """
+    """What a worker needs to make a batch: the `asked` numbers, and these and maybe other videos by number."""
 
     epoch: int
     asked: list[int]
@@ -53,47 +157,26 @@ class StreamedBatch:
 
 
 class StreamedClips(Dataset):
-    """Makes training samples from the videos that come with a batch, as `TrainingClips` does from a data set.
-
-    Args:
-        make_clips: Decodes and augments.
-    """
+    """Makes the training samples of a `StreamedBatch`, as `TrainingClips` does from a data set."""
 
     def __init__(self, make_clips: ClipMaker):
         self.make_clips = make_clips
 
     def __getitem__(self, batch: StreamedBatch) -> list[dict[str, Any]]:
-        """Makes the samples of a batch.
-
-        Raises:
-            ValueError: If a video and all that could replace it are broken.
-        """
         return [self._sample(batch, index) for index in batch.asked]
 
     def _sample(self, batch: StreamedBatch, index: int) -> dict[str, Any]:
         def make(row: int) -> dict[str, Any]:
-            video = batch.videos[row]
-            if video is None:
-                raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-            clips = self.make_clips(video, (batch.epoch, index))
-            return {"clips": clips, "index": index, "row": row, "source": source_name(video)}
+            return self.make_clips.sample(batch.videos[row], (batch.epoch, index), row)
 
         return make_or_replace(make, index, list(batch.videos), self.make_clips.seed, batch.epoch)
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos.
+    """The batches of one rank with the bytes of their videos. See `EpochSampler` for the arguments `of_the_rank`.
 
-    Args:
-        videos: The shards.
-        batch_size: Videos per batch of *one* rank.
-        shuffle_window: How far, in videos, two can lie apart in the shards' (random) order and still change places. As
-            many videos are held in memory at most, beside the rest of their row groups.
-        num_threads: Row groups that are fetched at the same time.
-        **of_the_rank: `seed`, `rank` and `world_size`, as for `EpochSampler`.
-
-    Raises:
-        ValueError: If there are fewer videos than one global batch needs, or the window is not positive.
+    Videos that are `shuffle_window` apart in the shards' (random) order keep their order. At most this many videos are
+    in memory, plus the rest of their row groups. `num_threads` row groups are fetched at the same time.
     """
 
     def __init__(
@@ -113,14 +196,14 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         self.num_threads = num_threads
 
     def order(self, epoch: int) -> Tensor:
-        """Returns the numbers of this rank's videos in an epoch, in order: int64 (steps_per_epoch · batch_size,)."""
-        # Row groups in random order, their rows counted through.
+        """Returns this rank's videos in an epoch, in order: int64 (steps_per_epoch · batch_size,)."""
+        # Row groups in random order, their rows numbered consecutively.
         generator = seeded_generator("stream-groups", self.seed, epoch)
         groups = torch.randperm(len(self.videos.group_sizes), generator=generator)
         sizes = self.videos.group_sizes[groups]
         shifts = self.videos.group_starts[groups] - (sizes.cumsum(0) - sizes)
         rows = torch.arange(len(self.videos)) + shifts.repeat_interleave(sizes)
-        # This rank's part of it.
+        # The part of this rank.
         length = self.steps_per_epoch * self.batch_size
         places = torch.arange(self.rank * length, (self.rank + 1) * length)
         rows = rows[places % len(rows)]
@@ -133,7 +216,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         epoch, first_step = self.epoch, self.first_step
         order = self.order(epoch)
         asked = order.split(self.batch_size)[first_step:]
-        # The candidates of a batch begin with it, except at the end of the order.
+        # The candidates start with the batch itself, except at the end of the order.
         count = min(max(self.batch_size, _CANDIDATES), len(order))
         starts = [min(step * self.batch_size, len(order) - count) for step in range(first_step, self.steps_per_epoch)]
         candidates = [order[start : start + count] for start in starts]
@@ -141,7 +224,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
             yield StreamedBatch(epoch, rows.tolist(), videos)
 
     def _fetch(self, batches: list[Tensor]) -> Iterator[dict[int, dict[str, Any] | None]]:
-        """Yields the videos of batches of row numbers, holding each row group from its first to its last use."""
+        """Yields the videos of each batch of row numbers. A row group is in memory from its first to its last use."""
         needed = [self.videos.groups_of(rows).unique().tolist() for rows in batches]
         last_use = {group: step for step, groups in enumerate(needed) for group in groups}
         fetched: dict[int, Future[list[dict[str, Any] | None]]] = {}
@@ -166,44 +249,11 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
 
 
 class StreamingClipLoader(EpochLoader[ClipBatch]):
-    """Yields the batches of training clips of one epoch, from any step on, from Parquet that lies anywhere.
+    """Like `ClipLoader`, but from sharded Parquet anywhere. `indices` and `rows` are numbers of videos in the shards.
 
-    It offers what `ClipLoader` offers. `indices` and `rows` of a batch are numbers of videos in the shards.
+    The seed of `make_clips` is also the seed of the order. Threads of this process fetch; `num_workers` processes
+    decode and augment.
 
-    Args:
-        videos: The shards.
-        make_clips: Decodes and augments; its seed is also that of the order.
-        batch_size: Videos per batch of one rank.
-        num_workers: Worker processes that decode and augment; 0 does it in this process. Fetching is done by threads of
-            this process in either case.
-        rank: This process.
-        world_size: All processes.
-        pin_memory: Put batches in page-locked memory, from which a GPU copies while it computes.
-        shuffle_window: See `StreamedBatches`.
-
-    Example:
-        ```python
-        >>> import tempfile
-        >>> from vididi_hf import load_video_dataset
-        >>> from vididi_hf.data.augment import ClipAugmentation
-        >>> from vididi_hf.data.loading import ClipMaker
-        >>> from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
-        >>> from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset
-        >>> from vididi_hf.data.streaming import StreamingClipLoader
-        >>> make_clips = ClipMaker(
-        ...     num_clips=2, num_frames=8, frame_stride=1, extra_frames=2, augmentation=ClipAugmentation(40), seed=0
-        ... )
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     load_video_dataset("motion", num_train=8, num_test=8).save_to_disk(f"{folder}/saved")
-        ...     options = PreparationOptions(dataset=f"{folder}/saved", output_dir=f"{folder}/shards", splits=["train"])
-        ...     options.num_workers, options.progress = 0, False
-        ...     _ = prepare_dataset(options)
-        ...     videos = ParquetVideos(find_shards(f"{folder}/shards", "train"))
-        ...     batch = next(StreamingClipLoader(videos, make_clips, batch_size=4).epoch(0))
-        >>> batch["clips"].shape
-        torch.Size([4, 2, 10, 3, 40, 40])
-
-        ```
     """
 
     def __init__(
@@ -218,15 +268,9 @@ class StreamingClipLoader(EpochLoader[ClipBatch]):
         pin_memory: bool = False,
         shuffle_window: int = 1024,
     ):
-        batches = StreamedBatches(
-            videos,
-            batch_size,
-            seed=make_clips.seed,
-            rank=rank,
-            world_size=world_size,
-            shuffle_window=shuffle_window,
-        )
-        # They are batches already: the data loader makes none.
+        of_the_rank = {"seed": make_clips.seed, "rank": rank, "world_size": world_size}
+        batches = StreamedBatches(videos, batch_size, shuffle_window=shuffle_window, **of_the_rank)
+        # The samples are batches already, so the data loader makes none.
         how: dict[str, Any] = {"sampler": batches, "batch_size": None}
         running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         super().__init__(StreamedClips(make_clips), batches, collate_clips, **running, **how)

@@ -1,4 +1,4 @@
-"""Processes that work for this one, and whose results come in order."""
+"""Worker processes whose results come in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Enough jobs under way for each process to have a next one, few enough for their results to fit into memory.
+# Enough jobs that no process waits, and few enough that their results fit into memory.
 _JOBS_PER_WORKER = 4
 
 
@@ -28,22 +28,9 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Applies a function to jobs in several processes and yields the results in the order of the jobs.
 
-    A job that kills its process, as a hostile file can do to a decoder, costs no other job its result. Workers end
-    with their parent, also when that is killed.
-
-    Args:
-        function: A function of a module, which processes can find by its name; torch uses one thread in it.
-        jobs: Taken from as needed, not all at once.
-        num_workers: Processes; 0 works in this one.
-        crashed: The result of a job that kills its process.
-
-    Example:
-        ```python
-        >>> from vididi_hf.data.workers import ordered_map
-        >>> list(ordered_map(abs, [-2, 1, -3], num_workers=0, crashed=lambda job: 0))
-        [2, 1, 3]
-
-        ```
+    A job that kills its process, as a hostile file can do to a decoder, costs no other job its result; `crashed`
+    returns the result of that job. Jobs are taken as needed. Workers use one torch thread and end with their parent,
+    even if it is killed. The function must be importable in other processes; 0 workers run it in this one.
     """
     if num_workers == 0:
         yield from map(function, jobs)
@@ -54,7 +41,7 @@ def ordered_map(
         job, future = waiting.popleft()
         try:
             return future.result()
-        except BrokenProcessPool:  # by this job or by one beside it
+        except BrokenProcessPool:  # this job or another one killed a process
             with _executor(1) as alone:
                 try:
                     return alone.submit(function, job).result()
@@ -79,10 +66,10 @@ def ordered_map(
 
 
 def _executor(num_workers: int) -> ProcessPoolExecutor:
-    # Forked from a clean process: one that has opened decoders, or runs threads, must not be forked.
+    # A process that has opened decoders or runs threads must not be forked, so fork from a clean one.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    context.set_forkserver_preload(["__main__", __name__])  # what all workers import is imported once
+    context.set_forkserver_preload(["__main__", __name__])  # import once what all workers import
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
 
@@ -100,32 +87,23 @@ def _end_with_parent() -> None:
 
 
 def leave_process_group(worker: int) -> None:
-    """Puts a worker of a `DataLoader` into a process group of its own; to be its `worker_init_fn`.
+    """A `worker_init_fn` that puts a `DataLoader` worker into its own process group.
 
-    Schedulers and launchers send SIGTERM to a whole group. The training process then finishes its step and saves, for
-    which its workers must not have died of the same signal. They end with it, as they do in any case.
-
-    Args:
-        worker: The number that the loader gives it.
+    Schedulers send SIGTERM to a whole group. The training process then finishes its step and saves, for which it needs
+    its workers. They end with it in any case.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 
 
 def ordered_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Builds the loader of an evaluation: all samples once and in order, in batches that are lists.
-
-    Args:
-        samples: A map-style data set whose samples depend on nothing but their number.
-        batch_size: Samples in a list.
-        num_workers: Processes; 0 works in this one.
-    """
+    """Builds the loader of an evaluation: all samples of a map-style data set once, in order, in lists."""
     return DataLoader(
         samples,
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=list,
         worker_init_fn=leave_process_group,
-        # Seeds the workers, which draw nothing; an own one keeps an evaluation from advancing torch's global one.
+        # The workers draw nothing. Without its own generator, a loader would advance torch's global one.
         generator=torch.Generator(),
     )

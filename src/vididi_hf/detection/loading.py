@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vididi_hf.data.epochs import EpochBatches, EpochLoader, SampleKey
-from vididi_hf.data.loading import stack_frames
+from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey, make_or_replace, stack_frames
 from vididi_hf.data.seeding import seeded_random
-from vididi_hf.data.substitutes import make_or_replace
 from vididi_hf.detection.augment import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
 

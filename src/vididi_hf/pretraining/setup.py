@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
-from vididi_hf.data.parquet_videos import ParquetVideos, find_shards
+from vididi_hf.data.streaming import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.streaming import StreamingClipLoader
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits

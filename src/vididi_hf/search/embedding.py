@@ -22,10 +22,16 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm.auto import tqdm
 
-from vididi_hf.data.files import default_root
-from vididi_hf.data.preparation.shards import DATA_FOLDER, read_record, shard_path, write_tables
+from vididi_hf.data.folders import default_root
+from vididi_hf.data.preparation.shards import (
+    DATA_FOLDER,
+    StoredSplit,
+    common_folder,
+    read_record,
+    shard_path,
+    write_tables,
+)
 from vididi_hf.data.registry import ALL_ROWS, DATASETS, load_video_dataset
-from vididi_hf.data.stored_splits import StoredSplit, common_folder
 from vididi_hf.evaluation.features import EvaluationClips, NothingDecodedError, VideoFeatures, iterate_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import load_encoder

@@ -1,6 +1,5 @@
 """Whole preparations of tiny data sets: what comes out, and that nothing but the input decides it."""
 
-import doctest
 import errno
 import hashlib
 import inspect
@@ -14,9 +13,10 @@ import pytest
 from huggingface_hub import HfApi
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data import preparation
 from vididi_hf.data.folders import MissingSplitError
-from vididi_hf.data.preparation.prepare import PreparationOptions, prepare_dataset, push_to_hub, summarize
+from vididi_hf.data.preparation import prepare
+from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.prepare import prepare_dataset, push_to_hub, summarize
 from vididi_hf.data.preparation.shards import shard_path
 from vididi_hf.data.registry import load_video_dataset
 
@@ -39,16 +39,9 @@ def mixed(tmp_path_factory, motion_root, broken_videos):
     return folder / "clips.csv"
 
 
-def options_of(dataset, output_dir, num_workers=0, videos_per_shard=4, videos_per_group=2, progress=False, **options):
-    return PreparationOptions(
-        dataset=str(dataset),
-        output_dir=str(output_dir),
-        num_workers=num_workers,
-        videos_per_shard=videos_per_shard,
-        videos_per_group=videos_per_group,
-        progress=progress,
-        **options,
-    )
+def options_of(dataset, output_dir, **options):
+    small = {"num_workers": 0, "videos_per_shard": 4, "videos_per_group": 2, "progress": False}
+    return PreparationOptions(dataset=str(dataset), output_dir=str(output_dir), **{**small, **options})
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +64,11 @@ def test_the_report_counts_every_video_and_names_the_bad_ones(prepared):
     folder, report = prepared
     assert json.loads((folder / "preparation.json").read_text()) == report
     train, test = report["splits"]["train"], report["splits"]["test"]
-    assert (train["videos"], train["stored"], train["kept"], train["re-encoded"], train["repaired"]) == (
-        10,
-        8,
-        8,
-        0,
-        [],
-    )
+    counts = {"videos": 10, "stored": 8, "kept": 8, "re-encoded": 0, "repaired": []}
+    assert {name: train[name] for name in counts} == counts
     assert {video["video"]: video["reason"] for video in train["dropped"]} == {
         "train/empty.mp4": "it is empty",
-        "train/text.mp4": "it is no video that FFmpeg can read, or its header is damaged",
+        "train/text.mp4": "it is not a video that FFmpeg can read, or its header is damaged",
     }
     assert [video["video"] for video in test["dropped"]] == ["test/truncated.mp4"]
     for name, split in report["splits"].items():
@@ -94,6 +82,9 @@ def test_the_report_counts_every_video_and_names_the_bad_ones(prepared):
     text = summarize(report)
     assert "train: 8 of 10 videos in 3 shards" in text
     assert "1 dropped: it is empty" in text
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "data/train-*.parquet" in card
+    assert str(folder) not in card + json.dumps(report)
 
 
 def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp_path):
@@ -121,7 +112,7 @@ def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp
         assert all(row["video"]["path"].startswith(f"{split}/") for row in stored)
 
 
-def test_load_video_dataset_takes_it_as_it_is(prepared, mixed, monkeypatch, tmp_path):
+def test_load_video_dataset_and_the_parquet_builder_take_it_as_it_is(prepared, mixed, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     for split, count in (("train", 8), ("test", 4), ("all", 12)):
         rows = load_video_dataset(prepared[0], split=split)
@@ -130,23 +121,23 @@ def test_load_video_dataset_takes_it_as_it_is(prepared, mixed, monkeypatch, tmp_
         assert rows[0]["video"].get_frames_at([0, 23]).data.shape == (2, 3, 64, 64)
     with pytest.raises(MissingSplitError, match="validation"):
         load_video_dataset(prepared[0], split="validation")
-
-
-def test_the_parquet_builder_loads_the_files(prepared, tmp_path):
-    folder, _ = prepared
-    files = {"train": str(folder / "data" / "train-*.parquet")}
+    files = {"train": str(shard_path(prepared[0], "train", 0, 3))}
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
-    assert rows.features["video"] == datasets.Video()
     assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
 
 
-def test_rows_are_shuffled_unless_told_otherwise(prepared, mixed, tmp_path):
+def test_rows_are_shuffled_unless_told_otherwise_and_videos_shrunk_if_asked(prepared, mixed, tmp_path):
     stored = load(prepared[0], "train", tmp_path / "cache")["take"][:]
     in_order = load_video_dataset(mixed, split="train")["take"][:8]
     assert sorted(stored) == sorted(in_order)
     assert stored != in_order
-    prepare_dataset(options_of(mixed, tmp_path / "plain", shuffle=False))
-    assert load(tmp_path / "plain", "train", tmp_path / "cache")["take"][:] == in_order
+    report = prepare_dataset(options_of(mixed, tmp_path / "plain", shuffle=False, short_side=32, splits=["train"]))
+    assert list(report["splits"]) == ["train"]
+    assert report["splits"]["train"]["re-encoded"] == 8
+    rows = load(tmp_path / "plain", "train", tmp_path / "cache")
+    assert rows["take"][:] == in_order
+    assert all(row["video"][0].shape == (3, 32, 32) for row in rows)
+    assert (rows["height"][0], rows["width"][0], rows["num_frames"][0]) == (32, 32, 24)
 
 
 def test_processes_change_nothing(prepared, mixed, tmp_path):
@@ -155,7 +146,7 @@ def test_processes_change_nothing(prepared, mixed, tmp_path):
 
 
 def test_a_full_disk_stops_it_and_the_same_call_goes_on(prepared, mixed, tmp_path, monkeypatch):
-    write, written = preparation.write_shard, []
+    write, written = prepare.write_shard, []
 
     def write_to_a_disk_with_room_for_two(path, schema, rows, *rest):
         if len(written) == 2:
@@ -166,28 +157,26 @@ def test_a_full_disk_stops_it_and_the_same_call_goes_on(prepared, mixed, tmp_pat
 
     folder = tmp_path / "shards"
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "write_shard", write_to_a_disk_with_room_for_two)
+        patch.setattr(prepare, "write_shard", write_to_a_disk_with_room_for_two)
         with pytest.raises(OSError, match="No space left"):
             prepare_dataset(options_of(mixed, folder))
     assert set(contents(folder)) == {f"data/{name}" for name in written}
     before = {name: (folder / "data" / name).stat().st_mtime_ns for name in written}
-    treated = []
-    treat = preparation.treat_video
-    with monkeypatch.context() as patch:
-        patch.setattr(preparation, "treat_video", lambda video, treatment: treated.append(1) or treat(video, treatment))
-        report = prepare_dataset(options_of(mixed, folder))
+    treated, treat = [], prepare.treat_video
+    monkeypatch.setattr(prepare, "treat_video", lambda video, options: treated.append(1) or treat(video, options))
+    assert prepare_dataset(options_of(mixed, folder)) == prepared[1]
     assert {name: (folder / "data" / name).stat().st_mtime_ns for name in written} == before
     assert len(treated) == 15 - 8 - 2 + 2  # 15 videos, of which two shards of 4 are there already
-    assert report == prepared[1]
     assert contents(folder) == contents(prepared[0])
-
-
-def test_a_finished_preparation_is_not_done_again(prepared, mixed, monkeypatch):
-    folder, report = prepared
-    monkeypatch.setattr(preparation, "treat_video", lambda *_, **__: pytest.fail("a video was decoded again"))
-    before = contents(folder)
-    assert prepare_dataset(options_of(mixed, folder)) == report
-    assert contents(folder) == before
+    # A finished preparation is not done again, but uploaded if asked for.
+    uploads = []
+    monkeypatch.setattr(prepare, "treat_video", lambda *_, **__: pytest.fail("a video was decoded again"))
+    monkeypatch.setattr(prepare, "push_to_hub", lambda *args: uploads.append(args))
+    assert prepare_dataset(options_of(mixed, folder)) == prepared[1]
+    assert uploads == []
+    prepare_dataset(options_of(mixed, folder, push_to_hub="owner/name", private=False))
+    assert uploads == [(folder, "owner/name", False)]
+    assert contents(folder) == contents(prepared[0])
 
 
 def test_shards_of_another_preparation_are_not_mixed_in(prepared, mixed, motion_root, tmp_path):
@@ -200,18 +189,9 @@ def test_shards_of_another_preparation_are_not_mixed_in(prepared, mixed, motion_
     stranger = tmp_path / "data"
     stranger.mkdir()
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(stranger / "train-00000-of-00003.parquet")
-    with pytest.raises(ValueError, match="is no shard of this preparation"):
+    with pytest.raises(ValueError, match="is not a shard of this preparation"):
         prepare_dataset(options_of(mixed, tmp_path))
     assert contents(folder) == before
-
-
-def test_videos_are_made_smaller(mixed, tmp_path):
-    report = prepare_dataset(options_of(mixed, tmp_path / "small", short_side=32, splits=["test"]))
-    assert list(report["splits"]) == ["test"]
-    assert report["splits"]["test"]["re-encoded"] == 4
-    rows = load(tmp_path / "small", "test", tmp_path / "cache")
-    assert all(row["video"][0].shape == (3, 32, 32) for row in rows)
-    assert (rows["height"][0], rows["width"][0], rows["num_frames"][0]) == (32, 32, 24)
 
 
 def test_what_was_prepared_can_be_prepared_again(prepared, mixed, tmp_path):
@@ -243,24 +223,16 @@ def test_a_shard_without_good_videos_and_a_set_without_any(broken_videos, tmp_pa
     assert rows[0]["video"][0].shape == (3, 64, 64)
 
 
-def test_splits_that_do_not_fit_together_are_refused(tmp_path, motion_root):
-    good = next((motion_root / "test").rglob("*.mp4"))
-    saved = datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_dict({"video": [str(good)], "label": [0]}).cast(
-                datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=names)})
-            )
-            for split, names in (("train", ["a", "b"]), ("test", ["b", "a"]))
-        }
-    )
+def test_missing_splits_and_those_that_do_not_fit_together_are_refused(tmp_path, motion_root, mixed):
+    with pytest.raises(ValueError, match="no split 'validation'; it has test, train"):
+        prepare_dataset(options_of(mixed, tmp_path, splits=["train", "validation"]))
+    good, saved = next((motion_root / "test").rglob("*.mp4")), datasets.DatasetDict()
+    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        features = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=names)})
+        saved[split] = datasets.Dataset.from_dict({"video": [str(good)], "label": [0]}).cast(features)
     saved.save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(ValueError, match="splits train and test have different columns or classes"):
         prepare_dataset(options_of(tmp_path / "saved", tmp_path / "out"))
-
-
-def test_missing_splits(mixed, tmp_path):
-    with pytest.raises(ValueError, match="no split 'validation'; it has test, train"):
-        prepare_dataset(options_of(mixed, tmp_path, splits=["train", "validation"]))
 
 
 @pytest.mark.parametrize(
@@ -269,8 +241,8 @@ def test_missing_splits(mixed, tmp_path):
         ({"partial": "mend"}, "partial must be one of repair, keep, drop, got 'mend'"),
         ({"videos_per_shard": 0}, "videos_per_shard must be at least 1, got 0"),
         ({"short_side": 8}, "short_side must be at least 16, got 8"),
-        ({"crf": 52}, "crf must be at most 51, got 52"),
-        ({"splits": ["a-b"]}, "'a-b' is no name"),
+        ({"crf": 52}, "crf must be at least 0 and at most 51, got 52"),
+        ({"splits": ["a-b"]}, "splits must be names of letters, digits and _ only, got 'a-b'"),
         ({"push_to_hub": "name"}, "push_to_hub must be the id of a data set, owner/name, got 'name'"),
     ],
 )
@@ -304,25 +276,3 @@ def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypat
     assert {name for name in contents(folder) if any(Path(name).match(pattern) for pattern in patterns)} == set(
         contents(folder)
     )
-
-
-def test_a_preparation_is_uploaded_where_that_is_asked_for(prepared, mixed, monkeypatch):
-    uploads = []
-    monkeypatch.setattr(preparation, "push_to_hub", lambda *args: uploads.append(args))
-    prepare_dataset(options_of(mixed, prepared[0]))
-    assert uploads == []
-    prepare_dataset(options_of(mixed, prepared[0], push_to_hub="owner/name", private=False))
-    assert uploads == [(prepared[0], "owner/name", False)]
-
-
-def test_shard_paths_are_those_that_the_card_names(prepared):
-    folder, report = prepared
-    assert shard_path(folder, "train", 0, 3).exists()
-    assert "data/train-*.parquet" in (folder / "README.md").read_text()
-    assert str(folder) not in (folder / "README.md").read_text() + json.dumps(report)
-
-
-def test_docstring_examples():
-    result = doctest.testmod(preparation)
-    assert result.attempted > 0
-    assert result.failed == 0

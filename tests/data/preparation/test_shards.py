@@ -1,4 +1,4 @@
-"""Shards are whole or not there, also on a disk that is full: `/dev/full` is one."""
+"""Shards are whole or not there, also on a full disk (`/dev/full`); which rows they hold, and when two are the same."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from vididi_hf.data import shards
-from vididi_hf.data.preparation.shards import read_record, shard_path, write_shard
+from vididi_hf.data.folders import with_video_column
+from vididi_hf.data.preparation import shards
+from vididi_hf.data.preparation.shards import StoredSplit, common_folder, read_record, shard_path, write_shard
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 SCHEMA = FEATURES.arrow_schema
@@ -27,7 +28,8 @@ def test_names():
 
 
 def test_a_shard_holds_rows_in_groups_their_types_and_its_record(tmp_path):
-    path = shard_path(tmp_path, "train", 0, 1)
+    path = shard_path(tmp_path, "train", 3, 20)
+    assert path == tmp_path / "data/train-00003-of-00020.parquet"
     record = {"dropped": []}
 
     def rows_that_note():
@@ -55,45 +57,100 @@ def test_long_videos_make_small_groups(tmp_path, monkeypatch):
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [2, 1, 1, 2]
 
 
-def test_a_shard_without_rows_can_be_read(tmp_path):
-    path = shard_path(tmp_path, "train", 0, 1)
-    write_shard(path, SCHEMA, rows([]), {"kept": 0}, videos_per_group=2)
-    assert pq.read_table(path).num_rows == 0
-    assert read_record(path) == {"kept": 0}
-
-
-def test_an_error_between_rows_leaves_nothing(tmp_path):
-    def failing():
-        yield from rows([10, 10, 10])
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_shard(shard_path(tmp_path, "train", 0, 1), SCHEMA, failing(), {}, videos_per_group=1)
-    assert files(tmp_path) == []
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_leaves_nothing_and_is_called_that(tmp_path):
     first, second = (shard_path(tmp_path, "train", index, 2) for index in (0, 1))
     write_shard(first, SCHEMA, rows([10]), {}, videos_per_group=1)
     # Writing to the second one's hidden name is now writing to a full disk.
     os.symlink("/dev/full", second.with_name(f".{second.name}.part"))
-    with pytest.raises(
-        OSError, match=r"the disk is full: .*train-00001-of-00002.parquet .* run the same command again"
-    ):
+    with pytest.raises(OSError, match=r"the disk is full: .*train-00001-of-00002.parquet.* run the same command"):
         write_shard(second, SCHEMA, rows([10_000_000, 10]), {}, videos_per_group=1)
     assert files(tmp_path) == [first.name]
 
 
-def test_other_errors_of_the_disk_keep_their_words(tmp_path):
-    (tmp_path / "data").write_text("a file where the folder shall be")
-    with pytest.raises(OSError, match="File exists"):
-        write_shard(shard_path(tmp_path, "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
+def test_errors_leave_nothing_and_foreign_files_have_no_record(tmp_path):
+    def failing():
+        yield from rows([10, 10, 10])
+        raise KeyboardInterrupt
 
-
-def test_records_of_what_is_no_shard_of_ours(tmp_path):
+    path = shard_path(tmp_path, "train", 0, 1)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(path, SCHEMA, failing(), {}, videos_per_group=1)
+    assert files(tmp_path) == []
+    write_shard(path, SCHEMA, rows([]), {"kept": 0}, videos_per_group=2)  # a shard without rows
+    assert pq.read_table(path).num_rows == 0
+    assert read_record(path) == {"kept": 0}
     assert read_record(tmp_path / "missing.parquet") is None
     (tmp_path / "text.parquet").write_text("no Parquet")
     assert read_record(tmp_path / "text.parquet") is None
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     assert read_record(tmp_path / "other.parquet") is None
+    with pytest.raises(OSError, match="Not a directory"):  # other errors of the disk keep their words
+        write_shard(shard_path(tmp_path / "text.parquet", "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
+
+
+# Which rows are stored where
+
+
+def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options):
+    return StoredSplit("train", rows, root, settings or {}, videos_per_shard, **options)
+
+
+@pytest.fixture
+def listed():
+    return with_video_column(
+        [f"/videos/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)], take=[*range(10)]
+    )
+
+
+def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides(listed):
+    split = split_of(listed)
+    assert [len(shard) for shard in split.shards] == [4, 4, 2]
+    order = [row for shard in split.shards for row in shard]
+    assert sorted(order) == list(range(10))
+    assert split.shards == split_of(listed).shards
+    assert len({str(split_of(listed, seed=seed).shards) for seed in range(3)}) == 3
+    assert split_of(listed, shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_columns_are_those_of_the_rows_and_what_is_measured(listed):
+    split = split_of(listed)
+    assert set(split.features) == {"video", "label", "take", "num_frames", "fps", "height", "width"}
+    assert split.features["label"].names == ["0", "1"]
+    assert split.features["video"] == datasets.Video()
+    assert split.row(3) == {"video": {"bytes": None, "path": "/videos/1/3.mp4"}, "label": 1, "take": 3}
+
+
+def test_the_common_folder():
+    assert common_folder([with_video_column(["/a/b/c.mp4"]), with_video_column(["/a/d/e.mp4", "/a/f.mp4"])]) == "/a"
+    assert common_folder([with_video_column(["/a/b/c.mp4", "/a/b/d.mp4"])]) == "/a/b"
+    assert common_folder([with_video_column(["b/c.mp4", None, "/a/d.mp4"])]) == "/a"
+    assert common_folder([with_video_column([None])]) == ""
+
+
+def test_the_identity_changes_with_all_that_shards_depend_on(listed):
+    moved = with_video_column(
+        [f"/moved/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)], take=[*range(10)]
+    )
+    base = split_of(listed).identity
+    assert base == split_of(listed).identity == split_of(moved, root="/moved").identity
+    embedded = [
+        datasets.Dataset.from_list(
+            [{"video": {"bytes": b"0" * size, "path": "a.mp4"}}],
+            features=datasets.Features({"video": datasets.Video()}),
+        )
+        for size in (3, 4)
+    ]
+    others = [
+        split_of(listed.select(range(9))),
+        split_of(listed.remove_columns("take")),
+        split_of(
+            listed.map(lambda row: {"take": 0}, remove_columns="video")
+            .add_column("video", listed.cast_column("video", datasets.Video(decode=False))["video"][:])
+            .cast_column("video", datasets.Video())
+        ),
+        split_of(listed, settings={"short_side": 64}),
+        split_of(listed.rename_column("take", "source")),
+        *map(split_of, embedded),
+    ]
+    assert len({base, *(split.identity for split in others)}) == len(others) + 1

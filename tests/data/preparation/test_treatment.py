@@ -1,13 +1,16 @@
 """What becomes of a video: one test for each fate, and its reason."""
 
-import doctest
-
 import pytest
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data import treatment
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.preparation.treatment import Treatment, treat_video
+from vididi_hf.data.preparation import treatment
+from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.treatment import treat_video
+
+
+def options(**values):
+    return PreparationOptions(dataset="", output_dir="", **values)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def promising(tmp_path, write_video):
 def test_a_good_video_is_kept_byte_by_byte(tmp_path, write_video):
     path = write_video(tmp_path / "a.mp4")
     for video in ({"path": str(path), "bytes": None}, {"path": None, "bytes": path.read_bytes()}):
-        result = treat_video(video, Treatment(short_side=64))  # it is smaller than that
+        result = treat_video(video, options(short_side=64))  # it is smaller than that
         assert (result.status, result.reason, result.encoded) == ("kept", "", path.read_bytes())
         assert (result.facts.num_frames, result.facts.height, result.facts.width) == (24, 40, 48)
 
@@ -33,7 +36,7 @@ def test_a_good_video_is_kept_byte_by_byte(tmp_path, write_video):
 def test_broken_videos_are_dropped_with_the_reason(broken_videos):
     reasons = {}
     for kind, path in broken_videos.items():
-        result = treat_video({"path": str(path), "bytes": None}, Treatment())
+        result = treat_video({"path": str(path), "bytes": None}, options())
         assert (result.status, result.encoded, result.facts) == ("dropped", None, None)
         reasons[kind] = result.reason
     assert reasons["empty"] == "it is empty"
@@ -41,57 +44,50 @@ def test_broken_videos_are_dropped_with_the_reason(broken_videos):
     assert reasons["audio-only"] == "it has no video stream"
     assert all(reasons.values())
     for nothing in (None, {"path": None, "bytes": None}):
-        assert treat_video(nothing, Treatment()).reason == "the row holds no video"
-
-
-def test_a_folder_in_place_of_a_file_is_dropped(tmp_path):
-    assert (
-        "its file cannot be read: Is a directory"
-        in treat_video({"path": str(tmp_path), "bytes": None}, Treatment()).reason
-    )
+        assert treat_video(nothing, options()).reason == "the row holds no video"
 
 
 def test_what_promises_too_much_is_repaired_kept_or_dropped_as_asked_for(promising):
-    repaired = treat_video(promising, Treatment())
+    repaired = treat_video(promising, options())
     assert repaired.status == "repaired"
     assert repaired.reason == f"only {repaired.facts.num_frames} of the 24 frames that it promises can be decoded"
     assert 0 < repaired.facts.num_frames == len(VideoDecoder(repaired.encoded)) < 24
-    kept = treat_video(promising, Treatment(partial="keep"))
+    kept = treat_video(promising, options(partial="keep"))
     assert kept.status == "kept"
     assert kept.encoded == open(promising["path"], "rb").read()  # noqa: SIM115
-    dropped = treat_video(promising, Treatment(partial="drop"))
+    dropped = treat_video(promising, options(partial="drop"))
     assert (dropped.status, dropped.reason, dropped.encoded) == ("dropped", repaired.reason, None)
 
 
 def test_short_videos_are_dropped_where_that_is_asked_for(tmp_path, write_video):
     video = {"path": str(write_video(tmp_path / "a.mp4", 3)), "bytes": None}
-    assert treat_video(video, Treatment(min_frames=3)).status == "kept"
-    result = treat_video(video, Treatment(min_frames=4))
+    assert treat_video(video, options(min_frames=3)).status == "kept"
+    result = treat_video(video, options(min_frames=4))
     assert (result.status, result.reason) == ("dropped", "it has 3 frames, and min_frames is 4")
 
 
-@pytest.mark.parametrize(("options", "size"), [({"short_side": 32}, (32, 38)), ({"key_frame_interval": 4}, (40, 48))])
-def test_all_videos_are_encoded_anew_where_that_is_asked_for(tmp_path, write_video, options, size):
+@pytest.mark.parametrize(("values", "size"), [({"short_side": 32}, (32, 38)), ({"key_frame_interval": 4}, (40, 48))])
+def test_all_videos_are_encoded_anew_where_that_is_asked_for(tmp_path, write_video, values, size):
     path = write_video(tmp_path / "a.mp4")
-    result = treat_video({"path": str(path), "bytes": None}, Treatment(**options))
+    result = treat_video({"path": str(path), "bytes": None}, options(**values))
     assert (result.status, result.reason) == ("re-encoded", "")
     assert result.encoded != path.read_bytes()
     assert VideoDecoder(result.encoded)[0].shape[1:] == size
 
 
-def test_what_the_encoder_refuses_is_dropped(tmp_path, write_video, monkeypatch):
+def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(treatment, "reencode_video", refuse)
     video = {"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}
-    result = treat_video(video, Treatment(short_side=32))
-    assert (result.status, result.reason) == ("dropped", "its frames cannot be encoded anew (no)")
-
-
-def test_what_does_not_fit_into_a_cell_is_dropped(tmp_path, write_video, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(treatment, "reencode_video", refuse)
+        result = treat_video(video, options(short_side=32))
+    assert (result.status, result.reason) == ("dropped", "its frames cannot be re-encoded (no)")
+    folder = treat_video({"path": str(tmp_path), "bytes": None}, options())
+    assert (folder.status, folder.reason) == ("dropped", "its file cannot be read: Is a directory")
     monkeypatch.setattr(treatment, "MAX_CELL_BYTES", 100)
-    result = treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, Treatment())
+    result = treat_video(video, options())
     assert result.status == "dropped"
     assert "2 GiB" in result.reason
 
@@ -103,10 +99,4 @@ def test_other_errors_are_not_taken_for_faults_of_a_video(tmp_path, write_video,
     monkeypatch.setattr(treatment, "probe_video", fail)
     assert not issubclass(ImportError, BrokenVideoError)
     with pytest.raises(ImportError):
-        treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, Treatment())
-
-
-def test_docstring_examples():
-    result = doctest.testmod(treatment)
-    assert result.attempted > 0
-    assert result.failed == 0
+        treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, options())

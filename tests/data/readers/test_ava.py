@@ -47,23 +47,16 @@ def columns(rows):
 
 def test_key_frames(root, summary):
     rows = load_video_dataset("ava", root=root)
-    assert summary(rows, root) == [
-        "trainval/movieA-_0001.mkv",
-        "trainval/movieA-_0001.mkv",
-        "trainval/movieB-_0001.mp4",
-    ]
+    assert summary(rows, root) == [*["trainval/movieA-_0001.mkv"] * 2, "trainval/movieB-_0001.mp4"]
     expected = [
         ("movieA-_0001", 903, [[0, 0, 1, 0.5]], [[11]], [0]),
         ("movieA-_0001", 904, [[0, 0, 1, 1]], [[79]], [0]),
         ("movieB-_0001", 902, [[0.1, 0.2, 0.5, 0.9], [0.6, 0.2, 0.9, 0.9]], [[0, 78], [1]], [7, 8]),
     ]
-    found = columns(rows)
-    assert [(row["video_id"], row["second"], row["box_labels"], row["persons"]) for row in found] == [
-        (video, second, labels, persons) for video, second, _, labels, persons in expected
-    ]
-    for row, (_, second, boxes, _, _) in zip(found, expected):
+    for row, (video, second, boxes, labels, persons) in zip(columns(rows), expected, strict=True):
+        assert (row["video_id"], row["second"], row["timestamp"]) == (video, second, second)
+        assert (row["box_labels"], row["persons"]) == (labels, persons)
         assert row["boxes"] == [pytest.approx(box) for box in boxes]
-        assert row["timestamp"] == second
 
 
 def test_key_frames_in_which_nobody_is_annotated(root):
@@ -120,11 +113,11 @@ def test_missing_movies_are_counted_and_named(root):
 def test_missing_and_damaged_lists(root, write):
     (root / "annotations" / "ava_train_excluded_timestamps_v2.2.csv").unlink()
     with pytest.warns(
-        UserWarning, match=r"found no ava_train_excluded_timestamps_v2\.2\.csv .* no key frame is left out"
+        UserWarning, match=r"found no ava_train_excluded_timestamps_v2\.2\.csv .* no key frame is excluded"
     ):
         assert len(load_video_dataset("ava", root=root)) == 4
     write(root / "annotations" / "ava_train_v2.2.csv", "movieA-_0001,0902,0.1,0.1,0.2,0.2,4")
-    with pytest.raises(ValueError, match=r"ava_train_v2\.2\.csv: each line must hold video_id,second,x1,.*,person"):
+    with pytest.raises(ValueError, match=r"ava_train_v2\.2\.csv: each line must be video_id,second,x1,.*,person"):
         load_video_dataset("ava", root=root)
     (root / "annotations" / "ava_action_list_v2.2.pbtxt").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no list of actions ava_action_list_v2\.2\.pbtxt"):

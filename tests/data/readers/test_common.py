@@ -6,7 +6,7 @@ import warnings
 import datasets
 import pytest
 
-from vididi_hf.data.folders import MissingSplitError
+from vididi_hf.data.folders import MissingSplitError, default_root
 from vididi_hf.data.readers.common import (
     AbsentVideosWarning,
     DatasetFolder,
@@ -14,22 +14,16 @@ from vididi_hf.data.readers.common import (
     choose_splits,
     without_suffix,
 )
-from vididi_hf.data.registry import absent_videos, default_root
+from vididi_hf.data.registry import absent_videos
 
 
-def test_a_missing_folder(tmp_path, vididi_home):
-    with pytest.raises(FileNotFoundError, match=r"some: there is no folder .*nowhere; say where .*--dataset_root"):
+def test_folders(tmp_path, vididi_home, touch, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"some: there is no folder .*nowhere; pass .*--dataset_root"):
         DatasetFolder("some", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=re.escape(str(vididi_home / "some"))):
         DatasetFolder("some")
-
-
-def test_the_default_folder(touch):
     touch(default_root("in-the-cache"), "a.avi")
     assert DatasetFolder("in-the-cache").locate("a") == str(default_root("in-the-cache") / "a.avi")
-
-
-def test_relative_roots_give_absolute_paths(tmp_path, touch, monkeypatch):
     touch(tmp_path, "here/a.avi")
     monkeypatch.chdir(tmp_path)
     assert DatasetFolder("some", "here").locate("a") == str(tmp_path / "here" / "a.avi")
@@ -37,17 +31,11 @@ def test_relative_roots_give_absolute_paths(tmp_path, touch, monkeypatch):
 
 def test_lists_inside_come_first_then_those_beside(tmp_path, touch):
     root = touch(tmp_path / "set" / "videos", "deep/er/List1.TXT", "deep/list1.txt")
-    touch(tmp_path / "set", "list1.txt", "list2.txt", "annotations/x/list3.txt", "elsewhere/list4.txt")
-    touch(tmp_path, "list5.txt")
+    touch(tmp_path / "set", "list1.txt", "list2.txt", "annotations/x/list3.txt", "elsewhere/list4.txt", "../list5.txt")
     folder = DatasetFolder("some", root)
     found = [path.relative_to(tmp_path / "set").as_posix() for path in folder.find_lists(r"list\d\.txt")]
-    assert found == [
-        "videos/deep/list1.txt",
-        "videos/deep/er/List1.TXT",
-        "list1.txt",
-        "list2.txt",
-        "annotations/x/list3.txt",
-    ]
+    inside = ["videos/deep/list1.txt", "videos/deep/er/List1.TXT"]
+    assert found == [*inside, "list1.txt", "list2.txt", "annotations/x/list3.txt"]
     assert folder.find_list(r"list1\.txt", "list") == root / "deep" / "list1.txt"
 
 
@@ -90,22 +78,14 @@ def test_rows_of_what_is_there_and_a_warning_that_names_the_rest(tmp_path, touch
     assert isinstance(rows.features["video"], datasets.Video)
 
 
-def test_nothing_is_said_where_nothing_is_missing(tmp_path, touch, summary):
-    folder = DatasetFolder("some", touch(tmp_path, "a.mp4"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert summary(folder.rows(["a", "a"]), tmp_path) == ["a.mp4", "a.mp4"]
-
-
-def test_no_rows_are_an_error(tmp_path, touch):
-    folder = DatasetFolder("some", touch(tmp_path, "other.mp4"))
-    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos found .*; looked .* for a, b \(any of "):
-        folder.rows(["a", "b", "a"])
-
-
-def test_few_rows_are_an_error_too(tmp_path, touch):
+def test_no_rows_and_few_are_an_error(tmp_path, touch):
     """Other sets hold videos of the same names."""
     root = touch(tmp_path, "a.mp4", "b.mp4", "other.mp4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(DatasetFolder("some", root).rows(["a", "a"])) == 2
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos found .*; looked .* for c, d \(any of "):
+        DatasetFolder("some", root).rows(["c", "d", "c"])
     few = r"only 2 of the 5 listed videos found .*; looked .* for c, d, e \(any of .* holds 3 files: a\.mp4, b\.mp4, "
     with pytest.raises(FileNotFoundError, match=few):
         DatasetFolder("some", root).rows(["a", "b", "c", "d", "e"])
@@ -113,27 +93,18 @@ def test_few_rows_are_an_error_too(tmp_path, touch):
         assert len(DatasetFolder("some", root).rows(["a", "b", "c", "d"])) == 2
     with pytest.warns(AbsentVideosWarning, match="3 of the 5 listed videos"):
         assert len(DatasetFolder("some", root, least=0.0).rows(["a", "b", "c", "d", "e"])) == 2
+    with pytest.raises(ValueError, match="the label 'jump' is not one of the 2 classes 'run' to 'walk'"):
+        DatasetFolder("some", root).rows(["a"], ["jump"], ["run", "walk"])
 
 
-def test_a_class_that_is_not_among_the_names_is_an_error(tmp_path, touch):
-    with pytest.raises(ValueError, match="'jump' is none of the 2 classes 'run' to 'walk'"):
-        DatasetFolder("some", touch(tmp_path, "a.mp4")).rows(["a"], ["jump"], ["run", "walk"])
-
-
-def test_splits_by_any_of_their_names():
+def test_splits_and_names():
     assert choose_splits("some", "val", ("train", "validation")) == ["validation"]
     assert choose_splits("some", None, ("train", "test")) == ["train", "test"]
     with pytest.raises(MissingSplitError, match="some has no split 'validation'; it has test, train"):
         choose_splits("some", "validation", ("train", "test"))
-
-
-def test_three_official_splits():
     assert [check_official_split("some", number) for number in (1, 2, 3)] == [None] * 3
     with pytest.raises(ValueError, match="some: official_split must be 1, 2 or 3, got 4"):
         check_official_split("some", 4)
-
-
-def test_names_without_suffix():
     names = ["a.avi", "a/b.c.MP4", "v1.5_run", "a"]
     assert [without_suffix(name) for name in names] == ["a", "a/b.c", "v1.5_run", "a"]
 

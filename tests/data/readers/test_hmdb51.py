@@ -42,30 +42,26 @@ def test_the_official_splits(root):
     assert numbers("hmdb51-3", root, "test") == (["2"], ["2"])
 
 
-def test_the_folder_of_the_videos_alone_finds_the_lists_beside_it(root):
-    assert len(load_video_dataset("hmdb51", root=root / "hmdb51_org")) == 51
-
-
 def test_columns(root, summary):
-    rows = load_video_dataset("hmdb51", root=root)
+    rows = load_video_dataset("hmdb51", root=root / "hmdb51_org")  # which finds the lists beside it
+    assert len(rows) == 51
     assert rows.column_names == ["video", "label", "source"]
     assert set(rows["source"]) == {"Some film! [HD]"}
     assert summary(rows, root)[0] == (f"hmdb51_org/brush_hair/{clip('brush_hair', 0)}", "brush_hair")
 
 
-def test_incomplete_or_foreign_lists_would_number_classes_otherwise(root):
-    (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
-    with pytest.raises(ValueError, match=r"hmdb51: the lists .* are of 50 actions, not of 51: they are incomplete, or"):
+def test_incomplete_foreign_damaged_and_missing_lists(root, write, touch):
+    path = root / "testTrainMulti_7030_splits" / "wave_test_split1.txt"
+    path.unlink()  # which would number classes otherwise
+    with pytest.raises(ValueError, match=r"hmdb51: the lists .* have 50 actions, not 51: they are incomplete or"):
         load_video_dataset("hmdb51", root=root)
     assert len(load_video_dataset("hmdb51-2", root=root)) == 102
-
-
-def test_a_wrong_root(tmp_path, touch):
-    touch(tmp_path / "wrong", "a.avi")
+    write(path, "clip_without_number.avi")
+    with pytest.raises(ValueError, match=rf"{path.name}: each line must be a clip and a number, got 'clip_without"):
+        load_video_dataset("hmdb51", root=root)
+    touch(root / "lone" / "wrong", "a.avi")
     with pytest.raises(FileNotFoundError, match=r"found no lists <action>_test_split2\.txt; looked .* a\.avi"):
-        load_video_dataset("hmdb51-2", root=tmp_path / "wrong")
-    with pytest.raises(ValueError, match="hmdb51 has no split 'validation'"):
-        load_video_dataset("hmdb51", root=tmp_path / "wrong", split="validation")
+        load_video_dataset("hmdb51-2", root=root / "lone" / "wrong")
 
 
 def test_jhmdb_is_no_hmdb51(root, touch):
@@ -73,12 +69,6 @@ def test_jhmdb_is_no_hmdb51(root, touch):
     jhmdb = touch(root / "jhmdb", *(f"{action}/{clip(action, 0)[:-4]}.mp4" for action in ACTIONS[:21]))
     with pytest.raises(FileNotFoundError, match=r"hmdb51: only 21 of the 51 listed videos found in .*jhmdb; looked"):
         load_video_dataset("hmdb51", root=jhmdb)  # with the lists of HMDB51 beside it
-
-
-def test_a_damaged_list(root, write):
-    path = write(root / "testTrainMulti_7030_splits" / "wave_test_split1.txt", "clip_without_number.avi")
-    with pytest.raises(ValueError, match=rf"{path.name}: a line must hold a clip and a number, got 'clip_without"):
-        load_video_dataset("hmdb51", root=root)
 
 
 @pytest.mark.parametrize(

@@ -48,44 +48,26 @@ def test_the_official_splits(root, summary):
     assert len(load_video_dataset("jhmdb", root=root / "ReCompress_Videos")) == 21
 
 
-def test_without_masks_there_are_no_boxes(root):
-    rows = load_video_dataset("jhmdb", root=root)
-    assert rows.column_names == ["video", "label", "source"]
-    assert rows.features["label"].names == ACTIONS
-    assert set(rows["source"]) == {"A_Film"}
-
-
 def test_boxes_around_masks(root):
     mask = np.zeros((240, 320, 3), dtype=np.uint8)  # height, width, frames; the values number parts of the body
     mask[60:120, 32:64, 0] = 3
     mask[239, 319, 2] = 1
     mask[120, 160, 2] = 9
+    columns = ["video", "label", "source"]
+    assert load_video_dataset("jhmdb", root=root).column_names == columns  # without masks there are no boxes
     write_mask(root, "wave", 0, mask)
-    rows = load_video_dataset("jhmdb", root=root)
-    assert rows.column_names == ["video", "label", "source", "num_frames", "frames", "boxes", "box_labels", "persons"]
-    row = rows.remove_columns("video")[20]
-    assert row["frames"] == [0, 2]
-    assert row["num_frames"] == 3
-    assert row["persons"] == [0, 0]
-    assert row["box_labels"] == [[20], [20]]
-    np.testing.assert_allclose(row["boxes"], [[0.1, 0.25, 0.2, 0.5], [0.5, 0.5, 1, 1]], rtol=1e-6)
+    for folder in (root, root / "ReCompress_Videos"):  # with the masks inside or beside it
+        rows = load_video_dataset("jhmdb", root=folder)
+        assert rows.features["label"].names == ACTIONS
+        assert rows.column_names == [*columns, "num_frames", "frames", "boxes", "box_labels", "persons"]
+        row = rows.remove_columns("video")[20]
+        np.testing.assert_allclose(row.pop("boxes"), [[0.1, 0.25, 0.2, 0.5], [0.5, 0.5, 1, 1]], rtol=1e-6)
+        found = {"num_frames": 3, "frames": [0, 2], "box_labels": [[20], [20]], "persons": [0, 0]}
+        assert row == {"label": 20, "source": "A_Film", **found}
     # The other clips have no mask.
-    assert rows.remove_columns("video")[0] == {
-        "label": 0,
-        "source": "A_Film",
-        "num_frames": None,
-        "frames": [],
-        "boxes": [],
-        "box_labels": [],
-        "persons": [],
-    }
+    nothing = {"num_frames": None, "frames": [], "boxes": [], "box_labels": [], "persons": []}
+    assert rows.remove_columns("video")[0] == {"label": 0, "source": "A_Film", **nothing}
     assert key_frames(rows, include_empty=True)["frame"][:] == [0, 1, 2]
-
-
-def test_masks_beside_the_videos(root):
-    write_mask(root, "wave", 0, np.ones((4, 5, 2), dtype=np.uint8))
-    rows = load_video_dataset("jhmdb", root=root / "ReCompress_Videos")
-    assert rows["boxes"][20] == [[0, 0, 1, 1]] * 2
 
 
 def test_tables(tmp_path, write, touch, summary):
@@ -99,16 +81,10 @@ def test_tables(tmp_path, write, touch, summary):
     write(tmp_path / "boxes.csv", "video,frame,x1,y1,x2,y2,label", *boxes)
     rows = load_video_dataset("jhmdb", root=tmp_path, split="test")
     assert summary(rows, tmp_path) == [(f"videos/wave/{clip('wave', 1)}.mp4", "wave")]
-    assert rows.remove_columns("video")[0] == {
-        "label": 20,
-        "source": "A_Film",
-        "num_frames": 15,
-        "frames": [3, 4],
-        "boxes": [[0.25, 0, 0.5, 1]] * 2,
-        "box_labels": [[20]] * 2,
-        "persons": [0, 0],
-    }
-    with pytest.raises(ValueError, match=r"clips\.csv holds the official split 1 of jhmdb only, not 3"):
+    found = {"num_frames": 15, "frames": [3, 4], "boxes": [[0.25, 0, 0.5, 1]] * 2}
+    labels = {"label": 20, "source": "A_Film", "box_labels": [[20]] * 2, "persons": [0, 0]}
+    assert rows.remove_columns("video")[0] == {**found, **labels}
+    with pytest.raises(ValueError, match=r"clips\.csv has only the official split 1 of jhmdb, not 3"):
         load_video_dataset("jhmdb-3", root=tmp_path)
 
 
@@ -117,7 +93,7 @@ def test_a_wrong_root(tmp_path, write, touch):
     with pytest.raises(FileNotFoundError, match=r"found no lists <action>_test_split1\.txt or clips\.csv; .* a\.avi"):
         load_video_dataset("jhmdb", root=tmp_path / "wrong")
     write(tmp_path / "wrong" / "clips.csv", "video,label,split", "a.avi,run,train")
-    with pytest.raises(ValueError, match="are of 1 actions, not of 21"):
+    with pytest.raises(ValueError, match="have 1 actions, not 21"):
         load_video_dataset("jhmdb", root=tmp_path / "wrong")
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.evaluation.retrieval import load_retrieval_splits
 
 LISTS = {
     "classInd.txt": ["1 Archery", "2 HandstandPushups", "3 Bowling"],
@@ -34,9 +33,7 @@ def write_lists(write):
 def test_the_official_splits(tmp_path, write_lists, touch, summary):
     write_lists(tmp_path / "ucfTrainTestlist")
     touch(tmp_path / "UCF-101", *VIDEOS)
-    archery = ("UCF-101/Archery/v_Archery_g08_c01.avi", "Archery")
-    handstand = ("UCF-101/HandstandPushups/v_HandStandPushups_g08_c02.avi", "HandstandPushups")
-    bowling = ("UCF-101/Bowling/v_Bowling_g01_c01.avi", "Bowling")
+    archery, handstand, bowling = ((f"UCF-101/{video}", video.split("/")[0]) for video in VIDEOS)
 
     def read(name, split="train", **options):
         return summary(load_video_dataset(name, root=tmp_path, split=split, **options), tmp_path)
@@ -48,25 +45,21 @@ def test_the_official_splits(tmp_path, write_lists, touch, summary):
     assert read("ucf101-3") == read("ucf101", official_split=3) == [bowling, handstand]
     assert read("ucf101-3", "test") == [archery]
     assert read("ucf101", None) == read("ucf101", "all") == [archery, handstand, bowling]
+    with pytest.raises(ValueError, match="ucf101 has no split 'val'; it has test, train"):
+        read("ucf101", "val")
+    with pytest.raises(ValueError, match="official_split must be 1, 2 or 3, got 0"):
+        read("ucf101", official_split=0)
 
 
-def test_gallery_and_queries_are_of_one_official_split(tmp_path, write_lists, touch, summary):
+def test_columns_and_flat_folders_of_other_containers(tmp_path, write_lists, touch, summary):
     write_lists(tmp_path)
-    touch(tmp_path, *VIDEOS)
-    gallery, queries, group_column = load_retrieval_splits("ucf101-2", root=tmp_path)
-    assert summary(gallery, tmp_path) == [(VIDEOS[0], "Archery"), (VIDEOS[2], "Bowling")]
-    assert summary(queries, tmp_path) == [(VIDEOS[1], "HandstandPushups")]
-    assert group_column is None
-
-
-def test_columns(tmp_path, write_lists, touch):
-    write_lists(tmp_path)
-    touch(tmp_path, *VIDEOS)
+    touch(tmp_path, *(name.rpartition("/")[2].replace(".avi", ".mp4") for name in VIDEOS))
     for split in ("train", "test", None):
         rows = load_video_dataset("ucf101", root=tmp_path, split=split)
         assert rows.column_names == ["video", "label", "source"]
         assert rows.features["label"].names == ["Archery", "HandstandPushups", "Bowling"]  # as numbered, not sorted
     assert rows["source"][:] == ["Archery_g08", "HandStandPushups_g08", "Bowling_g01"]
+    assert summary(rows, tmp_path)[2] == ("v_Bowling_g01_c01.mp4", "Bowling")
 
 
 @pytest.mark.parametrize(
@@ -86,13 +79,6 @@ def test_usual_layouts(tmp_path, write_lists, touch, root, videos, lists):
     assert len(load_video_dataset("ucf101", root=tmp_path / root, split=None)) == 3
 
 
-def test_flat_folders_and_other_containers(tmp_path, write_lists, touch, summary):
-    write_lists(tmp_path)
-    touch(tmp_path, *(name.rpartition("/")[2].replace(".avi", ".mp4") for name in VIDEOS))
-    rows = load_video_dataset("ucf101", root=tmp_path, split="test")
-    assert summary(rows, tmp_path) == [("v_Bowling_g01_c01.mp4", "Bowling")]
-
-
 def test_a_wrong_root(tmp_path, write_lists, touch):
     touch(tmp_path / "wrong", "some.mp4")
     with pytest.raises(FileNotFoundError, match=r"found no class index classInd\.txt; .* holds 1 files: some\.mp4"):
@@ -103,13 +89,6 @@ def test_a_wrong_root(tmp_path, write_lists, touch):
     (tmp_path / "wrong" / "testlist01.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no list testlist01\.txt"):
         load_video_dataset("ucf101", root=tmp_path / "wrong", split="test")
-
-
-def test_a_wrong_split(tmp_path):
-    with pytest.raises(ValueError, match="ucf101 has no split 'val'; it has test, train"):
-        load_video_dataset("ucf101", root=tmp_path, split="val")
-    with pytest.raises(ValueError, match="official_split must be 1, 2 or 3, got 0"):
-        load_video_dataset("ucf101", root=tmp_path, official_split=0)
 
 
 def test_the_real_lists(tmp_path, shared, touch):
@@ -143,5 +122,4 @@ def test_real_videos_decode(tmp_path, shared, write):
     write(tmp_path / "UCF-101-list" / "classInd.txt", *(lists / "classInd.txt").read_text().splitlines())
     rows = load_video_dataset("ucf101", root=tmp_path, split="test")
     assert len(rows) == len(there)
-    frames = rows[0]["video"].get_frames_at([0]).data
-    assert tuple(frames.shape) == (1, 3, 240, 320)
+    assert tuple(rows[0]["video"].get_frames_at([0]).data.shape) == (1, 3, 240, 320)

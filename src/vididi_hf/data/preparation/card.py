@@ -1,4 +1,4 @@
-"""The README of a prepared data set: what the Hub reads, and what people do."""
+"""The data set card of a prepared data set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 
 def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
-    """Writes the data set card of a prepared data set.
+    """Writes the data set card (Markdown) of the report of `prepare_dataset`.
 
-    Args:
-        report: What `prepare_dataset` reports.
-        license: The license of the videos, as the Hub names it.
-
-    Returns:
-        Markdown with a YAML header, by which `load_dataset` finds the shards of each split.
+    Its YAML header names the shards of each split for `load_dataset`, and the license of the videos.
     """
     splits: dict[str, dict[str, Any]] = report["splits"]
     total = sum(split["stored"] for split in splits.values())
@@ -48,14 +43,15 @@ def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
 
 # {report["dataset"]}
 
-Videos in sharded Parquet, prepared by `scripts/prepare_dataset.py` of vididi_hf. The column `video` holds the encoded
-files. Every frame of every file was decoded once; what could not be decoded was repaired or dropped, and
-`preparation.json` names each such file with the reason.
+Videos in sharded Parquet, prepared by `vididi prepare`. The column `video` holds the encoded files. Every frame of
+every file was decoded once. Files with frames that could not be decoded were repaired or dropped; `preparation.json`
+names each of them with the reason.
 
 {chr(10).join(table)}
 
-*Kept* files are the original ones. *Re-encoded* and *repaired* ones are H.264 in MP4 without sound; repaired ones had
-promised more frames than could be decoded. `num_frames`, `fps`, `height` and `width` are those of the decoded frames.
+*Kept* files are the original files. *Re-encoded* and *repaired* files are H.264 in MP4 without sound. The header of a
+repaired file had promised more frames than could be decoded. `num_frames`, `fps`, `height` and `width` describe the
+decoded frames.
 
 ```python
 from datasets import load_dataset

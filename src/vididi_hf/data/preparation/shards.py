@@ -1,68 +1,132 @@
-"""Parquet shards: written whole or not at all, and readable by everything that reads 🤗 data sets.
+"""Parquet shards: which rows they hold, and writing and reading them.
 
-A shard of videos holds the encoded files in its column `video` (`datasets.Video`), in row groups small enough to be
-fetched one by one. The footer of a shard holds a record of how it was made, so that the one rename that publishes a
-shard publishes both.
+A shard appears complete or not at all, and everything that reads 🤗 data sets can read it. Its column `video` holds
+encoded files, in row groups small enough to fetch one by one. Its footer holds a record of how it was made.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
+from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.files import atomic_write
 
 DATA_FOLDER = "data"
 RECORD_KEY = b"vididi_hf"
 MAX_CELL_BYTES = 2**31 - 1  # of one value in a Parquet column of this schema
-# A row group is closed early at this size, so that one of long videos can be fetched, too.
+FACTS = {"num_frames": "int32", "fps": "float64", "height": "int32", "width": "int32"}
+# A row group is closed early at this size, so that groups of long videos can be fetched too.
 _MAX_GROUP_BYTES = 64 * 2**20
+_VERSION = 1  # raise this when the same videos and settings give other shards
+
+
+class StoredSplit:
+    """The rows of one split, in the order and under the names in which shards store them.
+
+    `features` are the columns of the shards: those of `rows` plus the measured `FACTS`. `shards` are the rows of each
+    shard. `identity` is a digest of everything that the shards depend on, also `settings` (any JSON); names, relative
+    to `root`, and sizes stand for the files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: datasets.Dataset,
+        root: str,
+        settings: dict[str, Any],
+        videos_per_shard: int,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
+        self.name = name
+        facts = {fact: datasets.Value(kind) for fact, kind in FACTS.items()}
+        self.features = datasets.Features({**rows.features, "video": datasets.Video(), **facts})
+        self._root = root
+        self._rows = rows.cast_column("video", datasets.Video(decode=False)).with_format("arrow")
+        generator = seeded_generator(f"shards-{name}", seed)
+        order = torch.randperm(len(rows), generator=generator) if shuffle else torch.arange(len(rows))
+        self.shards: list[list[int]] = [shard.tolist() for shard in order.split(videos_per_shard)]
+        self.identity = self._identity(settings)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Returns a row as Arrow stores it: the video as path or bytes, the label as a number."""
+        row: dict[str, Any] = self._rows[index].to_pylist()[0]
+        return row
+
+    def video_name(self, index: int, path: str | None) -> str:
+        """Returns the stored name of a video: its path relative to the root or, without a path, its split and row."""
+        if path is None:
+            return f"{self.name}/{index:08d}"
+        if not os.path.isabs(path):
+            return path
+        return Path(path).relative_to(self._root).as_posix() if self._root else Path(path).name
+
+    def _identity(self, settings: dict[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps([_VERSION, self.name, settings], sort_keys=True).encode())
+        digest.update(json.dumps(self.features.to_dict(), sort_keys=True).encode())
+        for start, videos in _video_arrays(self._rows):
+            names = [self.video_name(start + i, path) for i, path in enumerate(videos.field("path").to_pylist())]
+            digest.update(repr((names, pc.binary_length(videos.field("bytes")).to_pylist())).encode())
+        for table in self._rows.remove_columns("video").iter(1000):
+            digest.update(repr(table.to_pylist()).encode())
+        return digest.hexdigest()
+
+
+def common_folder(splits: Iterable[datasets.Dataset]) -> str:
+    """Returns the deepest folder that holds all files of some data sets; empty if there is none."""
+    folders: set[str] = set()
+    for rows in splits:
+        arrow = rows.cast_column("video", datasets.Video(decode=False)).with_format("arrow")
+        for _, videos in _video_arrays(arrow):
+            paths = videos.field("path").to_pylist()
+            folders |= {os.path.dirname(path) for path in paths if path is not None and os.path.isabs(path)}
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:
+        return ""
+
+
+def _video_arrays(rows: datasets.Dataset) -> Iterator[tuple[int, pa.StructArray]]:
+    """Yields the column `video` in parts, each with its first row, without copying embedded files."""
+    start = 0
+    for table in rows.select_columns("video").iter(100):
+        for videos in table["video"].chunks:
+            yield start, videos
+            start += len(videos)
 
 
 def shard_path(folder: str | Path, split: str, index: int, count: int) -> Path:
-    """Returns where shard `index` of `count` lies: `folder/data/train-00000-of-00004.parquet`."""
+    """Returns the path of a shard, such as `folder/data/train-00000-of-00004.parquet`."""
     return Path(folder) / DATA_FOLDER / f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
 def write_shard(
     path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], record: dict[str, Any], videos_per_group: int
 ) -> None:
-    """Writes a shard of videos; see `write_tables`.
-
-    Args:
-        path: Where the shard shall be.
-        schema: The Arrow schema, whose metadata tell the types of 🤗 Datasets.
-        rows: Its rows; they are taken one by one, and no more than a row group is held in memory.
-        record: What the footer shall hold, any JSON. It is read after the last row, which may have added to it.
-        videos_per_group: Rows of a row group.
-
-    Raises:
-        OSError: If it cannot be written; a full disk is called that. Nothing half-written stays.
-    """
+    """Writes a shard of videos, row by row; see `write_tables`. At most one row group is in memory."""
     groups = _groups(rows, videos_per_group)
     write_tables(path, schema, (pa.Table.from_pylist(group, schema=schema) for group in groups), record)
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], record: dict[str, Any]) -> None:
-    """Writes a shard under a hidden name, flushes it to the disk, and only then gives it its own name.
+    """Writes a shard atomically, one row group per table. A full disk is an `OSError` that says so.
 
-    Args:
-        path: Where the shard shall be.
-        schema: The Arrow schema, whose metadata tell the types of 🤗 Datasets.
-        tables: Its rows; each table becomes a row group.
-        record: What the footer shall hold, any JSON. It is read after the last table, which may have added to it.
-
-    Raises:
-        OSError: If it cannot be written; a full disk is called that. Nothing half-written stays.
+    The footer's `record` (any JSON) is read after the last table, so `tables` may still add to it.
     """
     try:
-        # Videos are compressed already, embeddings hardly can be, and no two are equal: trying takes only time.
+        # Videos are compressed already, embeddings hardly compress, and no two are equal.
         with (
             atomic_write(path) as unfinished,
             unfinished.open("wb") as file,
@@ -74,8 +138,8 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], reco
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
-                f"the disk is full: {path} could not be written, and no part of it was left. The shards beside it are "
-                "whole; make room and run the same command again, which goes on after them"
+                f"the disk is full: cannot write {path}. Finished shards stay; to continue, free some space and run "
+                "the same command again"
             ) from error
         raise
 
@@ -95,7 +159,7 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Returns the record of a finished shard; None where there is no shard, or one that was not written here."""
+    """Returns the record of a shard; None if it does not exist or was not written by this package."""
     if not path.exists():
         return None
     try:

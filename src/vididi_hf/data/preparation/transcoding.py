@@ -1,4 +1,4 @@
-"""Look at every frame of a video file once, and write what can be decoded into a new file."""
+"""Decode every frame of a video file, and re-encode the frames that can be decoded."""
 
 from __future__ import annotations
 
@@ -22,20 +22,12 @@ _FALLBACK_RATE = 30.0  # frames per second, where a file says nothing
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What is true of a video, as opposed to what its header says.
+    """What is true of a video, whatever its header says."""
 
-    Attributes:
-        num_frames: Frames that can be decoded, from the first on without a gap.
-        promised_frames: Frames that its header or its packets promise; more than `num_frames` in a file that lies.
-        fps: Frames per second, on average.
-        height: Of the decoded frames, in pixels, after rotation.
-        width: Likewise.
-    """
-
-    num_frames: int
-    promised_frames: int
+    num_frames: int  # that can be decoded, from the first one on without a gap
+    promised_frames: int  # by the header or the packets
     fps: float
-    height: int
+    height: int  # of the decoded frames in pixels, after rotation
     width: int
 
     @property
@@ -45,53 +37,33 @@ class VideoFacts:
 
 
 def probe_video(source: Any) -> VideoFacts:
-    """Decodes every frame of a video and reports what was found.
-
-    Args:
-        source: What `open_video` takes.
-
-    Raises:
-        BrokenVideoError: If not even the first frame can be decoded.
+    """Decodes every frame of a video and reports what it found.
 
     Example:
-        ```python
-        >>> import tempfile, torch
+        >>> import tempfile
         >>> from torchcodec.encoders import VideoEncoder
-        >>> from vididi_hf.data.preparation.transcoding import probe_video
         >>> with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         ...     VideoEncoder(torch.zeros(12, 3, 48, 64, dtype=torch.uint8), frame_rate=25).to_file(file.name)
         ...     probe_video(file.name)
         VideoFacts(num_frames=12, promised_frames=12, fps=25.0, height=48, width=64)
-
-        ```
     """
     decoder = open_video(source)
     num_frames, height, width = 0, 0, 0
     for frame in _frames_in_order(decoder, source_name(source)):
         num_frames, (height, width) = num_frames + 1, frame.shape[-2:]
-    return VideoFacts(num_frames, _promised_frames(decoder), _frame_rate(decoder), height, width)
+    promised = max(len(decoder), decoder.metadata.num_frames_from_header or 0)
+    return VideoFacts(num_frames, promised, _frame_rate(decoder), height, width)
 
 
 def reencode_video(
     source: Any, *, short_side: int | None = None, key_frame_interval: int | None = None, crf: int = 18
 ) -> tuple[bytes, VideoFacts]:
-    """Decodes a video as far as it goes and encodes it anew: H.264 in MP4, whose header tells the truth.
+    """Decodes a video as far as possible and re-encodes it as H.264 in MP4, with a header that tells the truth.
 
-    Frames stay what they are by number; sound is left out, and time stamps become evenly spaced. Bytes depend on
-    nothing but the source and the versions of the libraries.
-
-    Args:
-        source: What `open_video` takes.
-        short_side: Shrink the frames to this height or width, whichever is smaller; never enlarge.
-        key_frame_interval: At most so many frames from one key frame to the next; by default the encoder's 250.
-        crf: x264's constant rate factor: 0 loses nothing, 18 loses nothing that is seen, 51 is worst.
-
-    Returns:
-        The file, and the facts about it.
-
-    Raises:
-        BrokenVideoError: If not even the first frame can be decoded.
-        ImportError: If torchcodec cannot encode.
+    The frames keep their numbers, time stamps become evenly spaced, and sound is dropped. Frames are shrunk to
+    `short_side`, never enlarged. Key frames are at most `key_frame_interval` apart (by default the encoder's 250).
+    `crf` is x264's constant rate factor: 0 is lossless, 18 is visually lossless, 51 is worst. The bytes depend only on
+    the source and the versions of the libraries.
     """
     decoder = open_video(source)
     try:
@@ -112,9 +84,9 @@ def reencode_video(
         pixel_format="yuv420p",
         crf=crf,
         preset="veryfast",
-        # What is decoded in every epoch had better be quick to decode: fastdecode leaves out arithmetic coding and the
-        # deblocking filter. At 128 lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
-        # The bytes depend on the number of threads, and with macroblock trees x264 makes other ones at every call.
+        # Training decodes the file in every epoch. fastdecode omits arithmetic coding and the deblocking filter: at 128
+        # lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
+        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
         extra_options={"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"},
     )
     file = io.BytesIO()
@@ -127,22 +99,15 @@ def reencode_video(
     return file.getvalue(), VideoFacts(num_frames, num_frames, rate, height, width)
 
 
-def _promised_frames(decoder: VideoDecoder) -> int:
-    return max(len(decoder), decoder.metadata.num_frames_from_header or 0)
-
-
 def _frame_rate(decoder: VideoDecoder) -> float:
     rate = decoder.metadata.average_fps or decoder.metadata.average_fps_from_header or _FALLBACK_RATE
-    return round(float(rate), 6)  # less than the rounding errors of averages
+    return round(float(rate), 6)  # drops the rounding errors of averages
 
 
 def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
     """Yields uint8 (3, height, width) frames up to the first that cannot be decoded or has another size.
 
-    Counting up needs no seek, so that files whose time stamps lie are read rightly, too (see `VideoReader`).
-
-    Raises:
-        BrokenVideoError: If there is no first frame.
+    Counting up needs no seek, so it also reads files with wrong time stamps (see `VideoReader`).
     """
     size: torch.Size | None = None
     for index in range(len(decoder)):
@@ -159,7 +124,7 @@ def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
 
 
 def _encoded_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """The even size, as 4:2:0 needs it, that frames are shrunk to."""
+    """The size to shrink to, even as 4:2:0 needs it."""
     scale = min(1.0, short_side / min(height, width)) if short_side else 1.0
     if scale == 1.0:
         return max(2, height // 2 * 2), max(2, width // 2 * 2)
@@ -167,7 +132,7 @@ def _encoded_size(height: int, width: int, short_side: int | None) -> tuple[int,
 
 
 def _resized(frame: Tensor, height: int, width: int) -> Tensor:
-    """(3, H, W) to (1, 3, height, width); an odd last row or column is cut off, not blended into the others."""
+    """(3, H, W) to (1, 3, height, width). An odd last row or column is cut off, not blended into the others."""
     frames = frame[None]
     if frame.shape[-2] - height in (0, 1) and frame.shape[-1] - width in (0, 1):
         return frames[..., :height, :width].contiguous()

@@ -1,4 +1,4 @@
-"""What becomes of one video when a data set is prepared: kept, repaired, encoded anew or dropped, and why."""
+"""What happens to one video of a preparation: it is kept, repaired, re-encoded or dropped, with a reason."""
 
 from __future__ import annotations
 
@@ -7,44 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from vididi_hf.data.decoding import BrokenVideoError
+from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.shards import MAX_CELL_BYTES
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 from vididi_hf.decoding_vididi import source_name
 
 KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
-PARTIAL = ("repair", "keep", "drop")
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """What shall be done to the videos.
-
-    Attributes:
-        partial: What becomes of videos that promise more frames than can be decoded: `"repair"` encodes anew the frames
-            that there are, `"keep"` leaves the file as it is, `"drop"` leaves it out.
-        min_frames: Videos of fewer frames are dropped.
-        short_side: Shrink frames to this height or width, whichever is smaller; None leaves them.
-        key_frame_interval: Encode anew with at most so many frames from one key frame to the next; None does not.
-        crf: x264's constant rate factor of what is encoded anew.
-    """
-
-    partial: str = "repair"
-    min_frames: int = 1
-    short_side: int | None = None
-    key_frame_interval: int | None = None
-    crf: int = 18
 
 
 @dataclass(frozen=True)
 class TreatedVideo:
-    """What became of a video.
-
-    Attributes:
-        status: `"kept"`, `"re-encoded"`, `"repaired"` or `"dropped"`.
-        reason: Why it was repaired or dropped; empty otherwise.
-        encoded: The file to store; None if dropped.
-        facts: What is true of that file; None if dropped.
-    """
+    """What happened to a video: its status, the reason if repaired or dropped, and the file to store with its facts."""
 
     status: str
     reason: str = ""
@@ -52,26 +25,13 @@ class TreatedVideo:
     facts: VideoFacts | None = None
 
 
-def treat_video(video: dict[str, Any] | None, treatment: Treatment) -> TreatedVideo:
-    """Decodes every frame of a video and does with it what is asked for.
+def treat_video(video: dict[str, Any] | None, options: PreparationOptions) -> TreatedVideo:
+    """Decodes every frame of a video, given as `datasets.Video(decode=False)` yields it, and applies the options.
 
-    Args:
-        video: The dictionary with `path` and `bytes` that `datasets.Video(decode=False)` yields.
-        treatment: What is asked for.
-
-    Returns:
-        The file to store, or the reason why there is none. No fault of a video raises.
-
-    Example:
-        ```python
-        >>> from vididi_hf.data.preparation.treatment import Treatment, treat_video
-        >>> treat_video({"path": "text.mp4", "bytes": b"this is no video"}, Treatment())
-        TreatedVideo(status='dropped', reason='it is no video that FFmpeg can read, or its header is damaged', encoded=None, facts=None)
-
-        ```
-    """  # noqa: E501
+    A broken video never raises; it is dropped with the reason.
+    """
     try:
-        return _treat(_with_bytes(video), treatment)
+        return _treat(_with_bytes(video), options)
     except BrokenVideoError as error:
         return TreatedVideo(DROPPED, error.reason)
 
@@ -89,15 +49,15 @@ def _with_bytes(video: dict[str, Any] | None) -> dict[str, Any]:
         raise BrokenVideoError(video["path"], f"its file cannot be read: {error.strerror}") from error
 
 
-def _treat(video: dict[str, Any], treatment: Treatment) -> TreatedVideo:
+def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
     facts = probe_video(video)
     status, reason = KEPT, ""
-    if facts.num_frames < treatment.min_frames:
-        return TreatedVideo(DROPPED, f"it has {facts.num_frames} frames, and min_frames is {treatment.min_frames}")
-    if not facts.is_whole and treatment.partial != "keep":
-        status = DROPPED if treatment.partial == "drop" else REPAIRED
+    if facts.num_frames < options.min_frames:
+        return TreatedVideo(DROPPED, f"it has {facts.num_frames} frames, and min_frames is {options.min_frames}")
+    if not facts.is_whole and options.partial != "keep":
+        status = DROPPED if options.partial == "drop" else REPAIRED
         reason = f"only {facts.num_frames} of the {facts.promised_frames} frames that it promises can be decoded"
-    elif treatment.key_frame_interval or min(facts.height, facts.width) > (treatment.short_side or float("inf")):
+    elif options.key_frame_interval or min(facts.height, facts.width) > (options.short_side or float("inf")):
         status = REENCODED
     encoded: bytes | None = video["bytes"]
     if status == DROPPED:
@@ -105,13 +65,10 @@ def _treat(video: dict[str, Any], treatment: Treatment) -> TreatedVideo:
     if status != KEPT:
         try:
             encoded, facts = reencode_video(
-                video,
-                short_side=treatment.short_side,
-                key_frame_interval=treatment.key_frame_interval,
-                crf=treatment.crf,
+                video, short_side=options.short_side, key_frame_interval=options.key_frame_interval, crf=options.crf
             )
         except RuntimeError as error:
-            raise BrokenVideoError(source_name(video), f"its frames cannot be encoded anew ({error})") from error
+            raise BrokenVideoError(source_name(video), f"its frames cannot be re-encoded ({error})") from error
     if encoded is not None and len(encoded) > MAX_CELL_BYTES:
-        return TreatedVideo(DROPPED, f"its {len(encoded)} bytes are more than the 2 GiB that a Parquet cell holds")
+        return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
     return TreatedVideo(status, reason, encoded, facts)

@@ -1,5 +1,5 @@
-"""Readers of research data sets in the layouts they are published in; `docs/datasets.md` shows each.
+"""Readers of research data sets in their published layouts, which `docs/datasets.md` shows.
 
-A reader is a function `(root, split, **options)` to a `datasets.Dataset`. It walks once over the folder, opens lists
-and no video, and never returns zero rows: where nothing fits, an error says what was looked for and what was found.
+A reader is a function `(root, split, **options)` to a `datasets.Dataset`. It walks over the folder once and opens lists
+but no videos. It never returns zero rows: if nothing fits, an error says what it looked for and what it found.
 """

@@ -1,4 +1,4 @@
-"""What all readers share: one walk over the folder of a data set, its lists, and rows for the videos that are there."""
+"""Shared by all readers: the folder of a data set, its lists, and rows for the videos that exist."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from typing import Any
 
 import datasets
 
-from vididi_hf.data.files import VIDEO_SUFFIXES, default_root, find_files
-from vididi_hf.data.folders import no_such_split, standard_split, with_video_column
+from vididi_hf.data.folders import (
+    VIDEO_SUFFIXES,
+    default_root,
+    find_files,
+    no_such_split,
+    standard_split,
+    with_video_column,
+)
 
-# Where people keep the lists of a set whose videos lie in a folder beside them.
+# Usual folders of lists, next to the folder of the videos.
 LIST_FOLDERS = (
     "annotations",
     "annotation",
@@ -29,39 +35,18 @@ LIST_FOLDERS = (
 
 
 class AbsentVideosWarning(UserWarning):
-    """Some videos that a list names are not on the disk; the rows are the others.
+    """Some listed videos, `videos`, do not exist. The rows are the others."""
 
-    Attributes:
-        videos: All that are missing, as the list names them.
-    """
-
-    def __init__(self, dataset: str, root: Path, videos: Sequence[str], listed: int) -> None:
-        super().__init__(dataset, root, videos, listed)
+    def __init__(self, message: str, videos: Sequence[str]) -> None:
+        super().__init__(message)
         self.videos = tuple(videos)
-        self._message = (
-            f"{dataset}: {len(videos):,} of the {listed:,} listed videos are not under {root} and are left out: "
-            f"{_few(videos)}"
-        )
-
-    def __str__(self) -> str:
-        return self._message
 
 
 class DatasetFolder:
-    """The folder of a data set, walked over once.
+    """The folder of a data set, by default the one of that name in the user's cache.
 
-    Args:
-        name: The data set, for messages and the default folder.
-        root: The folder; by default the one of that name in the user's cache.
-        least: The share of a list's videos below which a folder is no copy of the data set. By default half: JHMDB and
-            UCF101-24, whose videos have the names that they have in HMDB51 and UCF101, hold less than that of these.
-
-    Attributes:
-        root: The absolute folder.
-        files: Paths of all files in it, relative to it and sorted.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
+    `least` is the share of a list's videos that must exist. By default half: JHMDB and UCF101-24, whose videos have the
+    same names as those of HMDB51 and UCF101, hold less than that.
     """
 
     def __init__(self, name: str, root: str | Path | None = None, least: float = 0.5) -> None:
@@ -70,15 +55,15 @@ class DatasetFolder:
         self.root = (Path(root) if root is not None else default_root(name)).expanduser().absolute()
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"{name}: there is no folder {self.root}; say where the data set lies (root=…, --dataset_root …)"
+                f"{name}: there is no folder {self.root}; pass the folder of the data set (root=…, --dataset_root …)"
             )
         self.files = find_files(self.root)
 
     @cached_property
     def videos(self) -> dict[str, str]:
-        """Paths by name without suffix, both with the name of the folder before it (`run/a`) and without (`a`).
+        """Paths by name without suffix, with the name of the last folder (`run/a`) and without it (`a`).
 
-        Names without their suffix find videos that were encoded anew into another container.
+        The suffix may differ from the list's, because videos are often re-encoded into another container.
         """
         found: dict[str, str] = {}
         for file in self.files:
@@ -92,8 +77,8 @@ class DatasetFolder:
 
     @cached_property
     def _list_candidates(self) -> list[Path]:
-        """Files that may be lists, in order of preference: those in the folder, less deep first, then those beside."""
-        inside = sorted((file for file in self.files if _is_no_video(file)), key=lambda file: file.count("/"))
+        """Files that may be lists: first those in the folder, less deep first, then those next to it."""
+        inside = sorted((file for file in self.files if without_suffix(file) == file), key=lambda file: file.count("/"))
         parent = self.root.parent
         beside = sorted(path for path in parent.iterdir() if path.is_file()) if parent != self.root else []
         for folder in (parent / name for name in LIST_FOLDERS):
@@ -102,37 +87,30 @@ class DatasetFolder:
         return [self.root / file for file in inside] + beside
 
     def find_lists(self, pattern: str) -> list[Path]:
-        """Finds list files by a regular expression for their whole names, whatever the case of letters.
-
-        They may lie anywhere in the folder, beside it, or in one of `LIST_FOLDERS` beside it.
-        """
+        """Finds list files in or next to the folder, or in `LIST_FOLDERS` there, by a pattern of the whole name."""
         expression = re.compile(pattern, re.IGNORECASE)
         return [path for path in self._list_candidates if expression.fullmatch(path.name)]
 
     def find_list(self, pattern: str, description: str) -> Path:
-        """Finds the first list file of that pattern.
-
-        Raises:
-            FileNotFoundError: If there is none; it says what was looked for (`description`), where, and what is there.
-        """
+        """Finds the first list file of that pattern, or raises `FileNotFoundError`."""
         for path in self.find_lists(pattern):
             return path
         raise self.missing(description)
 
     def missing(self, description: str) -> FileNotFoundError:
-        """The error that says what is not there, where it was looked for, and what is there."""
+        """Builds the error that says what is missing, where it was searched, and what exists."""
         return FileNotFoundError(
             f"{self.name}: found no {description}; looked anywhere in {self.root}, in {self.root.parent}, and there in "
-            f"the folders {', '.join(LIST_FOLDERS)}. {self._holds()}"
+            f"the folders {', '.join(LIST_FOLDERS)}. {self._content()}"
         )
 
-    def _holds(self) -> str:
+    def _content(self) -> str:
         if not self.files:
             return f"{self.root} is empty"
         return f"{self.root} holds {len(self.files):,} files: {_few(self.files)}"
 
     def locate(self, name: str) -> str | None:
-        """The path of a video named `folder/stem` or `stem`, or None. A folder of another name is no obstacle."""
+        """The path of a video named `folder/stem` or `stem`, in a folder of any name, or None."""
         return self.videos.get(name) or self.videos.get(name.rpartition("/")[2])
 
     def rows(
@@ -143,20 +121,10 @@ class DatasetFolder:
         features: dict[str, Any] | None = None,
         **columns: Sequence,
     ) -> datasets.Dataset:
-        """Makes the rows of those listed videos that are there.
+        """Builds the rows of the listed videos that exist; see `with_video_column`.
 
-        Args:
-            listed: The videos, named as for `locate`; the same one may come several times.
-            labels: The class name of each.
-            names: All class names in the order of their numbers.
-            features: Types of further columns, where their values do not tell.
-            **columns: Further columns, one value for each listed video.
-
-        Raises:
-            FileNotFoundError: If no listed video is there, or a smaller share of them than `least`.
-
-        Warns:
-            AbsentVideosWarning: If some are not.
+        Videos are named as for `locate`. Columns have one value per listed video. If some videos do not exist, this
+        warns; if fewer than `least` exist, it raises `FileNotFoundError`.
         """
         paths = [self.locate(name) for name in listed]
         kept = [index for index, path in enumerate(paths) if path is not None]
@@ -166,11 +134,15 @@ class DatasetFolder:
             there = f"only {len(distinct) - len(absent):,}" if kept else "none"
             raise FileNotFoundError(
                 f"{self.name}: {there} of the {len(distinct):,} listed videos found in {self.root}; looked there "
-                f"at any depth for {_few(absent)} (any of {', '.join(VIDEO_SUFFIXES)}). {self._holds()}. "
-                "A part of a data set is read as a folder of videos or a list (video,label,split)"
+                f"at any depth for {_few(absent)} (any of {', '.join(VIDEO_SUFFIXES)}). {self._content()}. "
+                "To read a part of a data set, use a folder of videos or a list (video,label,split)"
             )
         if absent:
-            warnings.warn(AbsentVideosWarning(self.name, self.root, absent, len(distinct)), stacklevel=3)
+            message = (
+                f"{self.name}: {len(absent):,} of the {len(distinct):,} listed videos are not under {self.root} and "
+                f"are skipped: {_few(absent)}"
+            )
+            warnings.warn(AbsentVideosWarning(message, absent), stacklevel=3)
         return with_video_column(
             [str(paths[index]) for index in kept],
             [labels[index] for index in kept] if labels is not None else None,
@@ -181,11 +153,7 @@ class DatasetFolder:
 
 
 def choose_splits(name: str, split: str | None, offered: Sequence[str]) -> list[str]:
-    """The official splits that a call asks for: one by any of its names, or all of them for None.
-
-    Raises:
-        MissingSplitError: If the data set has no such split.
-    """
+    """Returns the official splits that a call asks for; None asks for all."""
     if split is None:
         return list(offered)
     if standard_split(split) not in offered:
@@ -194,19 +162,15 @@ def choose_splits(name: str, split: str | None, offered: Sequence[str]) -> list[
 
 
 def check_official_split(name: str, number: int) -> None:
-    """Raises ValueError unless `number` is that of one of the three official splits."""
+    """Checks that an official split is 1, 2 or 3."""
     if number not in (1, 2, 3):
         raise ValueError(f"{name}: official_split must be 1, 2 or 3, got {number!r}")
 
 
 def without_suffix(video: str) -> str:
-    """The name of a video file without its suffix; other dots are parts of the name."""
+    """Removes the suffix of a video file. Other dots are part of the name."""
     stem, _, suffix = video.rpartition(".")
     return stem if f".{suffix.lower()}" in VIDEO_SUFFIXES else video
-
-
-def _is_no_video(file: str) -> bool:
-    return without_suffix(file) == file
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,16 +1,14 @@
-"""The columns in which JHMDB, UCF101-24 and AVA tell who does what where, and key frames made of them.
+"""Columns for action boxes (JHMDB, UCF101-24, AVA), and key frames of videos with boxes.
 
 Every box is one entry in parallel columns:
 
-- `boxes`: (x1, y1, x2, y2), each a fraction of the width or height, 0 at the left and top edges of the picture;
-- `box_labels`: the numbers of the classes that the person in the box shows, one or (AVA) several;
-- `persons`: which person it is, numbered within a video;
-- `frames`: which frame of the video, from 0: only where a row is a video (JHMDB, UCF101-24).
+- `boxes`: (x1, y1, x2, y2), as fractions of the width and height, from the left and top edges;
+- `box_labels`: the numbers of the classes that the person shows, one or (AVA) several;
+- `persons`: the number of the person within the video;
+- `frames`: the frame of the video, from 0, if a row is a video (JHMDB, UCF101-24), with `num_frames` in total.
 
-`num_frames` is the length of such a video as annotated.
-
-A **key frame** is a row without `frames` that says instead where it lies in its video: in `frame`, from 0 (JHMDB,
-UCF101-24, by `key_frames`), or in `timestamp`, in seconds (AVA).
+A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_frames`) or `timestamp` (seconds, AVA) says
+where it is in its video.
 """
 
 from __future__ import annotations
@@ -25,16 +23,11 @@ from vididi_hf.data.folders import as_dataset
 
 BOX_COLUMNS = ("frames", "boxes", "box_labels", "persons")
 
-BoxColumns = dict[str, Any]
-"""What one row holds in `num_frames` and the box columns, by name."""
+BoxColumns = dict[str, Any]  # `num_frames` and the box columns of one row
 
 
 def box_features(names: list[str]) -> dict[str, Any]:
-    """The types of `num_frames` and the box columns.
-
-    Args:
-        names: The classes in the order of their numbers.
-    """
+    """The types of `num_frames` and the box columns, for classes in the order of their numbers."""
     return {
         "num_frames": datasets.Value("int32"),
         "frames": datasets.List(datasets.Value("int32")),
@@ -45,37 +38,10 @@ def box_features(names: list[str]) -> dict[str, Any]:
 
 
 def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = False) -> datasets.Dataset:
-    """Turns rows that are videos with boxes into rows that are key frames.
+    """Turns rows that are videos with boxes (JHMDB, UCF101-24) into one row per frame: a key frame, in order.
 
-    Args:
-        rows: JHMDB or UCF101-24.
-        every: Take frames 0, `every`, 2·`every` … of each video.
-        include_empty: Take frames without boxes too, as far as `num_frames` goes: to see somebody there is a mistake.
-
-    Returns:
-        One row for each frame, in order: the columns of `rows` with `frame` (from 0) instead of `frames`, and in
-        `boxes`, `box_labels` and `persons` only what belongs to that frame.
-
-    Raises:
-        ValueError: If `rows` has no boxes by frames, `every` is not positive, or no frame is left.
-
-    Example:
-        ```python
-        >>> import datasets
-        >>> from vididi_hf.data.folders import with_video_column
-        >>> from vididi_hf.data.readers.detection import box_features, key_frames
-        >>> rows = with_video_column(
-        ...     ["a.mp4"],
-        ...     features=box_features(["run", "walk"]),
-        ...     frames=[[4, 5]],
-        ...     boxes=[[[0, 0, 0.5, 0.5], [0, 0, 0.5, 1]]],
-        ...     box_labels=[[[1], [1]]],
-        ...     persons=[[0, 0]],
-        ... )
-        >>> key_frames(rows).remove_columns("video")[1]
-        {'frame': 5, 'boxes': [[0.0, 0.0, 0.5, 1.0]], 'box_labels': [[1]], 'persons': [0]}
-
-        ```
+    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes, in which every
+    detection is a mistake.
     """
     if missing := [column for column in BOX_COLUMNS if column not in rows.column_names]:
         raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are not videos with boxes")
@@ -101,22 +67,17 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
 
 
 def fractions(boxes: np.ndarray, width: int, height: int) -> list[list[float]]:
-    """Boxes (n, 4) in pixels as fractions of the picture, cut at its edges."""
+    """Converts boxes (n, 4) from pixels to fractions of the picture, cut at its edges."""
     return (np.asarray(boxes, dtype=np.float64) / [width, height, width, height]).clip(0, 1).tolist()
 
 
 def load_mat(path: Path) -> dict[str, Any]:
-    """Reads a MATLAB file.
-
-    Raises:
-        ImportError: If SciPy is not installed; says how to install it.
-        ValueError: If it is no MATLAB file that SciPy reads.
-    """
+    """Reads a MATLAB file with SciPy, which is an optional dependency."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise ImportError(
-            f"{path.name} is a MATLAB file, which SciPy reads: pip install 'vididi-hf[detection]'"
+            f"reading the MATLAB file {path.name} needs SciPy: pip install 'vididi-hf[detection]'"
         ) from error
     try:
         return loadmat(path)

@@ -11,28 +11,16 @@ import datasets
 from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
 
 FLAGS = {"1": "train", "2": "test"}
-"""What the number after a clip in a file of JHMDB or HMDB51 means; 0 (HMDB51 only): not used in this split."""
+"""The number after a clip in a list of JHMDB or HMDB51. HMDB51 also has 0: not used in this split."""
 
 
 def read_hmdb51(
     root: str | Path | None = None, split: str | None = "train", *, official_split: int = 1
 ) -> datasets.Dataset:
-    """Reads HMDB51 by its official files `<action>_test_split<N>.txt`.
+    """Reads HMDB51 by `<action>_test_split<N>.txt` or else `hmdb51_vid_{train,val,test}_split_<N>.txt`.
 
-    Where those are missing, lists made from them serve: `hmdb51_vid_train_split_<N>.txt` and `…_val_…` (or `…_test_…`),
-    with lines `action/clip number`.
-
-    Args:
-        root: The folder of the videos, or one above that holds the lists too.
-        split: `"train"`, `"test"` or None for both. Clips that the official split leaves out come in neither.
-        official_split: Which of the three official splits.
-
-    Returns:
-        Columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
-
-    Raises:
-        FileNotFoundError: If there are no lists, or less than half of their videos.
-        ValueError: If there is no such split.
+    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from. Clips
+    that the official split does not use are in neither split.
     """
     check_official_split("hmdb51", official_split)
     splits = choose_splits("hmdb51", split, ("train", "test"))
@@ -45,14 +33,10 @@ def read_hmdb51(
 
 
 def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
-    """Reads the official files of HMDB51 or JHMDB, one for each action, with a number after each clip.
-
-    Returns:
-        `"train"` or `"test"` by video (`action/clip`); empty if there are no such files.
-    """
+    """Reads the lists of HMDB51 or JHMDB, one per action: `"train"` or `"test"` by video (`action/clip`)."""
     found: dict[str, str] = {}
     ending = f"_test_split{official_split}.txt"
-    # No action is called hmdb51, but plain lists of both splits are.
+    # No action is called hmdb51, but the plain lists of both splits are.
     lists = folder.find_lists(rf"(?!hmdb51_).+{re.escape(ending)}")
     paths = {path.name: path for path in reversed(lists)}
     for name, path in sorted(paths.items()):
@@ -63,25 +47,20 @@ def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
 
 
 def check_actions(folder: DatasetFolder, found: dict[str, str], number: int, description: str) -> list[str]:
-    """The sorted actions of clips named `action/clip`, which must be all: their numbers depend on it.
-
-    Raises:
-        FileNotFoundError: If there are no clips.
-        ValueError: If there are more or fewer actions, as in an incomplete copy or in another data set.
-    """
+    """Returns the sorted actions of clips named `action/clip`. All must exist, because their order numbers them."""
     if not found:
         raise folder.missing(description)
     names = sorted({clip.partition("/")[0] for clip in found})
     if len(names) != number:
         raise ValueError(
-            f"{folder.name}: the {description} found in or beside {folder.root} are of {len(names)} actions, not of "
-            f"{number}: they are incomplete, or belong to another data set"
+            f"{folder.name}: the {description} in or next to {folder.root} have {len(names)} actions, not {number}: "
+            "they are incomplete or belong to another data set"
         )
     return names
 
 
 def sources_of(videos: Iterable[str]) -> list[str]:
-    """The recordings that clips were cut from, the part of `action/<recording>_<action>_…` that names it."""
+    """The recordings that clips were cut from: the first part of `action/<recording>_<action>_…`."""
     return [clip.rpartition(f"_{action}_")[0] for action, _, clip in (video.partition("/") for video in videos)]
 
 
@@ -94,9 +73,9 @@ def _read_plain_lists(folder: DatasetFolder, official_split: int) -> dict[str, s
 
 
 def _split_lines(path: Path) -> list[list[str]]:
-    """Lines of a name, which may hold blanks, and a number."""
-    lines = [line.rsplit(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    """Splits lines of a name, which may contain blanks, and a number."""
+    lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for line in lines:
         if len(line) != 2:
-            raise ValueError(f"{path}: a line must hold a clip and a number, got {line[0]!r}")
+            raise ValueError(f"{path}: each line must be a clip and a number, got {line[0]!r}")
     return lines

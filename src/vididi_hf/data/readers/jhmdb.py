@@ -1,12 +1,12 @@
-"""JHMDB (Jhuang et al. 2013): 928 clips of 21 actions with masks of the one who acts; three official splits."""
+"""JHMDB (Jhuang et al. 2013): 928 clips of 21 actions with masks of the acting person; three official splits."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 
 from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
 from vididi_hf.data.readers.detection import BoxColumns, box_features, fractions, load_mat
@@ -20,24 +20,13 @@ def read_jhmdb(
 ) -> datasets.Dataset:
     """Reads JHMDB as published, or from two tables.
 
-    *As published:* videos (`ReCompress_Videos/<action>/*.avi`), `splits/<action>_test_split<N>.txt` (1: train, 2: test)
-    and, if they are there, masks (`puppet_mask/<action>/<clip>/puppet_mask.mat`); the box of a frame is the smallest
-    around its mask. *From tables:* `clips.csv` (`video,label,split,frames,…`, the first official split) and, if it is
-    there, `boxes.csv` (`video,frame,x1,y1,x2,y2`, fractions).
+    *As published:* `ReCompress_Videos/<action>/*.avi`, `splits/<action>_test_split<N>.txt` and, optionally, masks
+    (`puppet_mask/<action>/<clip>/puppet_mask.mat`), whose bounding boxes become the boxes. *From tables:* `clips.csv`
+    (`video,label,split,frames,…`, the first official split) and, optionally, `boxes.csv`
+    (`video,frame,x1,y1,x2,y2`, fractions).
 
-    Args:
-        root: The folder.
-        split: `"train"`, `"test"` or None for both.
-        official_split: Which of the three official splits.
-
-    Returns:
-        One row for each clip: `video`, `label` (names sorted), `source` (the film or upload it was cut from) and, where
-        there are boxes, `num_frames` and the box columns of `vididi_hf.data.readers.detection`.
-
-    Raises:
-        FileNotFoundError: If the lists, or more than half of their videos, are missing.
-        ImportError: If there are masks and SciPy is missing.
-        ValueError: If there is no such split.
+    Returns one row per clip: `video`, `label` (names sorted), `source` (the film or upload it was cut from) and, if
+    there are boxes, `num_frames` and the columns of `vididi_hf.data.readers.detection`.
     """
     check_official_split("jhmdb", official_split)
     splits = choose_splits("jhmdb", split, ("train", "test"))
@@ -60,15 +49,13 @@ def read_jhmdb(
 
 
 def _read_clips(folder: DatasetFolder, official_split: int) -> dict[str, str]:
-    """`"train"` or `"test"` by clip, from `clips.csv`."""
     paths = folder.find_lists(r"clips\.csv")
     if paths and official_split != 1:
-        raise ValueError(f"{paths[0]} holds the official split 1 of jhmdb only, not {official_split}")
+        raise ValueError(f"{paths[0]} has only the official split 1 of jhmdb, not {official_split}")
     return {_clip(row): row["split"] for path in paths[:1] for row in _read_csv(path)}
 
 
 def _read_box_table(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColumns]:
-    """Boxes of the clips, from `boxes.csv`, and the numbers of frames, from `clips.csv`."""
     found: dict[str, BoxColumns] = {}
     lengths = {_clip(row): int(row["frames"]) for row in _read_csv(folder.find_list(r"clips\.csv", "clips.csv"))}
     for path in folder.find_lists(r"boxes\.csv")[:1]:
@@ -81,7 +68,7 @@ def _read_box_table(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColu
 
 
 def _read_masks(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColumns]:
-    """Boxes of the clips around the masks: `part_mask`, (height, width, frames), zero where the person is not."""
+    """Bounding boxes of the masks: `part_mask`, (height, width, frames), nonzero where the person is."""
     found: dict[str, BoxColumns] = {}
     for path in folder.find_lists(r"puppet_mask\.mat"):
         clip = "/".join(path.parts[-3:-1])
@@ -92,15 +79,14 @@ def _read_masks(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColumns]
             for frame in range(num_frames):
                 (x,), (y,) = mask[:, :, frame].any(axis=0).nonzero(), mask[:, :, frame].any(axis=1).nonzero()
                 if len(x):
-                    corners[frame] = [x[0], y[0], x[-1] + 1, y[-1] + 1]  # edges, so the last pixel counts
+                    corners[frame] = [x[0], y[0], x[-1] + 1, y[-1] + 1]  # the right and bottom edges of the last pixels
             boxes = fractions(np.array(list(corners.values())).reshape(-1, 4), width, height)
             found[clip] = {"num_frames": num_frames, "frames": list(corners), "boxes": boxes}
     return found
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def _clip(row: dict[str, str]) -> str:

@@ -18,26 +18,13 @@ def read_kinetics(
 ) -> datasets.Dataset:
     """Reads Kinetics by its CSV lists (`label,youtube_id,time_start,time_end,split`).
 
-    Args:
-        root: The folder of the videos, `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, with or without
-            folders for splits and classes; or one above that holds the lists too.
-        split: `"train"`, `"validation"`, `"test"`, or None for those whose lists are there.
-        classes: The version: 400, 600 or 700 (also 700-2020). Lists that name another version are passed over.
-
-    Returns:
-        Columns `video` and `label` (names sorted over all lists that are there). Where the list of the test split tells
-        no labels, its rows have none; alone it has no column `label`.
-
-    Raises:
-        FileNotFoundError: If the list of the split, or every clip of it, is missing.
-        ValueError: If there is no such split, a list has other columns, or more classes than the version.
-
-    Warns:
-        AbsentVideosWarning: If clips are missing, as they always are: their number, and in `videos` the names of all.
+    Videos are `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, in any subfolders. `classes` is the
+    version: 400, 600 or 700 (also 700-2020); lists named after another version are ignored. Returns the columns `video`
+    and `label` (names sorted over all lists). Rows of a test list without labels have none.
     """
     name = f"kinetics{classes}"
     splits = choose_splits(name, split, tuple(_FILE_NAMES))
-    folder = DatasetFolder(name, root, least=0.0)  # videos vanish from where they were published
+    folder = DatasetFolder(name, root, least=0.0)  # published videos disappear
     tables: dict[str, pd.DataFrame] = {}
     for part, file_name in _FILE_NAMES.items():
         # train.csv, kinetics_train.csv, kinetics-600_train.csv, k700_2020_train.csv …
@@ -48,7 +35,7 @@ def read_kinetics(
         raise folder.missing(f"list {' or '.join(f'{part}.csv' for part in splits)}")
     names = sorted({label for table in tables.values() for label in table["label"] if label})
     if len(names) > classes:
-        raise ValueError(f"{name}: the lists in {folder.root} hold {len(names)} classes, those of another version")
+        raise ValueError(f"{name}: the lists in {folder.root} have {len(names)} classes, more than this version")
     listed: list[str] = []
     labels: list[str | None] = []
     for table in (tables[part] for part in present):
@@ -60,7 +47,7 @@ def read_kinetics(
 
 
 def _read_list(path: Path) -> pd.DataFrame:
-    # All as text, since YouTube ids may look like numbers.
+    # Read everything as text, because YouTube ids may look like numbers.
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if missing := [column for column in _CLIP_COLUMNS if column not in table]:
         raise ValueError(f"{path} has no column {', '.join(missing)}, only {', '.join(table.columns)}")

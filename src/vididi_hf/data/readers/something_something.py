@@ -1,4 +1,4 @@
-"""Something-Something V2 (Goyal et al. 2017): 220,847 videos of 174 things that hands do to objects."""
+"""Something-Something V2 (Goyal et al. 2017): 220,847 videos of 174 actions of hands with objects."""
 
 from __future__ import annotations
 
@@ -13,29 +13,18 @@ NAME = "something-something-v2"
 
 
 def read_something_something(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
-    """Reads Something-Something V2 by its JSON lists.
+    """Reads Something-Something V2 by `[labels/][something-something-v2-]{train,validation,test,labels}.json`.
 
-    The lists are called `something-something-v2-{train,validation,test,labels}.json` or, in later downloads,
-    `labels/{train,validation,test,labels}.json`. Labels of the test split come from `test-answers.csv` (`id;label`).
+    Videos are `<id>.webm`. The labels of the test split come from `test-answers.csv` (`id;label`), if it exists.
 
-    Args:
-        root: The folder of the videos, `<id>.webm`, or one above that holds the lists too.
-        split: `"train"`, `"validation"`, `"test"`, or None for those whose lists are there.
-
-    Returns:
-        Columns `video`, `label` (the template with its placeholders named "something", numbered as in `labels.json`)
-        and `caption`, which names the objects (empty for the test split). Without answers the test split's rows have no
-        label; alone it has no column `label`.
-
-    Raises:
-        FileNotFoundError: If a list, or more than half of its videos, is missing.
-        ValueError: If there is no such split, or a template is no class.
+    Returns the columns `video`, `label` (the template, numbered as in `labels.json`; none without answers) and
+    `caption`, which names the objects (empty for the test split).
     """
     offered = ("train", "validation", "test")
     splits = choose_splits(NAME, split, offered)
     folder = DatasetFolder(NAME, root)
     index = _find(folder, "labels") or folder.find_list(r"labels\.json", "list of classes labels.json")
-    numbers = json.loads(index.read_text())
+    numbers = json.loads(index.read_text(encoding="utf-8"))
     names = sorted(numbers, key=lambda name: int(numbers[name]))
     listed: list[str] = []
     labels: list[str | None] = []
@@ -45,7 +34,7 @@ def read_something_something(root: str | Path | None = None, split: str | None =
         raise folder.missing(f"list {' or '.join(f'{part}.json' for part in splits)}")
     for part, path in found.items():
         answers = _read_answers(folder) if part == "test" else {}
-        for entry in json.loads(path.read_text()):
+        for entry in json.loads(path.read_text(encoding="utf-8")):
             listed.append(str(entry["id"]))
             template = entry.get("template") or answers.get(str(entry["id"]))
             labels.append(template.replace("[", "").replace("]", "") if template else None)
@@ -54,7 +43,7 @@ def read_something_something(root: str | Path | None = None, split: str | None =
 
 
 def _find(folder: DatasetFolder, part: str) -> Path | None:
-    """The list of a split; the longer name first, which no other data set uses."""
+    """The list of a split: first by the long name, which no other data set uses."""
     paths = folder.find_lists(rf"{NAME}-{part}\.json") or folder.find_lists(rf"{part}\.json")
     return paths[0] if paths else None
 
@@ -62,7 +51,7 @@ def _find(folder: DatasetFolder, part: str) -> Path | None:
 def _read_answers(folder: DatasetFolder) -> dict[str, str]:
     answers = {}
     for path in folder.find_lists(rf"({NAME}-)?test-answers\.csv")[:1]:
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             video, _, label = line.partition(";")
             answers[video] = label
     return answers

@@ -14,28 +14,18 @@ def read_ucf101(
 ) -> datasets.Dataset:
     """Reads UCF101 by its official lists, `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`.
 
-    Args:
-        root: The folder of the videos, or one above that holds the lists too.
-        split: `"train"`, `"test"` or None for both.
-        official_split: Which of the three official splits.
-
-    Returns:
-        Columns `video`, `label` (numbered as in `classInd.txt`, from 0) and `source`, the group of clips that were cut
-        from one recording (`Archery_g08`).
-
-    Raises:
-        FileNotFoundError: If a list, or more than half of its videos, is missing.
-        ValueError: If there is no such split.
+    Returns the columns `video`, `label` (numbered as in `classInd.txt`, from 0) and `source`, the group of clips from
+    one recording (`Archery_g08`).
     """
     check_official_split("ucf101", official_split)
     splits = choose_splits("ucf101", split, ("train", "test"))
     folder = DatasetFolder("ucf101", root)
     index = folder.find_list(r"classInd\.txt", "class index classInd.txt")
-    names = [line.split()[1] for line in index.read_text().splitlines() if line.strip()]
+    names = [line.split()[1] for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
     listed = []
     for part in splits:
         file = f"{part}list{official_split:02d}.txt"
-        lines = folder.find_list(file.replace(".", r"\."), f"list {file}").read_text().splitlines()
+        lines = folder.find_list(file.replace(".", r"\."), f"list {file}").read_text(encoding="utf-8").splitlines()
         listed += [without_suffix(line.split()[0]) for line in lines if line.strip()]
     labels = [video.partition("/")[0] for video in listed]
     # Archery/v_Archery_g08_c01: class, group (one recording) and clip.

@@ -1,4 +1,4 @@
-"""UCF101-24: 24 actions of UCF101 with boxes around those who act, frame by frame."""
+"""UCF101-24: 24 actions of UCF101 with boxes around the acting people in every frame."""
 
 from __future__ import annotations
 
@@ -17,18 +17,8 @@ WIDTH, HEIGHT = 320, 240  # of every video of UCF101
 def read_ucf101_24(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
     """Reads UCF101-24 with the corrected annotations (Singh et al. 2017), `finalAnnots.mat` and `testlist.mat`.
 
-    Args:
-        root: The folder of UCF101's videos, or one above that holds the annotations too.
-        split: `"train"`, `"test"` (the first official split, the only one with corrected boxes) or None for both.
-
-    Returns:
-        One row for each video: `video`, `label`, `num_frames` as annotated, and the box columns of
-        `vididi_hf.data.readers.detection`. A video may show several persons, at different times.
-
-    Raises:
-        FileNotFoundError: If the annotations, or more than half of their videos, are missing.
-        ImportError: If SciPy is missing.
-        ValueError: If there is no such split.
+    Only the first official split has corrected boxes. Returns one row per video: `video`, `label`, `num_frames` as
+    annotated, and the columns of `vididi_hf.data.readers.detection`. A video may show several people.
     """
     splits = choose_splits("ucf101-24", split, ("train", "test"))
     folder = DatasetFolder("ucf101-24", root)
@@ -54,7 +44,7 @@ def _label(annotation: Any) -> str:
 
 
 def _boxes(annotation: Any) -> BoxColumns:
-    """The boxes of all persons; a tube has a first frame, counted from 1, a class, counted from 1, and x, y, w, h."""
+    """The boxes of all people. A tube has a first frame and a class, both counted from 1, and boxes x, y, w, h."""
     columns: BoxColumns = {"num_frames": int(annotation["num_imgs"].item())}
     columns |= {"frames": [], "boxes": [], "box_labels": [], "persons": []}
     for person, tube in enumerate(annotation["tubes"].ravel()):
