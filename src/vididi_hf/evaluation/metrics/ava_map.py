@@ -170,12 +170,14 @@ class AVAMeanAP(evaluate.Metric):
         references: list[dict],
         classes: Collection[int],
         excluded: Iterable[Sequence[Any]] = (),
+        iou_threshold: float = 0.5,
     ) -> dict[str, Any]:
         found, truth = ({(row["video"], row["second"]): row for row in rows} for rows in (predictions, references))
         if not len(found) == len(truth) == len(predictions) or list(found) != list(truth):
             raise ValueError("predictions and references must name the same key frames in the same order, each once")
-        mean, precisions = ava_mean_ap(found, truth, classes, [(video, int(second)) for video, second in excluded])
-        return {"mAP@0.5": mean, "AP": precisions}
+        skipped = [(video, int(second)) for video, second in excluded]
+        mean, precisions = ava_mean_ap(found, truth, classes, skipped, iou_threshold)
+        return {f"mAP@{iou_threshold:g}": mean, "AP": precisions}
 
 
 def align_key_frames(
