@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 
-from vididi_hf.detection.augment import BoxAugmentation
+from vididi_hf.detection.boxes import BoxAugmentation
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection.loading import KeyFrameLoader, TrainingKeyFrames
 

@@ -24,7 +24,7 @@ def weights(folder):
 
 def test_it_learns_and_leaves_a_classifier_with_its_results(recipe, videos, tmp_path):
     # Encoded files differ from machine to machine, so the numbers do; five seeds reached a tenth of the first loss.
-    settings = {"epochs": 40, "batch_size": 12, "learning_rate": 0.3, "drops": [0.4, 0.7]}
+    settings = {"epochs": 40, "batch_size": 12, "learning_rate": 0.3, "lr_milestones": [0.4, 0.7]}
     settings |= {"dropout": 0.0, "label_smoothing": 0.0}
     result = finetune(recipe(**settings, inputs=["frames", "derivative"]))
     log = read_metrics(tmp_path / "run")
