@@ -163,7 +163,7 @@ def test_half_precision_is_for_gpus(recipe, capsys):
 
 
 def test_what_cannot_be_trained_is_named(recipe):
-    with pytest.raises(FloatingPointError, match="the mean loss of epoch 1 is .*: lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"the mean loss of epoch 1 is .*: lower learning_rate"):
         finetune(recipe(learning_rate=1e30, epochs=1, batch_size=2))
     assert find_checkpoint(Path(recipe().output_dir)) is None
     with pytest.raises(ImportError, match="the tracker wandb is not installed"):

@@ -43,7 +43,8 @@ def test_training_and_then_another_test(folder, capsys):
     shown = capsys.readouterr().out
     assert "6 key frames, 6 boxes" in shown
     assert "frame-mAP@0.5" in shown
-    options = ["--split", "all", "--inputs", "frames", "ensemble", "--test_every", "4", "--boxes", "jittered", "--jitter", "0.05"]
+    options = ["--split", "all", "--inputs", "frames", "ensemble", "--test_every", "4"]
+    options += ["--boxes", "jittered", "--jitter", "0.05"]
     run_command(
         "evaluate detection", ["--model", str(folder / "run"), "--output", str(folder / "test"), *common, *options]
     )

@@ -9,7 +9,8 @@ from vididi_hf.evaluation.results import read_report
 def test_from_a_checkpoint_to_a_classifier_and_its_test(checkpoint, motion_root, tmp_path, capsys):
     data = ["--dataset", str(motion_root / "clips.csv"), "--num_workers", "0", "--no_progress"]
     run, test = str(tmp_path / "run"), str(tmp_path / "test")
-    flags = ["--epochs", "1", "--batch_size", "8", "--test_clips", "2", "--train", "head", "--inputs", "frames", "derivative"]
+    flags = ["--epochs", "1", "--batch_size", "8", "--test_clips", "2", "--train", "head"]
+    flags += ["--inputs", "frames", "derivative"]
     run_command("finetune", ["--model", str(checkpoint), "--output_dir", run, *data, *flags])
     report = read_report(run)
     assert report["task"] == "classification"

@@ -176,14 +176,14 @@ class DetectionEvaluator:
 
     def _measure(self, detections: dict[KeyFrame, dict[str, list]]) -> tuple[float, dict[int, float]]:
         """The mean average precision, and that of each class by its number."""
-        truth = [
+        truth: list[dict[str, Any]] = [
             {
                 "boxes": [box for box, labels in zip(row["boxes"], row["box_labels"]) for _ in labels],
                 "labels": [label for labels in row["box_labels"] for label in labels],
             }
             for row in self.rows.select_columns(["boxes", "box_labels"])
         ]
-        found = list(detections.values())
+        found: list[dict[str, Any]] = list(detections.values())
         settings: dict[str, Any] = {"iou_threshold": self.iou_threshold}
         metric: Any = FrameMeanAP(keep_in_memory=True)
         if is_ava(self.rows):

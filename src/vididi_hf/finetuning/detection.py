@@ -102,7 +102,7 @@ class DetectionTrainer(FinetuningTrainer):
     ) -> dict[str, Tensor]:
         """Computes the mean loss of all boxes."""
         labels = batch["labels"]
-        if self.model.config.problem_type == "single_label_classification":
+        if self.classifier.config.problem_type == "single_label_classification":
             labels = labels.argmax(dim=1)
         return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
 

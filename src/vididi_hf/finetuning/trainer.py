@@ -107,7 +107,7 @@ class FinetuningTrainer(Trainer):
         super().__init__(model, arguments, processing_class=processor, callbacks=[SaveEpochs(recipe.save_epochs)])
         self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
         vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
-        self.recipe, self.processor, self.loader = recipe, processor, loader
+        self.recipe, self.classifier, self.processor, self.loader = recipe, model, processor, loader
         self.output_dir = Path(recipe.output_dir)
         self.broken: dict[str, str] = {}
         self.metrics_file: MetricsFile | None = None
@@ -139,7 +139,7 @@ class FinetuningTrainer(Trainer):
         if self.is_world_process_zero():
             if self.broken:
                 print(f"replaced training videos that cannot be decoded: {', '.join(sorted(self.broken))}")
-            self.model.save_pretrained(self.output_dir)
+            self.classifier.save_pretrained(self.output_dir)
             self.processor.save_pretrained(self.output_dir)
 
     def describe(self, result: EvaluationResult, **protocol: Any) -> dict[str, Any]:
@@ -165,16 +165,17 @@ class FinetuningTrainer(Trainer):
         if self.optimizer is None:
             recipe, args = self.recipe, self.args
             rate = recipe.learning_rate * args.per_device_train_batch_size * args.world_size / 128
-            self.optimizer = build_optimizer(model or self.model, "sgd", rate, recipe.weight_decay, recipe.momentum)
+            self.optimizer = build_optimizer(
+                model or self.classifier, "sgd", rate, recipe.weight_decay, recipe.momentum
+            )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """Builds the schedule of the recipe: linear warmup, then a tenth after each milestone."""
         if self.lr_scheduler is None:
-            steps = self.loader.steps_per_epoch
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: self.recipe.learning_rate_factor(step / steps)
-            )
+            steps, scheduled = self.loader.steps_per_epoch, optimizer or self.optimizer
+            assert scheduled is not None
+            self.lr_scheduler = LambdaLR(scheduled, lambda step: self.recipe.learning_rate_factor(step / steps))
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
