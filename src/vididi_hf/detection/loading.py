@@ -1,4 +1,4 @@
-"""Training batches of augmented key frames, as a pure function of (seed, epoch, step, rank)."""
+"""Training samples of augmented key frames, as a pure function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import datasets
 import torch
 from torch.utils.data import Dataset
 
-from vididi_hf.data.epochs import EpochBatches, EpochLoader, SampleKey
+from vididi_hf.data.epochs import SampleKey
 from vididi_hf.data.loading import stack_frames
 from vididi_hf.data.seeding import seeded_random
 from vididi_hf.data.substitutes import make_or_replace
@@ -70,14 +70,3 @@ def collate_key_frames(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "labels": torch.cat([sample["labels"] for sample in samples]),
         "broken": {name: reason for sample in samples for name, reason in sample["broken"].items()},
     }
-
-
-class KeyFrameLoader(EpochLoader[dict[str, Any]]):
-    """Yields the batches of one epoch. The arguments are those of `ClipLoader`."""
-
-    def __init__(
-        self, samples: TrainingKeyFrames, batch_size: int, *, rank: int = 0, world_size: int = 1, **running: Any
-    ) -> None:
-        batches = EpochBatches(len(samples), batch_size, seed=samples.seed, rank=rank, world_size=world_size)
-        running = {"num_workers": 0, "pin_memory": False, **running}
-        super().__init__(samples, batches, collate_key_frames, batch_sampler=batches, **running)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from vididi_hf.detection.boxes import BoxAugmentation
 from vididi_hf.detection.key_frames import class_names, load_key_frames
-from vididi_hf.detection.loading import KeyFrameLoader, TrainingKeyFrames
+from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
 from vididi_hf.detection.sources import load_test_rows
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.detection_results import build_evaluator, write_results
@@ -62,22 +61,25 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         problem_type=problem_type(recipe.labels, train),
         detection_stride=recipe.detection_stride,
     )
-    loader, training_key_frames = build_loader(recipe, train, processor)
-    trainer = DetectionTrainer(recipe, arguments, model, processor, loader)
+    samples = training_key_frames(recipe, train, processor)
+    trainer = DetectionTrainer(recipe, arguments, model, processor, samples, collate_key_frames)
     trainer.fit()
     result = None
     if trainer.is_world_process_zero():
-        settings: dict[str, Any] = {
-            "inputs": recipe.test_inputs,
-            "batch_size": recipe.test_batch_size,
-            "num_workers": recipe.num_workers,
-            "progress": recipe.progress,
-            "dataset": dataset_name(recipe.dataset),
-            "split": recipe.test_split,
-        }
-        evaluator = build_evaluator(recipe, test, processor, Path(recipe.output_dir), **settings)
+        evaluator = build_evaluator(
+            recipe,
+            test,
+            processor,
+            trainer.output_dir,
+            inputs=recipe.test_inputs,
+            batch_size=recipe.test_batch_size,
+            num_workers=recipe.num_workers,
+            progress=recipe.progress,
+            dataset=dataset_name(recipe.dataset),
+            split=recipe.test_split,
+        )
         result = evaluator(model)
-        facts = trainer.describe(result, training_key_frames=training_key_frames)
+        facts = trainer.describe(result, training_key_frames=len(samples))
         write_results(trainer.output_dir, evaluator, result, recipe.output_dir, facts)
     return share(result)
 
@@ -107,13 +109,12 @@ class DetectionTrainer(FinetuningTrainer):
         return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
 
 
-def build_loader(
+def training_key_frames(
     recipe: DetectionRecipe, rows: datasets.Dataset, processor: ViDiDiVideoProcessor
-) -> tuple[KeyFrameLoader, int]:
-    """Builds the loader of an augmented clip around each key frame, and counts the key frames."""
-    assert recipe.batch_size is not None
+) -> TrainingKeyFrames:
+    """Builds the samples: an augmented clip around each key frame."""
     crop: Any = processor.crop_size
-    samples = TrainingKeyFrames(
+    return TrainingKeyFrames(
         rows,
         num_frames=processor.num_frames,
         stride=processor.frame_stride,
@@ -126,16 +127,6 @@ def build_loader(
         ),
         seed=recipe.seed,
     )
-    state = PartialState()
-    loader = KeyFrameLoader(
-        samples,
-        recipe.batch_size,
-        num_workers=recipe.num_workers,
-        rank=state.process_index,
-        world_size=state.num_processes,
-        pin_memory=state.device.type == "cuda",
-    )
-    return loader, len(samples)
 
 
 def problem_type(labels: str, rows: datasets.Dataset) -> str:

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.augment import ClipAugmentation
-from vididi_hf.data.loading import ClipLoader, TrainingClips
+from vididi_hf.data.loading import TrainingClips, collate_clips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers
 from vididi_hf.evaluation.labels import with_class_labels
@@ -56,7 +56,8 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
     processor = build_processor(recipe)
     model = load_classifier(ViDiDiForVideoClassification, recipe, names, problem_type="single_label_classification")
-    trainer = RecognitionTrainer(recipe, arguments, model, processor, build_loader(recipe, train, processor))
+    samples = training_clips(recipe, train, processor)
+    trainer = RecognitionTrainer(recipe, arguments, model, processor, samples, collate_clips)
     trainer.labels = class_numbers(train, model).to(arguments.device)
     trainer.fit()
     result = None
@@ -114,11 +115,10 @@ def load_splits(recipe: FinetuningRecipe) -> tuple[datasets.Dataset, datasets.Da
     return with_class_labels(*rows)
 
 
-def build_loader(recipe: FinetuningRecipe, rows: datasets.Dataset, processor: ViDiDiVideoProcessor) -> ClipLoader:
-    """Builds the loader of one augmented clip per video."""
-    assert recipe.batch_size is not None
+def training_clips(recipe: FinetuningRecipe, rows: datasets.Dataset, processor: ViDiDiVideoProcessor) -> TrainingClips:
+    """Builds the samples: one augmented clip per video."""
     crop: Any = processor.crop_size
-    clips = TrainingClips(
+    return TrainingClips(
         rows,
         num_clips=1,
         num_frames=processor.num_frames,
@@ -133,13 +133,4 @@ def build_loader(recipe: FinetuningRecipe, rows: datasets.Dataset, processor: Vi
             blur_probability=0.0,
         ),
         seed=recipe.seed,
-    )
-    state = PartialState()
-    return ClipLoader(
-        clips,
-        recipe.batch_size,
-        num_workers=recipe.num_workers,
-        rank=state.process_index,
-        world_size=state.num_processes,
-        pin_memory=state.device.type == "cuda",
     )

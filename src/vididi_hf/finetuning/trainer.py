@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
-from vididi_hf.data.epochs import EpochLoader
+from vididi_hf.data.epochs import EpochBatches
+from vididi_hf.data.workers import leave_process_group
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.files import write_text
@@ -83,17 +85,18 @@ def _steps(checkpoint: Path) -> int:
 
 
 class FinetuningTrainer(Trainer):
-    """A `Trainer` for batches of augmented clips, whose model differentiates them as the batch's input asks.
+    """A `Trainer` for batches of augmented clips, whose model differentiates them as the input of the batch asks.
 
-    A subclass defines `loss_of`. Every batch is a pure function of (seed, epoch, step, rank), and checkpoints hold the
-    state of the random generators, so that a resumed run equals an unbroken one.
+    Every batch is a pure function of (seed, epoch, step, rank), and checkpoints contain the state of the random
+    generators. So a resumed run equals an unbroken one. A subclass defines `loss_of`.
 
     Args:
         recipe: All choices of the run.
-        arguments: What `training_arguments` returned.
+        arguments: From `training_arguments`.
         model: The classifier.
         processor: Normalizes the clips.
-        loader: Yields the batches of an epoch, with `clips` and the `broken` videos that were replaced.
+        samples: From (epoch, index) to a sample.
+        collate: From samples to a batch with `clips`, and the `broken` videos that were replaced.
     """
 
     def __init__(
@@ -102,13 +105,19 @@ class FinetuningTrainer(Trainer):
         arguments: TrainingArguments,
         model: ViDiDiClassifier,
         processor: ViDiDiVideoProcessor,
-        loader: EpochLoader[Any],
+        samples: Any,
+        collate: Callable[[list[Any]], Any],
     ) -> None:
-        super().__init__(model, arguments, processing_class=processor, callbacks=[SaveEpochs(recipe.save_epochs)])
+        callbacks: list[Any] = [SaveEpochs(recipe.save_epochs)]
+        super().__init__(model, arguments, collate, samples, processing_class=processor, callbacks=callbacks)
         self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
         vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
-        self.recipe, self.classifier, self.processor, self.loader = recipe, model, processor, loader
+        self.recipe, self.classifier, self.processor = recipe, model, processor
         self.output_dir = Path(recipe.output_dir)
+        batch_size, ranks = arguments.per_device_train_batch_size, arguments.world_size
+        place: dict[str, int] = {"rank": arguments.process_index, "world_size": ranks}
+        self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, **place)
+        self.learning_rate = recipe.learning_rate * batch_size * ranks / 128
         self.broken: dict[str, str] = {}
         self.metrics_file: MetricsFile | None = None
         self._sums: dict[str, Tensor] = {}
@@ -116,14 +125,7 @@ class FinetuningTrainer(Trainer):
     def loss_of(
         self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """Computes the `loss` of a batch, and further scalars for `metrics.jsonl`.
-
-        Args:
-            model: The model, perhaps wrapped for several processes.
-            frames: Normalized frames (batch, frames, channels, height, width).
-            orders: The derivative orders that the model sees.
-            batch: The batch of the loader, on the device.
-        """
+        """Computes the `loss` of normalized frames, seen in some derivative orders, and scalars for `metrics.jsonl`."""
         raise NotImplementedError
 
     def fit(self) -> None:
@@ -156,24 +158,30 @@ class FinetuningTrainer(Trainer):
         facts = {"pretrained": recipe.model, "random_init": recipe.random_init, "seed": recipe.seed}
         return {**facts, "source": recipe.dataset}
 
-    def get_train_dataloader(self) -> Any:
-        """Returns the loader in the form in which `Trainer` iterates over it."""
-        return _Epochs(self.loader)
+    def get_train_dataloader(self) -> DataLoader:
+        """Builds the loader of the training batches of this process."""
+        return EpochDataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.recipe.num_workers,
+            pin_memory=self.args.device.type == "cuda",
+            persistent_workers=self.recipe.num_workers > 0,
+            worker_init_fn=leave_process_group,
+            generator=torch.Generator(),  # or iterating would advance the global one
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Builds SGD; the learning rate scales with the global batch size."""
+        """Builds SGD without weight decay for biases and BatchNorm."""
         if self.optimizer is None:
-            recipe, args = self.recipe, self.args
-            rate = recipe.learning_rate * args.per_device_train_batch_size * args.world_size / 128
-            self.optimizer = build_optimizer(
-                model or self.classifier, "sgd", rate, recipe.weight_decay, recipe.momentum
-            )
+            decay, momentum = self.recipe.weight_decay, self.recipe.momentum
+            self.optimizer = build_optimizer(model or self.classifier, "sgd", self.learning_rate, decay, momentum)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """Builds the schedule of the recipe: linear warmup, then a tenth after each milestone."""
         if self.lr_scheduler is None:
-            steps, scheduled = self.loader.steps_per_epoch, optimizer or self.optimizer
+            steps, scheduled = self.batches.steps_per_epoch, optimizer or self.optimizer
             assert scheduled is not None
             self.lr_scheduler = LambdaLR(scheduled, lambda step: self.recipe.learning_rate_factor(step / steps))
             self._created_lr_scheduler = True
@@ -196,7 +204,7 @@ class FinetuningTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Writes the means of an epoch to `metrics.jsonl`, besides the trackers."""
         if "loss" in logs:  # all processes are here, at the end of an epoch
-            epoch, steps = round(self.state.epoch or 0), self.loader.steps_per_epoch
+            epoch, steps = round(self.state.epoch or 0), self.batches.steps_per_epoch
             if not math.isfinite(logs["loss"]):
                 raise FloatingPointError(f"the mean loss of epoch {epoch} is {logs['loss']}: lower learning_rate")
             for name, total in self._sums.items():
@@ -223,20 +231,12 @@ class SaveEpochs(TrainerCallback):
         control.should_save = epoch % self.epochs == 0 or epoch == args.num_train_epochs
 
 
-class _Epochs:
-    """An `EpochLoader` as `Trainer` uses loaders: `set_epoch`, then iterate."""
-
-    def __init__(self, loader: EpochLoader[Any]) -> None:
-        self.loader, self.epoch = loader, 0
-
-    def __len__(self) -> int:
-        return self.loader.steps_per_epoch
+class EpochDataLoader(DataLoader):
+    """A loader whose batches depend on the epoch, which `Trainer` sets."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.loader.epoch(self.epoch)
+        batches: Any = self.batch_sampler
+        batches.set_epoch(epoch)
 
 
 def share(result: EvaluationResult | None) -> EvaluationResult:
