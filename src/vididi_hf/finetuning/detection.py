@@ -50,7 +50,7 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
     """
     arguments = training_arguments(recipe)
     place = recipe.dataset, recipe.dataset_root
-    with arguments.main_process_first():
+    with arguments.main_process_first(local=False):
         train = load_key_frames(place[0], root=place[1], split=recipe.train_split, every=recipe.every)
         test = load_test_rows(recipe, *place, recipe.test_split)
     processor = build_processor(recipe)

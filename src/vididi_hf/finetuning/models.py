@@ -66,8 +66,8 @@ def load_classifier(
     state = PartialState()
     if state.num_processes > 1 and state.device.type == "cuda":
         synchronize(model)
-    channels_last: Any = torch.channels_last_3d
-    return model.to(memory_format=channels_last)
+    nn.Module.to(model, memory_format=torch.channels_last_3d)  # in place
+    return model
 
 
 def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:

@@ -50,7 +50,7 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         ```
     """
     arguments = training_arguments(recipe)
-    with arguments.main_process_first():  # generates or downloads the data set once
+    with arguments.main_process_first(local=False):  # generates or downloads the data set once
         train, test = load_splits(recipe)
     kind = train.features["label"]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
@@ -80,7 +80,7 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
 
 @record  # shows the error of the process that failed first, if there are several
 def run(recipe: FinetuningRecipe) -> None:
-    """Runs `vididi finetune`."""
+    """Fine-tunes, and prints the result of the test."""
     from vididi_hf.evaluation.commands import format_table, print_failed
 
     result = finetune(recipe)

@@ -32,12 +32,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
-    """Checks the run's folder, seeds the random generators, and builds the arguments of `Trainer`.
-
-    Raises:
-        ValueError: If the folder holds a run and `recipe.resume` is False, or the recipe of the run differs.
-        ImportError: If the tracker is not installed.
-    """
+    """Checks the run's folder, seeds the random generators, and builds the arguments of `Trainer`."""
     output_dir = Path(recipe.output_dir)
     if find_checkpoint(output_dir) is not None:
         if not recipe.resume:
@@ -88,15 +83,8 @@ class FinetuningTrainer(Trainer):
     """A `Trainer` for batches of augmented clips, whose model differentiates them as the input of the batch asks.
 
     Every batch is a pure function of (seed, epoch, step, rank), and checkpoints contain the state of the random
-    generators. So a resumed run equals an unbroken one. A subclass defines `loss_of`.
-
-    Args:
-        recipe: All choices of the run.
-        arguments: From `training_arguments`.
-        model: The classifier.
-        processor: Normalizes the clips.
-        samples: From (epoch, index) to a sample.
-        collate: From samples to a batch with `clips`, and the `broken` videos that were replaced.
+    generators. So a resumed run equals an unbroken one. Subclasses define `loss_of`. `samples` maps (epoch, index) to a
+    sample. `collate` returns a batch with `clips`, and the `broken` videos that were replaced.
     """
 
     def __init__(
@@ -114,10 +102,9 @@ class FinetuningTrainer(Trainer):
         vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
         self.recipe, self.classifier, self.processor = recipe, model, processor
         self.output_dir = Path(recipe.output_dir)
-        batch_size, ranks = arguments.per_device_train_batch_size, arguments.world_size
-        place: dict[str, int] = {"rank": arguments.process_index, "world_size": ranks}
-        self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, **place)
-        self.learning_rate = recipe.learning_rate * batch_size * ranks / 128
+        batch_size, rank, world_size = arguments.train_batch_size, arguments.process_index, arguments.world_size
+        self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, rank=rank, world_size=world_size)
+        self.learning_rate = recipe.learning_rate * batch_size * world_size / 128
         self.broken: dict[str, str] = {}
         self.metrics_file: MetricsFile | None = None
         self._sums: dict[str, Tensor] = {}
@@ -136,6 +123,7 @@ class FinetuningTrainer(Trainer):
             self.metrics_file = MetricsFile(self.output_dir, _steps(checkpoint) if checkpoint else 0)
             if checkpoint:
                 print(f"resuming from {checkpoint}")
+        set_seed(self.recipe.seed, device_specific=True)  # processes draw different dropout
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.broken = merge_broken(self.broken)
         if self.is_world_process_zero():
@@ -160,8 +148,9 @@ class FinetuningTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Builds the loader of the training batches of this process."""
+        samples: Any = self.train_dataset
         return EpochDataLoader(
-            self.train_dataset,
+            samples,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.recipe.num_workers,
