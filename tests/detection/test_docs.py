@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from vididi_hf.detection.sources import BOX_SOURCES
+from vididi_hf.detection.options import BOX_SOURCES
 from vididi_hf.finetuning.detection_recipe import DetectionRecipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()

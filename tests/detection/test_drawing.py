@@ -1,14 +1,11 @@
 """Pictures: boxes where they belong, in the color of right and wrong."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
-from vididi_hf.detection import drawing as module
 from vididi_hf.detection.drawing import RIGHT, TRUTH, WRONG, draw_boxes, save_picture
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
@@ -44,44 +41,34 @@ def rows(dataset):
     return load_key_frames(dataset, split="test", every=5)
 
 
-def evaluator_that_says(rows, number, boxes=None):
-    """After the call of a detector that gives one class the highest score, always."""
+def picture_of(path, rows, number, boxes=None, **settings):
+    """The picture of a detector that gives one class the highest score, always."""
     names = {"id2label": {0: "bright", 1: "dark", 2: "flicker"}, "problem_type": "single_label_classification"}
     model = ViDiDiForActionDetection(ViDiDiConfig(hidden_sizes=(4, 4, 4, 4), depths=(1, 1, 1, 1), **names))
     model.classifier.weight.data.zero_()
     model.classifier.bias.data = 3.0 * torch.nn.functional.one_hot(torch.tensor(number), 3)
     evaluator = DetectionEvaluator(rows, ViDiDiVideoProcessor(num_frames=2, size=32, crop_size=32), boxes)
     evaluator(model)
-    return evaluator
+    path = save_picture(path, rows, evaluator.detections["frames"], **settings)
+    return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
 
 
 def test_right_is_green_and_wrong_is_red(rows, tmp_path):
     bright = rows.select([0, 1])
     for number, color, other in [(0, RIGHT, WRONG), (1, WRONG, RIGHT)]:
-        path = save_picture(tmp_path / "new" / f"{number}.png", evaluator_that_says(bright, number))
-        picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
+        picture = picture_of(tmp_path / "new" / f"{number}.png", bright, number)
         assert extent(picture, color) is not None
         assert extent(picture, other) is None
     # A box of nobody is wrong whatever it says, and who should have been found is gray.
     elsewhere = [torch.tensor([[0.8, 0.8, 1.0, 1.0]])] * 2
-    path = save_picture(tmp_path / "away.png", evaluator_that_says(bright, 0, elsewhere))
-    picture = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
+    picture = picture_of(tmp_path / "away.png", bright, 0, elsewhere)
     assert extent(picture, RIGHT) is None
     assert extent(picture, WRONG) is not None
     assert extent(picture, TRUTH) is not None
 
 
 def test_so_many_pictures_and_the_same_each_time(rows, tmp_path):
-    evaluator = evaluator_that_says(rows, 2)
-    first, again = (save_picture(tmp_path / f"{name}.png", evaluator, count=4, columns=2).read_bytes() for name in "ab")
-    assert first == again
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (2 * 448 + 3 * 4, 2 * 320 + 3 * 4)
-    nobody = evaluator_that_says(rows, 0, [torch.zeros(0, 4)] * len(rows))
-    assert save_picture(tmp_path / "nobody.png", nobody).exists()
-    with pytest.raises(ValueError, match="call the evaluator first"):
-        save_picture(tmp_path / "c.png", DetectionEvaluator(rows, ViDiDiVideoProcessor()))
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0
+    first, again = (picture_of(tmp_path / f"{name}.png", rows, 2, count=4, columns=2) for name in "ab")
+    assert torch.equal(first, again)
+    assert first.shape == (3, 2 * 320 + 3 * 4, 2 * 448 + 3 * 4)
+    assert picture_of(tmp_path / "nobody.png", rows, 0, [torch.zeros(0, 4)] * len(rows)).shape == (3, 320, 320)

@@ -4,9 +4,9 @@ import datasets
 import pytest
 import torch
 
-from vididi_hf.detection.augment import BoxAugmentation
+from vididi_hf.detection.boxes import BoxAugmentation
 from vididi_hf.detection.key_frames import load_key_frames
-from vididi_hf.detection.loading import KeyFrameLoader, TrainingKeyFrames
+from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
 
 # The whole picture of 64 × 40 pixels.
 PLAIN = BoxAugmentation(36, area=(1.0, 1.0), ratio=(1.6, 1.6), flip_probability=0.0, color_probability=0.0)
@@ -35,7 +35,7 @@ def test_a_box_has_the_labels_of_who_is_in_it(ava_root):
 def test_batches_are_a_function_of_seed_and_epoch(dataset):
     rows = load_key_frames(dataset, every=5)
     batches = [
-        next(iter(KeyFrameLoader(samples(rows, BoxAugmentation(32), seed), 6).epoch(epoch)))
+        collate_key_frames([samples(rows, BoxAugmentation(32), seed)[epoch, index] for index in range(6)])
         for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]
     ]
     same, *others = [torch.equal(batches[0]["clips"], batch["clips"]) for batch in batches[1:]]
@@ -47,20 +47,12 @@ def test_batches_are_a_function_of_seed_and_epoch(dataset):
     assert first["labels"].shape == (sum(map(len, first["boxes"])), 3)
 
 
-def test_every_key_frame_comes_once_an_epoch_over_all_ranks(dataset):
-    rows = load_key_frames(dataset, every=3)
-    loaders = [KeyFrameLoader(samples(rows), 6, rank=rank, world_size=2) for rank in range(2)]
-    assert [loader.steps_per_epoch for loader in loaders] == [3, 3]
-    keys = [key for loader in loaders for batch in loader.batches for key in batch]
-    assert sorted({index for _, index in keys}) == list(range(36))
-
-
 def test_a_broken_video_is_replaced_with_the_labels_of_the_other(dataset, broken_videos):
     rows = load_key_frames(dataset, every=10).cast_column("video", datasets.Video(decode=False))
     table = rows.to_list()
     table[4]["video"] = {"path": str(broken_videos["empty"]), "bytes": None}
     broken = datasets.Dataset.from_list(table, features=rows.features).cast_column("video", datasets.Video())
-    batch = next(iter(KeyFrameLoader(samples(broken), 9).epoch(0)))
+    batch = collate_key_frames([samples(broken)[0, index] for index in range(9)])
     assert list(batch["broken"]) == [str(broken_videos["empty"])]
     counts = batch["labels"].sum(0).tolist()
     assert sum(counts) == 9

@@ -7,7 +7,15 @@ from PIL import Image
 
 from vididi_hf.detection import sources as module
 from vididi_hf.detection.key_frames import load_key_frames, names_of
-from vididi_hf.detection.sources import detect_persons, ground_truth_boxes, jittered_boxes, read_detections
+from vididi_hf.detection.options import BoxOptions
+from vididi_hf.detection.sources import (
+    detect_persons,
+    ground_truth_boxes,
+    jittered_boxes,
+    load_boxes,
+    load_test_rows,
+    read_detections,
+)
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def test_a_file_of_detections(ava_root, tmp_path):
     assert boxes[1].shape == (0, 4)
     assert len(read_detections(path, rows, min_score=0.5)[0]) == 3
     path.write_text("three,0902,0.1,0.2,0.5\n")
-    with pytest.raises(ValueError, match=r"persons\.csv, line 1 is no row of video,second"):
+    with pytest.raises(ValueError, match=r"persons\.csv, line 1 is not video,second"):
         read_detections(path, rows)
     path.write_text("four,0902,0.1,0.2,0.5,0.9,,0.95\n")
     with pytest.raises(ValueError, match=r"has none of the 2 key frames: it begins with \('four', 902\)"):
@@ -93,7 +101,7 @@ def test_persons_are_found_once_and_written_down(rows, tmp_path):
     path.write_text("".join(lines[:4]) + lines[4][:10])
     assert all(torch.equal(a, b) for a, b in zip(boxes, detect_persons(rows, detector, path)))
     assert detector.calls == 12 + 10
-    with pytest.raises(ValueError, match=r"min_score must lie between 0\.5 and 1, got 0\.2"):
+    with pytest.raises(ValueError, match=r"min_score of detected boxes must be between 0\.5 and 1, got 0\.2"):
         detect_persons(rows, detector, path, min_score=0.2)
 
 
@@ -134,3 +142,29 @@ def test_a_real_pipeline_with_random_weights(rows, tmp_path):
     boxes = detect_persons(rows, detector, tmp_path / "persons.csv")
     assert all(len(one) for one in boxes)
     assert all(((one >= 0) & (one <= 1)).all() for one in boxes)
+
+
+def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch):
+    asked = []
+
+    def pipeline(task, model):
+        asked.append((task, model))
+        box = {"xmin": 14, "ymin": 10, "xmax": 42, "ymax": 30}
+        return lambda image, threshold: [{"label": "person", "score": 0.95, "box": box}]
+
+    monkeypatch.setattr("transformers.pipeline", pipeline)
+    options = BoxOptions(boxes="detector", detector="some/model", test_every=9)
+    rows = load_test_rows(options, str(dataset), None, "test")
+    boxes, source = load_boxes(options, rows, tmp_path)
+    assert asked == [("object-detection", "some/model")]
+    assert source == "some/model, score >= 0.9"
+    assert len(boxes) == len(rows) == 12
+    assert boxes[0].tolist() == [pytest.approx([0.25, 0.25, 0.75, 0.75])]
+    again, _ = load_boxes(BoxOptions(boxes="file", detections=str(tmp_path / "persons-model.csv")), rows, tmp_path)
+    assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
+    # All are in the file: the detector is not even loaded. Another one has a file of its own.
+    again, _ = load_boxes(options, rows, tmp_path)
+    assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
+    assert len(asked) == 1
+    load_boxes(BoxOptions(boxes="detector", detector="other", test_every=9), rows, tmp_path)
+    assert asked[1:] == [("object-detection", "other")]

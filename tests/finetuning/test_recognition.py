@@ -15,6 +15,7 @@ from vididi_hf.evaluation.classification import ClassificationEvaluator
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.finetuning import recognition
 from vididi_hf.finetuning.recognition import finetune
+from vididi_hf.finetuning.trainer import FinetuningTrainer
 from vididi_hf.pretraining.logging import read_metrics
 
 
@@ -24,7 +25,7 @@ def weights(folder):
 
 def test_it_learns_and_leaves_a_classifier_with_its_results(recipe, videos, tmp_path):
     # Encoded files differ from machine to machine, so the numbers do; five seeds reached a tenth of the first loss.
-    settings = {"epochs": 40, "batch_size": 12, "learning_rate": 0.3, "drops": [0.4, 0.7]}
+    settings = {"epochs": 40, "batch_size": 12, "learning_rate": 0.3, "lr_milestones": [0.4, 0.7]}
     settings |= {"dropout": 0.0, "label_smoothing": 0.0}
     result = finetune(recipe(**settings, inputs=["frames", "derivative"]))
     log = read_metrics(tmp_path / "run")
@@ -69,17 +70,14 @@ def test_a_substitute_has_its_own_label(recipe, videos, broken_videos, tmp_path,
     names = rows.features["label"].int2str(rows["label"])
     test = load_video_dataset(videos, split="test")
     monkeypatch.setattr(recognition, "load_splits", lambda _: (with_video_column(paths, names), test))
-    targets = []
-    cross_entropy = F.cross_entropy
+    targets, batches = [], []
+    cross_entropy, compute_loss = F.cross_entropy, FinetuningTrainer.compute_loss
     monkeypatch.setattr(recognition.F, "cross_entropy", lambda x, y, **k: targets.append(y) or cross_entropy(x, y, **k))
-    batches, epoch_of = [], recognition.ClipLoader.epoch
-
-    def epoch(self, number):
-        for batch in epoch_of(self, number):
-            batches.append(batch)
-            yield batch
-
-    monkeypatch.setattr(recognition.ClipLoader, "epoch", epoch)
+    monkeypatch.setattr(
+        FinetuningTrainer,
+        "compute_loss",
+        lambda self, model, batch, **k: batches.append(batch) or compute_loss(self, model, batch, **k),
+    )
     result = finetune(recipe(epochs=1))
     assert result["protocol"]["failed_training_videos"] == [str(broken_videos["empty"])]
     for batch, target in zip(batches, targets):

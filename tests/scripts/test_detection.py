@@ -1,33 +1,16 @@
-"""The scripts of detection: flags, files, errors in one line."""
+"""`vididi detect` and `vididi evaluate detection`: flags, files, errors in one line."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf.cli import run_command
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.readers.detection import box_features
 from vididi_hf.evaluation.metrics.ava_map import read_ava_csv
-
-
-@pytest.fixture(scope="module")
-def script():
-    """`script(name)` imports a script; dataclasses need their module among those that are loaded."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def load(name):
-            spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "scripts" / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, module)
-            spec.loader.exec_module(module)
-            return module
-
-        yield load
 
 
 @pytest.fixture(scope="module")
@@ -53,38 +36,37 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_training_and_then_another_test(script, folder, capsys):
+def test_training_and_then_another_test(folder, capsys):
     common = ["--dataset", str(folder / "data"), "--num_workers", "0", "--progress", "False"]
     options = ["--epochs", "1", "--every", "2", "--batch_size", "2", "--train_split", "all", "--test_split", "all"]
-    script("finetune_detection").main(
-        ["--model", str(folder / "encoder"), "--output_dir", str(folder / "run"), *common, *options]
-    )
+    run_command("detect", ["--model", str(folder / "encoder"), "--output_dir", str(folder / "run"), *common, *options])
     shown = capsys.readouterr().out
     assert "6 key frames, 6 boxes" in shown
     assert "frame-mAP@0.5" in shown
     options = ["--split", "all", "--inputs", "frames", "ensemble", "--test_every", "4"]
     options += ["--boxes", "jittered", "--jitter", "0.05"]
-    script("evaluate_detection").main(
-        ["--model", str(folder / "run"), "--output", str(folder / "test"), *common, *options]
+    run_command(
+        "evaluate detection", ["--model", str(folder / "run"), "--output", str(folder / "test"), *common, *options]
     )
     assert "4 key frames, 4 boxes" in capsys.readouterr().out
-    report = json.loads((folder / "test" / "metrics.json").read_text())
+    report = json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))
     assert list(report["metrics"]) == ["frames", "ensemble"]
     assert report["protocol"]["box_source"] == "ground truth, jittered by 0.05"
-    assert {path.name for path in (folder / "test").iterdir()} == {
-        "detections.png",
-        "metrics.json",
-        "predictions-ensemble.csv",
-        "predictions-frames.csv",
-    }
+    files = {"detections.png", "metrics.json", "predictions-ensemble.csv", "predictions-frames.csv"}
+    assert {path.name for path in (folder / "test").iterdir()} == files
     assert len(read_ava_csv(folder / "test" / "predictions-frames.csv")) == 4
 
 
-def test_errors_are_one_line(script, folder, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        script("evaluate_detection").main(["--model", str(folder / "encoder"), "--dataset", str(folder / "data")])
-    assert stopped.value.code == 2
-    assert "lacks 2 weights of the model, such as classifier.bias" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        script("finetune_detection").main(["--model", "m", "--boxes", "file"])
-    assert "boxes from a file need its path" in capsys.readouterr().err
+def test_errors_are_one_line(folder, capsys):
+    for command, flags, message in (
+        (
+            "evaluate detection",
+            ["--model", str(folder / "encoder"), "--dataset", str(folder / "data")],
+            "lacks 2 weights of the model, such as classifier.bias",
+        ),
+        ("detect", ["--model", "m", "--boxes", "file"], "boxes from a file need its path"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(command, flags)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err

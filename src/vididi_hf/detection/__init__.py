@@ -1,1 +1,1 @@
-"""Action detection: key frames and their boxes, where boxes come from at test time, training, pictures."""
+"""Action detection: key frames, their boxes, loading and drawing."""

@@ -1,4 +1,4 @@
-"""Key frames: which there are, what they are called, and the clips around them."""
+"""Key frames: loading them, naming them, and reading the clips around them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.decoding_vididi import VideoReader
 
 KeyFrame = tuple[str, int]
-"""What a key frame is called in lists: AVA's video and second, or `folder/name` of a video and a frame's number."""
+"""The name of a key frame: AVA's video and second, or `folder/name` of a video and the number of a frame."""
 
-# Files kept open: key frames of one video follow one another when they are tested.
+# Files kept open. When a detector is tested, the key frames of one video follow one another.
 _OPEN_VIDEOS = 4
 
 
@@ -30,18 +30,14 @@ def load_key_frames(
     every: int = 1,
     include_empty: bool = False,
 ) -> datasets.Dataset:
-    """Loads the key frames of a data set with boxes.
+    """Loads the key frames of "jhmdb", "ucf101-24", "ava", or another data set with their columns.
 
     Args:
-        dataset: As for `load_video_dataset`: "jhmdb", "ucf101-24", "ava", or any data set with their columns.
-        root: Where a built-in set lies.
+        dataset: As for `load_video_dataset`.
+        root: Folder of a built-in data set.
         split: The split.
-        every: Take frames 0, `every`, 2·`every` … of each video. Of AVA, whose key frames lie a second apart, all are
-            taken.
-        include_empty: Take the frames without boxes too; of AVA the seconds 902 to 1798 that are not excluded.
-
-    Raises:
-        ValueError: If the data set has no boxes, or `every` is not positive.
+        every: Take frames 0, `every`, 2·`every` … of each video. Of AVA, all key frames are taken.
+        include_empty: Include frames without boxes. Of AVA, these are the seconds 902 to 1798 that are not excluded.
     """
     options = {"include_empty": True} if include_empty and str(dataset) in ("ava", "ava-2.1") else {}
     rows = load_video_dataset(dataset, root=root, split=split, **options)
@@ -56,16 +52,12 @@ def class_names(rows: datasets.Dataset) -> list[str]:
 
 
 def is_ava(rows: datasets.Dataset) -> bool:
-    """Tells key frames of AVA, which have seconds, from others, which have frames."""
+    """Returns whether these are key frames of AVA, which have seconds instead of frame numbers."""
     return "second" in rows.column_names
 
 
 def names_of(rows: datasets.Dataset) -> list[KeyFrame]:
-    """Names the key frames for lists in AVA's format.
-
-    Returns:
-        For each row the video and a number: AVA's own, or else the last two parts of the path and the frame.
-    """
+    """Returns the name of each key frame."""
     if is_ava(rows):
         return list(zip(rows["video_id"], rows["second"]))
     videos = rows.select_columns("video").cast_column("video", datasets.Video(decode=False))["video"]
@@ -73,24 +65,14 @@ def names_of(rows: datasets.Dataset) -> list[KeyFrame]:
     return [("/".join((*path.parts[:-1][-1:], path.stem)), frame) for path, frame in zip(named, rows["frame"])]
 
 
-def centerd_clip(center: int, num_video_frames: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
-    """Chooses the frames of a clip around a key frame.
+def centered_clip(center: int, num_video_frames: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
+    """Returns the indices, int64 (num_frames + extra_frames,), of a clip around a key frame.
 
-    The key frame is frame `num_frames // 2` of the clip. Where the video begins or ends too early, its first or last
-    frame is repeated, as in the protocol of AVA.
-
-    Args:
-        center: The key frame.
-        num_video_frames: Number of frames of the video; a center beyond the end counts as the last frame.
-        num_frames: Frames of the clip.
-        stride: Frames of the video from one frame of the clip to the next.
-        extra_frames: Further frames at the end, which derivatives use up.
-
-    Returns:
-        int64 (num_frames + extra_frames,).
+    The key frame is frame `num_frames // 2` of the clip. Beyond the ends of the video, the first or last frame
+    repeats, as in the protocol of AVA. The extra frames at the end are for derivatives.
 
     Example:
-        >>> centerd_clip(center=5, num_video_frames=10, num_frames=4, stride=3, extra_frames=1).tolist()
+        >>> centered_clip(center=5, num_video_frames=10, num_frames=4, stride=3, extra_frames=1).tolist()
         [0, 2, 5, 8, 9]
     """
     center = min(center, num_video_frames - 1)
@@ -99,19 +81,12 @@ def centerd_clip(center: int, num_video_frames: int, num_frames: int, stride: in
 
 
 class KeyFrameReader:
-    """Reads the clips around key frames, keeping the last few files open.
-
-    Args:
-        rows: Key frames.
-        num_frames: Frames per clip.
-        stride: Frames of the video from one frame of a clip to the next.
-        extra_frames: Further frames per clip.
-    """
+    """Reads the clips around key frames, and keeps the last few files open."""
 
     def __init__(self, rows: datasets.Dataset, num_frames: int, stride: int, extra_frames: int) -> None:
         columns = ["video", "boxes", "box_labels", "timestamp" if "timestamp" in rows.column_names else "frame"]
         if missing := [name for name in columns if name not in rows.column_names]:
-            raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are no key frames")
+            raise ValueError(f"the rows are not key frames: they have no column {', '.join(missing)}")
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(columns).cast_column("video", datasets.Video(decode=False))
         self.num_frames, self.stride, self.extra_frames = num_frames, stride, extra_frames
@@ -121,35 +96,22 @@ class KeyFrameReader:
         return len(self.rows)
 
     def read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        """Reads the clip around a key frame.
-
-        Returns:
-            uint8 (frames + extra_frames, 3, height, width), and the row.
-
-        Raises:
-            BrokenVideoError: If the video cannot be decoded.
-        """
-        row = self.rows[index]
-        reader = self._reader(row["video"], index)
-        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
-        return reader.read(
-            lambda length: centerd_clip(center, length, self.num_frames, self.stride, self.extra_frames)
-        ), row
+        """Returns the clip around a key frame, uint8 (frames + extra_frames, 3, height, width), and the row."""
+        return self._read(index, self.num_frames, self.stride, self.extra_frames)
 
     def read_key_frame(self, index: int) -> Tensor:
-        """Reads the key frame itself: uint8 (3, height, width).
+        """Returns the key frame itself: uint8 (3, height, width)."""
+        return self._read(index, 1, 1, 0)[0][0]
 
-        Raises:
-            BrokenVideoError: If the video cannot be decoded.
-        """
+    def _read(self, index: int, num_frames: int, stride: int, extra_frames: int) -> tuple[Tensor, dict[str, Any]]:
         row = self.rows[index]
         reader = self._reader(row["video"], index)
         center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
-        return reader.read(lambda length: centerd_clip(center, length, 1, 1))[0]
+        return reader.read(lambda length: centered_clip(center, length, num_frames, stride, extra_frames)), row
 
     def _reader(self, video: dict[str, Any] | None, index: int) -> VideoReader:
         if video is None or (video["path"] is None and video["bytes"] is None):
-            raise BrokenVideoError(f"<row {index}>", "the row holds no video")
+            raise BrokenVideoError(f"<row {index}>", "the row has no video")
         key = video["path"] if video["bytes"] is None else hash(video["bytes"])
         if key not in self._open:
             self._open[key] = VideoReader(video)

@@ -1,47 +1,23 @@
-"""Batches of augmented key frames for training, a pure function of (seed, epoch, step, rank)."""
+"""Training samples of augmented key frames, as a pure function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import datasets
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from vididi_hf.data.loading import EpochBatches, EpochLoader, SampleKey, make_or_replace, stack_frames
+from vididi_hf.data.loading import SampleKey, make_or_replace, stack_frames
 from vididi_hf.data.seeding import seeded_random
-from vididi_hf.detection.augment import BoxAugmentation
+from vididi_hf.detection.boxes import BoxAugmentation
 from vididi_hf.detection.key_frames import KeyFrameReader, class_names
-
-
-class KeyFrameBatch(TypedDict):
-    """One batch as the loader yields it.
-
-    `clips`: uint8 (batch, frames, 3, height, width). `boxes`: a tensor (boxes, 4) for each clip. `labels`: float32
-    (boxes of all clips, classes), 1 for each class that the person in a box shows. `broken`: reasons by name of the
-    videos that could not be decoded and were replaced.
-    """
-
-    clips: Tensor
-    boxes: list[Tensor]
-    labels: Tensor
-    broken: dict[str, str]
 
 
 class TrainingKeyFrames(Dataset):
     """Map-style data set from (epoch, index) to an augmented clip around a key frame, with its boxes.
 
-    Args:
-        rows: Key frames; those without boxes are passed over.
-        num_frames: Frames per clip.
-        stride: Frames of the video from one frame of a clip to the next.
-        extra_frames: Extra frames at the end of each clip, one for each derivative order.
-        augmentation: What each clip goes through.
-        seed: The seed of the augmentation and of the order.
-
-    Raises:
-        ValueError: If no row has a box. On access, if a key frame and 20 others, or all others, are broken.
+    Key frames without boxes are skipped. A broken video is replaced by another one.
     """
 
     def __init__(
@@ -79,41 +55,16 @@ class TrainingKeyFrames(Dataset):
         return {"clip": clip, "boxes": boxes, "labels": labels}
 
 
-def collate_key_frames(samples: list[dict[str, Any]]) -> KeyFrameBatch:
-    """Stacks samples of `TrainingKeyFrames` into a `KeyFrameBatch`."""
-    broken: dict[str, str] = {}
-    for sample in samples:
-        broken |= sample["broken"]
+def collate_key_frames(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks samples of `TrainingKeyFrames` to a batch.
+
+    Returns:
+        `clips`: uint8 (batch, frames, 3, height, width). `boxes`: a tensor (boxes, 4) for each clip. `labels`: float32
+        (boxes of all clips, classes), 1 for each class of a box. `broken`: the reasons, by name of a replaced video.
+    """
     return {
         "clips": stack_frames([sample["clip"] for sample in samples]),
         "boxes": [sample["boxes"] for sample in samples],
         "labels": torch.cat([sample["labels"] for sample in samples]),
-        "broken": broken,
+        "broken": {name: reason for sample in samples for name, reason in sample["broken"].items()},
     }
-
-
-class KeyFrameLoader(EpochLoader[KeyFrameBatch]):
-    """Yields the batches of one epoch.
-
-    Args:
-        samples: The key frames.
-        batch_size: Key frames per batch of one rank.
-        num_workers: Worker processes that decode and augment; 0 does it in this process.
-        rank: This process.
-        world_size: All processes.
-        pin_memory: Put batches in page-locked memory.
-    """
-
-    def __init__(
-        self,
-        samples: TrainingKeyFrames,
-        batch_size: int,
-        *,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-    ) -> None:
-        batches = EpochBatches(len(samples), batch_size, seed=samples.seed, rank=rank, world_size=world_size)
-        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(samples, batches, collate_key_frames, batch_sampler=batches, **running)

@@ -22,53 +22,51 @@ from vididi_hf.detection.sources import ground_truth_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
-from vididi_hf.evaluation.inputs import (
-    CLASSIFIER_INPUTS,
-    ENSEMBLE,
-    ENSEMBLE_OF,
-    INPUTS,
-    check_inputs,
-    orders_of,
-)
-from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap
-from vididi_hf.evaluation.metrics.frame_map import frame_mean_ap
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, ENSEMBLE, ENSEMBLE_OF, INPUTS, check_inputs, orders_of
+from vididi_hf.evaluation.metrics import AVAMeanAP, FrameMeanAP
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
 @dataclass
 class DetectionEvaluator:
-    """Measures what a detector says about persons in given boxes.
+    """Measures how well a detector classifies the people in given boxes.
 
-    Of each key frame one clip is taken around it, the whole picture, resized so that its shorter side is that of a
-    training clip. Every box gets the scores of all classes. Boxes are compared with the ground truth at an IoU of 0.5:
-    by the mAP over AVA's 60 evaluated classes for AVA, and otherwise by frame-mAP over the classes of the ground truth.
+    The detector sees one clip around each key frame: the whole frame, resized so that its shorter side is that of a
+    training clip. Every box gets the scores of all classes. A box is right if its IoU with the ground truth is at
+    least 0.5. The metric is the mAP over AVA's 60 evaluated classes for AVA, and frame-mAP otherwise.
 
     Args:
-        rows: Key frames, as `load_key_frames` gives them.
-        processor: Says frames, stride and size of the clips, and normalizes them.
-        boxes: The boxes (boxes, 4) of each row; by default those of the ground truth.
-        box_source: Where they come from, for the protocol.
-        inputs: What the model is shown, some of "frames", "derivative", "both" and "ensemble"; None means what it was
-            trained with.
+        rows: Key frames, from `load_key_frames`.
+        processor: Defines frames, stride and size of the clips, and normalizes them.
+        boxes: The boxes (boxes, 4) of each row. Default: the ground truth.
+        box_source: The source of the boxes, for the protocol.
+        inputs: What the detector sees, some of "frames", "derivative", "both" and "ensemble". Default: the input of
+            its training.
         batch_size: Clips per forward pass.
         num_workers: Processes that decode.
         progress: Whether to show a progress bar.
-        dataset: The name of the data set, for the result.
-        split: The split that `rows` are of, for the result.
-        iou_threshold: The least overlap of a right box.
+        dataset: Name of the data set, for the result.
+        split: Split of `rows`, for the result.
+        iou_threshold: Lowest IoU of a right box.
 
     Attributes:
-        detections: After a call, by input and name of a key frame `boxes`, `labels` (numbers of the data set's classes)
-            and `scores`, one of each for every box and class.
-        average_precisions: After a call, by input, the average precision of each class by its name; None for classes
-            without ground truth.
+        detections: After a call, by input and key frame, `boxes`, `labels` (class numbers of the data set) and
+            `scores`, with one entry for every box and class.
+        average_precisions: After a call, by input, the average precision of each class; None without ground truth.
 
     Raises:
-        ValueError: If no row has a box in the ground truth, two have one name, the numbers of rows differ, or an input
-            is unknown.
+        ValueError: If the ground truth has no box, two rows have the same name, or an argument does not fit.
 
     Source: frame-mAP (Gkioxari and Malik, 2015) with given boxes; AVA (Gu et al., 2018).
+
+    Example:
+        ```python
+        rows = load_key_frames("jhmdb", root="data/jhmdb", split="test", every=10)
+        model = ViDiDiForActionDetection.from_pretrained("runs/detector")
+        processor = ViDiDiVideoProcessor.from_pretrained("runs/detector")
+        print(DetectionEvaluator(rows, processor)(model)["primary_metric"])
+        ```
     """
 
     rows: datasets.Dataset
@@ -91,7 +89,7 @@ class DetectionEvaluator:
 
     def __post_init__(self) -> None:
         if not any(self.rows["boxes"]):
-            raise ValueError("no key frame has a box in the ground truth: there is nothing to be found")
+            raise ValueError("no key frame has a box in the ground truth")
         seen: set[KeyFrame] = set()
         for name in names_of(self.rows):
             if name in seen:
@@ -111,11 +109,11 @@ class DetectionEvaluator:
         """Scores the boxes of every key frame.
 
         Raises:
-            ValueError: If no key frame can be decoded, the model lacks a class, or it cannot be shown an input.
+            ValueError: If no key frame can be decoded, the model lacks a class, or does not accept an input.
         """
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
-        scores, broken = self.score(model, boxes, inputs)
+        scores, broken = self._score(model, boxes, inputs)
         names, classes = names_of(self.rows), class_names(self.rows)
         metrics = {}
         for name in inputs:
@@ -153,68 +151,54 @@ class DetectionEvaluator:
         )
 
     @torch.no_grad()
-    def score(
+    def _score(
         self, model: ViDiDiForActionDetection, boxes: Sequence[Tensor], inputs: Sequence[str]
     ) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
-        """Computes the probabilities of all classes for boxes.
-
-        Args:
-            model: The detector; it is in evaluation mode meanwhile.
-            boxes: The boxes (boxes, 4) of each row.
-            inputs: What the model is shown.
-
-        Returns:
-            For each of `single_inputs(inputs)` and each row float32 (boxes, classes of the data set); and the reasons
-            why videos could not be decoded, by their names. The boxes of such a video have the score 0.
-        """
+        """Probabilities (boxes, classes) by input and row, 0 if the video is broken; and why, by name of a video."""
         names = suitable_inputs(model, inputs)
         order = _class_order(self.rows, model)
         wanted = [index for index, one in enumerate(boxes) if len(one)]
         scores = {name: [torch.zeros(len(one), len(order)) for one in boxes] for name in names}
         clips = EvaluationKeyFrames(self.rows, self.processor, wanted, max(orders_of(names)))
         num_frames = self.processor.num_frames
-        probabilities = torch.Tensor.softmax if _is_single_label(model) else _sigmoid
         with evaluation_mode(model):
             for rows, batch in clips.batches(self.batch_size, self.num_workers, self.progress):
                 frames = self.processor.views(batch.to(model.device, non_blocking=True), orders=(0,))[0].to(model.dtype)
                 of_rows = [boxes[row].to(model.device) for row in rows]
                 for name in names:
                     orders = INPUTS[name]
-                    # Every input gets as many frames as it needs for clips of one length.
-                    shown = frames[:, : num_frames + max(orders)]
-                    logits = model(shown, of_rows, derivative_orders=orders).logits
-                    found = probabilities(logits.float(), -1).cpu()[:, order]
-                    for row, part in zip(rows, found.split([len(one) for one in of_rows])):
+                    # Every input gets as many frames as it needs for clips of the same length.
+                    logits = model(frames[:, : num_frames + max(orders)], of_rows, derivative_orders=orders).logits
+                    found = logits.float().softmax(-1) if _is_single_label(model) else logits.float().sigmoid()
+                    for row, part in zip(rows, found.cpu()[:, order].split([len(one) for one in of_rows])):
                         scores[name][row] = part
         return scores, clips.broken
 
     def _measure(self, detections: dict[KeyFrame, dict[str, list]]) -> tuple[float, dict[int, float]]:
         """The mean average precision, and that of each class by its number."""
-        truth = [
+        truth: list[dict[str, Any]] = [
             {
                 "boxes": [box for box, labels in zip(row["boxes"], row["box_labels"]) for _ in labels],
                 "labels": [label for labels in row["box_labels"] for label in labels],
             }
             for row in self.rows.select_columns(["boxes", "box_labels"])
         ]
-        if not is_ava(self.rows):
-            return frame_mean_ap(list(detections.values()), truth, self.iou_threshold)
-        evaluated = [number - 1 for number in EVALUATED_ACTIONS]
-        return ava_mean_ap(detections, dict(zip(detections, truth)), evaluated, iou_threshold=self.iou_threshold)
+        found: list[dict[str, Any]] = list(detections.values())
+        settings: dict[str, Any] = {"iou_threshold": self.iou_threshold}
+        metric: Any = FrameMeanAP(keep_in_memory=True)
+        if is_ava(self.rows):
+            names = [{"video": video, "second": second} for video, second in detections]
+            found, truth = ([{**name, **frame} for name, frame in zip(names, frames)] for frames in (found, truth))
+            settings["classes"] = [number - 1 for number in EVALUATED_ACTIONS]
+            metric = AVAMeanAP(keep_in_memory=True)
+        numbers = metric.compute(predictions=found, references=truth, **settings)
+        precisions = numbers.pop("AP")
+        (mean,) = numbers.values()
+        return mean, precisions
 
 
 class EvaluationKeyFrames(Dataset):
-    """The clips around key frames, resized in the workers but still `uint8`.
-
-    Args:
-        rows: Key frames.
-        processor: Says frames, stride and size.
-        wanted: The rows that are needed.
-        extra_frames: Extra frames per clip, which derivatives use up.
-
-    Attributes:
-        broken: Videos that could not be decoded, with the reasons; filled while `batches` is iterated.
-    """
+    """The clips around the wanted key frames, resized in the workers but still `uint8`."""
 
     def __init__(
         self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, wanted: Sequence[int], extra_frames: int
@@ -222,7 +206,7 @@ class EvaluationKeyFrames(Dataset):
         self.reader = KeyFrameReader(rows, processor.num_frames, processor.frame_stride, extra_frames)
         self.wanted = wanted
         self.side = _shorter_side(processor)
-        self.broken: dict[str, str] = {}
+        self.broken: dict[str, str] = {}  # filled while `batches` is iterated
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -238,18 +222,10 @@ class EvaluationKeyFrames(Dataset):
         return row, vision.resize(clip, [round(height * scale), round(width * scale)], antialias=True), {}
 
     def batches(self, batch_size: int, num_workers: int, progress: bool) -> Iterator[tuple[list[int], Tensor]]:
-        """Iterates over the key frames that can be decoded, those of one size together.
-
-        Yields:
-            The rows, and uint8 (rows, frames + extra_frames, 3, height, width).
-
-        Raises:
-            ValueError: At the end, if no video could be decoded.
-        """
-        loader = ordered_loader(self, batch_size, num_workers)
+        """Yields rows and their clips, uint8 (rows, frames + extra_frames, 3, height, width), grouped by size."""
         decoded = 0
         with tqdm(total=len(self), desc="detection", unit="frame", disable=not progress) as bar:
-            for samples in loader:
+            for samples in ordered_loader(self, batch_size, num_workers):
                 by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
                 for row, clip, broken in samples:
                     self.broken |= broken
@@ -273,17 +249,14 @@ def _is_single_label(model: ViDiDiForActionDetection) -> bool:
     return model.config.problem_type == "single_label_classification"
 
 
-def _sigmoid(logits: Tensor, _: int) -> Tensor:
-    return logits.sigmoid()
-
-
 def _class_order(rows: datasets.Dataset, model: ViDiDiForActionDetection) -> list[int]:
     """The model's number of each class of the data set."""
     number_of = {str(name): int(number) for number, name in (model.config.id2label or {}).items()}
     names = class_names(rows)
     if unknown := [name for name in names if name not in number_of]:
         raise ValueError(
-            f"{len(unknown)} classes of the data set are none of the model's {len(number_of)}: {', '.join(unknown[:5])}"
+            f"the model's {len(number_of)} classes lack {len(unknown)} classes of the data set: "
+            f"{', '.join(unknown[:5])}"
         )
     return [number_of[name] for name in names]
 

@@ -1,1 +1,1 @@
-"""Fine-tuning of a pretrained encoder to recognize actions."""
+"""Fine-tuning of a pretrained encoder for action recognition and detection."""

@@ -1,4 +1,4 @@
-"""Pretrained encoders under a new classifier."""
+"""Builds a classifier on a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import nn
 
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
@@ -21,46 +21,34 @@ Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
 
 
 def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
-    """Builds the processor of the checkpoint, changed as the recipe says."""
+    """Loads the checkpoint's processor, changed as the recipe says."""
     check_location(recipe.model)
     changes: dict[str, Any] = {"num_frames": recipe.num_frames, "frame_stride": recipe.frame_stride}
-    if recipe.image_size is not None:
-        side = recipe.image_size
-        changes |= {
-            "size": {"shortest_edge": round(side * 8 / 7)},
-            "crop_size": {"height": side, "width": side},
-        }
+    if (side := recipe.image_size) is not None:
+        changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}
     return ViDiDiVideoProcessor.from_pretrained(recipe.model, **given)
 
 
 def load_classifier(
-    kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], accelerator: Accelerator, **settings: Any
+    kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], **settings: Any
 ) -> Classifier:
-    """Loads the encoder under a new classifier of some kind, and freezes what shall not be trained.
+    """Loads the checkpoint's encoder with a new classifier of the named classes, and freezes what is not trained.
 
-    Args:
-        kind: The class of the model.
-        recipe: What to load, and how it shall be trained.
-        names: The classes.
-        accelerator: Says on which device, and whether BatchNorm has to be synchronized.
-        **settings: Further values of the configuration.
-
-    Raises:
-        ValueError: If the checkpoint is no ViDiDi model, or weights of the encoder are missing.
+    The settings are further values of the configuration.
     """
     values, _ = ViDiDiConfig.get_config_dict(recipe.model)
     if (found := values.get("model_type")) != ViDiDiConfig.model_type:
-        raise ValueError(f"{recipe.model} is no ViDiDi model: its config.json says model_type {found!r}")
+        raise ValueError(f"{recipe.model} is not a ViDiDi checkpoint: model_type in its config.json is {found!r}")
+    sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
     choices: dict[str, Any] = {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
         "classifier_orders": INPUTS[recipe.inputs[0]],
         "classifier_dropout": recipe.dropout,
+        **{name: value for name, value in sizes.items() if value is not None},
         **settings,
     }
-    choices |= {} if recipe.num_frames is None else {"num_frames": recipe.num_frames}
-    choices |= {} if recipe.image_size is None else {"image_size": recipe.image_size}
     if recipe.random_init:
         model = kind(ViDiDiConfig.from_pretrained(recipe.model, **choices))
     else:
@@ -71,23 +59,21 @@ def load_classifier(
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
     orders = {order for name in recipe.inputs for order in INPUTS[name]}
-    apart = set(model.config.derivative_orders) if model.config.batch_norm == "per_order" else set()
-    if len(orders) > 1 and not orders <= apart:
+    separate = set(model.config.derivative_orders) if model.config.batch_norm == "per_order" else set()
+    if len(orders) > 1 and not orders <= separate:
         separate_statistics(model, orders)
     model.train_only(recipe.train)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+    state = PartialState()
+    if state.num_processes > 1 and state.device.type == "cuda":
         synchronize(model)
-    return model.to(accelerator.device, memory_format=torch.channels_last_3d)
+    nn.Module.to(model, memory_format=torch.channels_last_3d)  # in place
+    return model
 
 
 def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:
-    """Gives each derivative order BatchNorm statistics of its own, which begin as those that have served it so far.
+    """Gives each derivative order its own BatchNorm statistics, which start from those that served it before.
 
-    Statistics that serve frames and derivatives would be a mixture of both, which at test time fits neither.
-
-    Args:
-        model: The model; its configuration follows.
-        orders: The orders that it shall be shown.
+    Common statistics of frames and derivatives would be a mixture that fits neither at test time.
     """
     backbone, config = model.vididi.backbone, model.config
     before: dict[str, Any] = {name: norm for name, norm in backbone.named_modules() if isinstance(norm, nn.BatchNorm3d)}

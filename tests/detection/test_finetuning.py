@@ -13,9 +13,9 @@ from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, read_ava_csv, read_ava_excluded
 from vididi_hf.evaluation.results import read_report
-from vididi_hf.finetuning import loop
 from vididi_hf.finetuning.detection import finetune_detection, problem_type
 from vididi_hf.finetuning.detection_recipe import DetectionRecipe
+from vididi_hf.finetuning.trainer import SaveEpochs
 from vididi_hf.pretraining.logging import read_metrics
 
 
@@ -73,18 +73,14 @@ def test_it_learns_and_leaves_a_detector_with_its_results(recipe, tmp_path):
 def test_a_run_that_is_stopped_resumes_exactly(recipe, monkeypatch):
     straight, stopped = recipe("straight"), recipe("stopped")
     finetune_detection(straight)
-    save = loop.save_state
 
-    def save_and_stop(*arguments):
-        save(*arguments)
+    def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_state", save_and_stop)
+        patch.setattr(SaveEpochs, "on_save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetune_detection(stopped)
-    with pytest.raises(ValueError, match="holds a run already; add --resume"):
-        finetune_detection(stopped)
     finetune_detection(recipe("stopped", resume=True))
     expected, found = weights(straight.output_dir), weights(stopped.output_dir)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

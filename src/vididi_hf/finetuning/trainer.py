@@ -1,0 +1,236 @@
+"""Fine-tuning on the 🤗 `Trainer`, for recognition and detection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from vididi_hf.classification_vididi import ViDiDiClassifier
+from vididi_hf.data.loading import EpochBatches
+from vididi_hf.data.workers import leave_process_group
+from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.files import write_text
+from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
+from vididi_hf.pretraining.logging import MetricsFile, merge_broken
+from vididi_hf.pretraining.optimization import parameter_groups
+from vididi_hf.pretraining.accelerator import usable_precision
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+CHECKPOINTS = "checkpoints"
+
+
+def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
+    """Checks the run's folder, seeds the random generators, and builds the arguments of `Trainer`."""
+    output_dir = Path(recipe.output_dir)
+    if find_checkpoint(output_dir) is not None:
+        if not recipe.resume:
+            raise ValueError(f"{output_dir} already holds a run: add --resume to continue it, or change output_dir")
+        recipe.check_resumes(recipe.read_values(output_dir / RECIPE_FILE))
+    if recipe.tracker != "none" and find_spec(recipe.tracker) is None:
+        raise ImportError(f"the tracker {recipe.tracker} is not installed: run `pip install {recipe.tracker}`")
+    precision = usable_precision(recipe.mixed_precision)
+    settings: dict[str, Any] = {
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "max_grad_norm": 0.0,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+    }
+    arguments = TrainingArguments(
+        str(output_dir / CHECKPOINTS),
+        **settings,
+        seed=recipe.seed,
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # SaveEpochs saves
+        save_total_limit=1,
+        report_to=recipe.tracker,
+        run_name=output_dir.name,
+        disable_tqdm=not recipe.progress,
+        use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU per process: no nn.DataParallel, which cannot split boxes
+    if precision != recipe.mixed_precision and arguments.process_index == 0:
+        print(f"{recipe.mixed_precision} needs a GPU: training in full precision")
+    set_seed(recipe.seed)
+    return arguments
+
+
+def find_checkpoint(output_dir: Path) -> Path | None:
+    """Returns the newest complete checkpoint: `Trainer` writes `trainer_state.json` last."""
+    complete = [path.parent for path in (output_dir / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
+    return max(complete, key=_steps, default=None)
+
+
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class FinetuningTrainer(Trainer):
+    """A `Trainer` for batches of augmented clips, whose model differentiates them as the input of the batch asks.
+
+    Every batch is a pure function of (seed, epoch, step, rank), and checkpoints contain the state of the random
+    generators. So a resumed run equals an unbroken one. Subclasses define `loss_of`. `samples` maps (epoch, index) to a
+    sample. `collate` returns a batch with `clips`, and the `broken` videos that were replaced.
+    """
+
+    def __init__(
+        self,
+        recipe: FinetuningRecipe,
+        arguments: TrainingArguments,
+        model: ViDiDiClassifier,
+        processor: ViDiDiVideoProcessor,
+        samples: Any,
+        collate: Callable[[list[Any]], Any],
+    ) -> None:
+        callbacks: list[Any] = [SaveEpochs(recipe.save_epochs)]
+        super().__init__(model, arguments, collate, samples, processing_class=processor, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
+        vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
+        self.recipe, self.classifier, self.processor = recipe, model, processor
+        self.output_dir = Path(recipe.output_dir)
+        batch_size, rank, world_size = arguments.train_batch_size, arguments.process_index, arguments.world_size
+        self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, rank=rank, world_size=world_size)
+        self.learning_rate = recipe.learning_rate * batch_size * world_size / 128
+        self.broken: dict[str, str] = {}
+        self.metrics_file: MetricsFile | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def loss_of(
+        self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Computes the `loss` of normalized frames, seen in some derivative orders, and scalars for `metrics.jsonl`."""
+        raise NotImplementedError
+
+    def fit(self) -> None:
+        """Trains, from the newest checkpoint if there is one, and saves model, processor and recipe."""
+        checkpoint = find_checkpoint(self.output_dir)
+        if self.is_world_process_zero():
+            write_text(self.output_dir / RECIPE_FILE, self.recipe.to_json())
+            self.metrics_file = MetricsFile(self.output_dir, _steps(checkpoint) if checkpoint else 0)
+            if checkpoint:
+                print(f"resuming from {checkpoint}")
+        set_seed(self.recipe.seed, device_specific=True)  # processes draw different dropout
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.broken = merge_broken(self.broken)
+        if self.is_world_process_zero():
+            if self.broken:
+                print(f"replaced training videos that cannot be decoded: {', '.join(sorted(self.broken))}")
+            self.classifier.save_pretrained(self.output_dir)
+            self.processor.save_pretrained(self.output_dir)
+
+    def describe(self, result: EvaluationResult, **protocol: Any) -> dict[str, Any]:
+        """Adds the training to the protocol of a test, and returns further facts for `metrics.json`."""
+        recipe = self.recipe
+        result.protocol |= {
+            **protocol,
+            "train_split": recipe.train_split,
+            "trained_part": recipe.train,
+            "trained_inputs": recipe.inputs,
+            "epochs": recipe.epochs,
+            "failed_training_videos": sorted(self.broken),
+        }
+        facts = {"pretrained": recipe.model, "random_init": recipe.random_init, "seed": recipe.seed}
+        return {**facts, "source": recipe.dataset}
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Builds the loader of the training batches of this process."""
+        samples: Any = self.train_dataset
+        return EpochDataLoader(
+            samples,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.recipe.num_workers,
+            pin_memory=self.args.device.type == "cuda",
+            persistent_workers=self.recipe.num_workers > 0,
+            worker_init_fn=leave_process_group,
+            generator=torch.Generator(),  # or iterating would advance the global one
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Builds SGD without weight decay for biases and BatchNorm."""
+        if self.optimizer is None:
+            decay, momentum = self.recipe.weight_decay, self.recipe.momentum
+            groups = parameter_groups(model or self.classifier, decay)
+            self.optimizer = SGD(groups, lr=self.learning_rate, momentum=momentum)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Builds the schedule of the recipe: linear warmup, then a tenth after each milestone."""
+        if self.lr_scheduler is None:
+            steps, scheduled = self.batches.steps_per_epoch, optimizer or self.optimizer
+            assert scheduled is not None
+            self.lr_scheduler = LambdaLR(scheduled, lambda step: self.recipe.learning_rate_factor(step / steps))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Normalizes the clips of a batch, and computes its loss with the derivative orders whose turn it is."""
+        self.broken |= inputs["broken"]
+        orders = INPUTS[self.recipe.inputs[self.state.global_step % len(self.recipe.inputs)]]
+        clips = inputs["clips"].flatten(0, -5)[:, : self.processor.num_frames + max(orders)]
+        frames = self.processor.views(clips, orders=(0,))[0]
+        scalars = self.loss_of(model, frames, orders, inputs)
+        loss = scalars.pop("loss")
+        for name, value in scalars.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        return (loss, scalars) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Writes the means of an epoch to `metrics.jsonl`, besides the trackers."""
+        if "loss" in logs:  # all processes are here, at the end of an epoch
+            epoch, steps = round(self.state.epoch or 0), self.batches.steps_per_epoch
+            if not math.isfinite(logs["loss"]):
+                raise FloatingPointError(f"the mean loss of epoch {epoch} is {logs['loss']}: lower learning_rate")
+            for name, total in self._sums.items():
+                logs[name] = float(self.accelerator.reduce(total, "mean")) / steps
+            self._sums = {}
+            if self.metrics_file is not None:
+                row = {name: value for name, value in logs.items() if name != "grad_norm"}
+                self.metrics_file.write({"epoch": epoch, "total_steps": self.state.global_step, **row})
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Returns 0: the estimate of `Trainer` is for language models."""
+        return 0
+
+
+class SaveEpochs(TrainerCallback):
+    """Saves a checkpoint every so many epochs, and after the last one."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = round(state.epoch)
+        control.should_save = epoch % self.epochs == 0 or epoch == args.num_train_epochs
+
+
+class EpochDataLoader(DataLoader):
+    """A loader whose batches depend on the epoch, which `Trainer` sets."""
+
+    def set_epoch(self, epoch: int) -> None:
+        batches: Any = self.batch_sampler
+        batches.set_epoch(epoch)
+
+
+def share(result: EvaluationResult | None) -> EvaluationResult:
+    """Returns the main process's result in all processes."""
+    shared: list[Any] = [result]
+    broadcast_object_list(shared)
+    return shared[0]

@@ -1,0 +1,170 @@
+"""The trainer: a step is what it should be, and a run that was stopped continues as if it had not been."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vididi_hf import ViDiDiForVideoClassification, ViDiDiModel
+from vididi_hf.data.loading import EpochBatches
+from vididi_hf.finetuning.recognition import finetune
+from vididi_hf.finetuning.trainer import FinetuningTrainer, SaveEpochs, find_checkpoint
+from vididi_hf.pretraining.logging import read_metrics
+
+
+def weights(folder):
+    return ViDiDiForVideoClassification.from_pretrained(folder).state_dict()
+
+
+def assert_same_weights(first, second):
+    expected, found = weights(first.output_dir), weights(second.output_dir)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_step_is_sgd_on_smoothed_cross_entropy(recipe, checkpoint, monkeypatch):
+    """One batch of all videos, the step written out: weight decay as PyTorch documents it."""
+    seen = []
+    forward = ViDiDiForVideoClassification.forward
+    before = {}
+
+    def spy(self, frames, **kwargs):
+        if self.training:
+            before.setdefault("state", {name: tensor.clone() for name, tensor in self.state_dict().items()})
+            seen.append((frames.clone(), kwargs))
+        return forward(self, frames, **kwargs)
+
+    monkeypatch.setattr(ViDiDiForVideoClassification, "forward", spy)
+    settings = {"epochs": 1, "batch_size": 12, "dropout": 0.0, "label_smoothing": 0.2, "weight_decay": 0.3}
+    finetune(recipe(**settings, learning_rate=0.5, inputs=["derivative"]))
+    ((frames, kwargs),) = seen
+    assert kwargs == {"derivative_orders": (1,)}
+    assert frames.shape == (12, 5, 3, 32, 32)
+    encoder = ViDiDiModel.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(before["state"][f"vididi.{name}"], tensor) for name, tensor in encoder.items())
+    after = weights(recipe().output_dir)
+    model = ViDiDiForVideoClassification.from_pretrained(recipe().output_dir)
+    model.load_state_dict(before["state"])
+    order = torch.cat([torch.tensor(keys)[:, 1] for keys in EpochBatches(12, 12)])
+    labels = order % 3
+    logits = model.train()(frames, derivative_orders=(1,)).logits
+    smooth = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
+    (-(smooth * logits.log_softmax(1)).sum(1).mean()).backward()
+    rate = 0.5 * 12 / 128
+    for name, parameter in model.named_parameters():
+        decay = 0.3 * parameter if parameter.ndim > 1 else 0.0
+        expected = parameter - rate * (parameter.grad + decay)
+        torch.testing.assert_close(after[name], expected.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_every_step_has_its_learning_rate_and_its_input(recipe, monkeypatch):
+    rates, orders = [], []
+    loss_of = FinetuningTrainer.compute_loss
+
+    def spy(self, *arguments, **named):
+        rates.append([group["lr"] for group in self.optimizer.param_groups])
+        return loss_of(self, *arguments, **named)
+
+    forward = ViDiDiForVideoClassification.forward
+
+    def look(self, frames, derivative_orders):
+        if self.training:
+            orders.append((*derivative_orders, frames.shape[1]))
+        return forward(self, frames, derivative_orders=derivative_orders)
+
+    monkeypatch.setattr(FinetuningTrainer, "compute_loss", spy)
+    monkeypatch.setattr(ViDiDiForVideoClassification, "forward", look)
+    settings = {"epochs": 4, "batch_size": 4, "warmup_epochs": 1, "lr_milestones": [0.5, 0.75], "learning_rate": 3.2}
+    finetune(recipe(**settings, train="head", inputs=["frames", "derivative"]))
+    steps = [0, 1 / 3, 2 / 3, 1, 1, 1, *[0.1] * 3, *[0.01] * 3]
+    assert rates == [pytest.approx([3.2 * 4 / 128 * share] * 2) for share in steps]
+    assert orders == [(0, 4), (1, 5)] * 6  # also from epoch to epoch, which have three steps
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_run_that_is_stopped_resumes_exactly(stop_after, recipe, monkeypatch):
+    """Bit for bit on a CPU, with dropout and momentum, inputs that take turns and an odd number of steps per epoch."""
+    settings = {"epochs": 3, "batch_size": 4, "inputs": ["frames", "derivative"]}
+    straight, stopped = recipe("straight", **settings), recipe("stopped", **settings)
+    finetune(straight)
+
+    def interrupt(self, args, state, control, **kwargs):
+        if round(state.epoch) == stop_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveEpochs, "on_save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(stopped)
+    with pytest.raises(ValueError, match="already holds a run: add --resume"):
+        finetune(stopped)
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        finetune(recipe("stopped", **settings, seed=1, resume=True))
+    finetune(recipe("stopped", **settings, resume=True))
+    assert_same_weights(straight, stopped)
+    rows = read_metrics(stopped.output_dir)
+    assert rows == read_metrics(straight.output_dir)
+    assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, 3), (2, 6), (3, 9)]
+    assert set(rows[0]) == {"epoch", "total_steps", "loss", "learning_rate", "train_accuracy"}
+
+
+def test_checkpoints_are_few_complete_and_hold_nothing_to_unpickle(recipe, tmp_path):
+    run = recipe(epochs=3, train="head", save_epochs=2)
+    finetune(run)
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
+    assert newest == find_checkpoint(tmp_path / "run")
+    assert newest.name == "checkpoint-6"  # the last epoch is always saved
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(newest / name, weights_only=True)
+    # A kill while a checkpoint is written leaves no `trainer_state.json`: the one before it counts.
+    unfinished = shutil.copytree(newest, newest.with_name("checkpoint-8"))
+    (unfinished / "trainer_state.json").unlink()
+    assert find_checkpoint(tmp_path / "run") == newest
+    before = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    finetune(recipe(epochs=3, train="head", resume=True))  # nothing left to train: only the test
+    after = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert after["metrics"] == before["metrics"]
+    assert "use_cache" not in json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(recipe):
+    """Halves of every batch, averaged gradients, the rate of the global batch. BatchNorm is frozen: it sees halves."""
+    one = recipe("one", batch_size=6, train="head", dropout=0.0, learning_rate=2.0)
+    two = recipe("two", batch_size=3, train="head", dropout=0.0, learning_rate=2.0)
+    finetune(one)
+    code = "import json, sys; from vididi_hf.finetuning.recognition import FinetuningRecipe, run; "
+    script = f"{code}run(FinetuningRecipe(**json.loads({two.to_json()!r})))"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = f"{two.output_dir}.py"
+    with open(program, "w", encoding="utf-8") as file:
+        file.write(script)
+    done = subprocess.run([*launcher, program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("6 test videos, 3 classes") == 1
+    expected, found = weights(one.output_dir), weights(two.output_dir)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+    for first, second in zip(read_metrics(one.output_dir), read_metrics(two.output_dir)):
+        assert first == pytest.approx(second, rel=1e-4)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")
+def test_half_precision_is_for_gpus(recipe, capsys):
+    full, half = (recipe(name, epochs=1, train="head", mixed_precision=name) for name in ("no", "bf16"))
+    finetune(full)
+    finetune(half)
+    assert "bf16 needs a GPU: training in full precision" in capsys.readouterr().out
+    assert_same_weights(full, half)
+
+
+def test_what_cannot_be_trained_is_named(recipe):
+    with pytest.raises(FloatingPointError, match=r"the mean loss of epoch 1 is .*: lower learning_rate"):
+        finetune(recipe(learning_rate=1e30, epochs=1, batch_size=2))
+    assert find_checkpoint(Path(recipe().output_dir)) is None
+    with pytest.raises(ImportError, match="the tracker wandb is not installed"):
+        finetune(recipe(tracker="wandb"))
