@@ -22,11 +22,10 @@ from tqdm.auto import tqdm
 
 from vididi_hf.data.motion import generate_motion
 from vididi_hf.options import option, parse_arguments
-from vididi_hf.pretraining.logging import Reporter
-from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.logging import read_metrics
-from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.logging import Reporter, read_metrics
+from vididi_hf.pretraining.loop import pretrain
+from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 # Every objective, with and without worker processes, and every way to pass a batch.
 RUNS: dict[str, dict[str, Any]] = {

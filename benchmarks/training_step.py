@@ -30,6 +30,7 @@ import torchvision
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
+from vididi_hf.pretraining.step import TrainingStep
 
 from memory import LiveTensors
 from peers.training import Encoder, Step, lightly_step, plain_step
@@ -37,13 +38,12 @@ from vididi_hf.backbone_vididi import build_backbone
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.objectives import build_objective
 from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import describe_representation
 from vididi_hf.pretraining.logging import Reporter
 from vididi_hf.pretraining.loop import build_model, build_processor, derivative_views
 from vididi_hf.pretraining.optimization import build_optimizer
 from vididi_hf.pretraining.recipe import PretrainingRecipe
-from vididi_hf.pretraining.checkpoints import Progress
-from vididi_hf.pretraining.step import TrainingStep
 
 OBJECTIVES = ("vicreg", "simclr", "byol")
 ORDER_SCHEDULES = ("baseline", "paper")

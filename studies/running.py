@@ -33,9 +33,10 @@ from studies.tasks import train_tasks
 from vididi_hf.evaluation.results import METRICS_JSON, dataset_name, report_of, versions, write_report
 from vididi_hf.files import write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.loop import build_processor, pretrain, save_untrained
 from vididi_hf.pretraining.logging import read_metrics
+from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import RECIPE_FILE
+from vididi_hf.pretraining.setup import build_processor, save_untrained
 
 LOCK = ".lock"
 

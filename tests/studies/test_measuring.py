@@ -12,8 +12,7 @@ from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
 from vididi_hf.evaluation.features import EmbeddedVideos
 from vididi_hf.evaluation.knn import KNNEvaluator
 from vididi_hf.evaluation.linear import LinearEvaluator
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.retrieval import RetrievalSplits
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalSplits
 
 
 @pytest.fixture(scope="module")

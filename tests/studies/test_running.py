@@ -20,8 +20,8 @@ from studies.runs import Run
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
 from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
 
 
 def files_of(run: Run) -> dict[str, int]:

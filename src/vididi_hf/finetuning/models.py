@@ -12,8 +12,8 @@ from torch import nn
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.evaluation.loading import check_location
 from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.evaluation.loading import check_location
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -22,12 +22,12 @@ Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
 
 def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
     """Loads the checkpoint's processor, changed as the recipe says."""
-    check_location(recipe.model)
+    location = check_location(recipe.model)
     changes: dict[str, Any] = {"num_frames": recipe.num_frames, "frame_stride": recipe.frame_stride}
     if (side := recipe.image_size) is not None:
         changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}
-    return ViDiDiVideoProcessor.from_pretrained(recipe.model, **given)
+    return ViDiDiVideoProcessor.from_pretrained(location, **given)
 
 
 def load_classifier(
@@ -37,7 +37,8 @@ def load_classifier(
 
     The settings are further values of the configuration.
     """
-    values, _ = ViDiDiConfig.get_config_dict(recipe.model)
+    location = check_location(recipe.model)
+    values, _ = ViDiDiConfig.get_config_dict(location)
     if (found := values.get("model_type")) != ViDiDiConfig.model_type:
         raise ValueError(f"{recipe.model} is not a ViDiDi checkpoint: model_type in its config.json is {found!r}")
     sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
@@ -50,10 +51,10 @@ def load_classifier(
         **settings,
     }
     if recipe.random_init:
-        model = kind(ViDiDiConfig.from_pretrained(recipe.model, **choices))
+        model = kind(ViDiDiConfig.from_pretrained(location, **choices))
     else:
         loaded: Any = kind.from_pretrained(
-            recipe.model, **choices, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            location, **choices, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
         model, report = loaded
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):

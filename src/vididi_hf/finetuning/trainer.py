@@ -23,9 +23,9 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.files import write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
+from vididi_hf.pretraining.accelerator import usable_precision
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
 from vididi_hf.pretraining.optimization import parameter_groups
-from vididi_hf.pretraining.accelerator import usable_precision
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"

@@ -9,9 +9,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
-from vididi_hf.data.streaming import ParquetVideos, find_shards
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.data.streaming import StreamingClipLoader
+from vididi_hf.data.streaming import ParquetVideos, StreamingClipLoader, find_shards
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits
 from vididi_hf.pretraining.checkpoints import save_encoder
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
