@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vididi_hf.options import DEBUG_FLAG, errors_in_one_line, parse_options
@@ -152,7 +152,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
         _load(command.run)(options)
 
 
-def _load(path: str) -> Callable[..., Any]:
+def _load(path: str) -> Any:
     module, name = path.split(":")
     return getattr(importlib.import_module(f"vididi_hf.{module}"), name)
 

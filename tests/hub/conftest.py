@@ -20,6 +20,8 @@ from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
+collect_ignore = ["loading_process.py", "publishing_process.py"]  # programs, not tests
+
 TINY = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "image_size": 32}
 ROWS = [
     {"epoch": 1, "total_steps": 5, "loss": 3.5, "videos_per_second": 40.0},
