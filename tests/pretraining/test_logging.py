@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from vididi_hf.pretraining import logging as module
 from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import describe_representation
-from vididi_hf.pretraining.logging import METRICS_FILE, MetricsFile, RunLog, RunningMeans, merge_broken, read_metrics
+from vididi_hf.pretraining.logging import METRICS_FILE, MetricsFile, RunLog, RunningMeans, read_metrics
 from vididi_hf.pretraining.modeling import ViDiDiForPreTrainingOutput
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
@@ -177,32 +177,6 @@ def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(
     assert " videos/s" in shown
 
 
-def test_without_progress_nothing_is_shown(make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = make()
-    for _ in range(3):
-        take_step(reporter, loss=1.5)
-    end_epoch(reporter)
-    reporter.close()
-    shown = capsys.readouterr()
-    assert shown.out == shown.err == ""
-
-
-def test_a_resumed_run_keeps_the_rows_up_to_its_place(make: Callable[..., RunLog], tmp_path: Path) -> None:
-    first = make()
-    for _ in range(2):
-        for _ in range(STEPS):
-            take_step(first, loss=1.0)
-        end_epoch(first)
-    resumed = make(Progress(epoch=1, step=1, total_steps=4))
-    for _ in range(2):
-        take_step(resumed, loss=5.0)
-    end_epoch(resumed)
-    assert [(row["epoch"], row["total_steps"], row["loss"]) for row in read_metrics(tmp_path)] == [
-        (1, 3, 1.0),
-        (2, 6, 5.0),
-    ]
-
-
 def test_broken_videos_are_counted_and_named_at_the_end(
     make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,13 +248,6 @@ def test_half_precision_is_summed_in_full() -> None:
     assert means.read() == {"loss": 1.0}
 
 
-def test_one_bad_loss_stays_visible() -> None:
-    means = RunningMeans()
-    for value in (1.0, float("inf"), 2.0):
-        means.add({"loss": torch.tensor(value)})
-    assert means.read()["loss"] == float("inf")
-
-
 def rows(*steps: int) -> list[dict]:
     return [{"epoch": index, "total_steps": step, "loss": 0.1 * step} for index, step in enumerate(steps)]
 
@@ -317,15 +284,3 @@ def test_garbage_in_the_middle_is_an_error_and_not_a_gap(tmp_path: Path) -> None
     (tmp_path / METRICS_FILE).write_text('{"total_steps": 1}\ngarbage\n{"total_steps": 2}\n')
     with pytest.raises(ValueError, match="Expecting value"):
         read_metrics(tmp_path)
-
-
-def test_without_a_file_there_are_no_rows(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    assert read_metrics(tmp_path / "nowhere") == []
-
-
-def test_one_process_keeps_its_broken_videos() -> None:
-    broken = {"a.mp4": "empty"}
-    merged = merge_broken(broken)
-    assert merged == broken
-    assert merged is not broken

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -52,33 +51,6 @@ def test_each_pair_of_the_paper_gets_its_share() -> None:
     for pair, share in shares.items():
         assert counts[pair] == pytest.approx(total * share, abs=4 * (total * share * (1 - share)) ** 0.5)
     assert sum(counts.values()) == total
-
-
-@pytest.mark.parametrize("name", ORDER_SCHEDULES)
-@pytest.mark.parametrize(("epochs", "steps"), [(8, 7), (5, 3), (0, 4), (3, 0)])
-def test_counts_are_those_of_a_loop_over_the_run(name: str, epochs: int, steps: int) -> None:
-    schedule = AlternatingSchedule.from_preset(name, seed=3)
-    pairs: Counter[tuple[int, int]] = Counter()
-    orders: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-    for epoch in range(epochs):
-        for step in range(steps):
-            first, second = schedule(epoch, step)
-            pairs[first, second] += 1
-            orders[0][first] += 1
-            orders[1][second] += 1
-    assert schedule.counts(epochs, steps) == pairs
-    assert schedule.order_counts(epochs, steps) == orders
-
-
-def test_both_views_see_each_order_equally_often() -> None:
-    epochs, steps = 40, 50
-    first, second = AlternatingSchedule.from_preset("paper").order_counts(epochs, steps)
-    for view in (first, second):
-        # Scheduled: order 0 and order 1 in half of the epochs each. Lifted in half of the steps: 1/4, 1/2, 1/4.
-        for order, share in {0: 0.25, 1: 0.5, 2: 0.25}.items():
-            assert view[order] == pytest.approx(epochs * steps * share, abs=4 * (epochs * steps / 4) ** 0.5)
-    exact = AlternatingSchedule.from_preset("first-order").order_counts(epochs, steps)
-    assert exact == ({0: 1000, 1: 1000}, {0: 1000, 1: 1000})
 
 
 @pytest.mark.parametrize("name", ["first-order", "paper-per-step"])
@@ -176,34 +148,18 @@ def test_the_papers_draws_are_those_of_one_number_a_step() -> None:
         assert schedule(3, step)[0] == int(torch.rand((), generator=generator) < 0.5)
 
 
-def test_own_pairs_and_certain_lift() -> None:
-    schedule = AlternatingSchedule(pairs=[[0, 2], [1, 1]], lift_probability=1.0)
-    assert [schedule(epoch, 5) for epoch in range(3)] == [(1, 3), (2, 2), (1, 3)]
-    assert schedule.pairs == ((0, 2), (1, 1))  # lists, which JSON has, become tuples
-    assert hash(schedule) == hash(AlternatingSchedule(pairs=((0, 2), (1, 1)), lift_probability=1.0))
-    with pytest.raises(FrozenInstanceError):
-        schedule.seed = 1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pairs": ()}, r"pairs must hold pairs of non-negative derivative orders, got \(\)"),
-        ({"pairs": ((0,),)}, r"pairs must hold pairs of .*got \(\(0,\),\)"),
         ({"pairs": ((0, 1, 2),)}, r"pairs must hold pairs of .*got \(\(0, 1, 2\),\)"),
         ({"pairs": ((0, -1),)}, r"pairs must hold pairs of .*got \(\(0, -1\),\)"),
-        ({"pairs": ((0, 0.5),)}, r"pairs must hold pairs of .*got \(\(0, 0.5\),\)"),
         ({"every": "batch"}, "every must be 'epoch' or 'step', got 'batch'"),
-        ({"lift_probability": 1.5}, r"lift_probability must lie in \[0, 1\], got 1.5"),
-        ({"lifts": 0}, "lifts must be at least 1, got 0"),
         ({"lift_probability": float("nan")}, "lift_probability must lie in .* got nan"),
+        ({"lifts": 0}, "lifts must be at least 1, got 0"),
     ],
 )
 def test_impossible_schedules_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AlternatingSchedule(**options)
-
-
-def test_unknown_preset_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="unknown schedule 'papper'; choose one of baseline, paper, paper-per-step"):
         AlternatingSchedule.from_preset("papper")

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,11 +33,6 @@ PAPER = {
     "mixed_precision": "fp16",
     "max_grad_norm": 0.0,
 }
-
-
-def write(path: Path, content: Any) -> str:
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return str(path)
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -78,24 +72,8 @@ def test_every_preset_builds_every_objective(preset: str, objective: str) -> Non
 
 
 def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
-    original = PretrainingRecipe(
-        dataset="videos",
-        dataset_root="root",
-        output_dir="out",
-        objective="byol",
-        order_schedule="first-order",
-        projector_sizes=(32, 16),
-        hidden_sizes=(4, 4, 8, 8),
-        depths=(1, 1, 1, 1),
-        crop_area=(0.3, 0.9),
-        per_frame_color=True,
-        learning_rate=0.1,
-        weight_decay=1e-6,
-        max_grad_norm=1,
-        resume=True,
-        progress=False,
-        view_forward="joint",
-        batch_norm="shared",
+    original = PretrainingRecipe.from_preset(
+        "paper", objective="byol", projector_sizes=(32, 16), resume=True, progress=False, crop_area=(0.3, 0.9)
     )
     (tmp_path / "recipe.json").write_text(original.to_json())
     path = tmp_path / "recipe.json"
@@ -113,17 +91,9 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
         ("--streaming --dataset_root x", "dataset_root is only for built-in data sets without streaming"),
         ("--crop_area 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.5]"),
         ("--crop_area 0.9 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.9, 0.5]"),
-        (
-            "--backbone r3d_19",
-            "backbone must be one of r3d_18, r2plus1d_18, mc3_18, s3d, got 'r3d_19': did you mean 'r3d_18'?",
-        ),
-        ("--order_schedule papper", "order_schedule must be one of baseline, paper, paper-per-step, first-order,"),
         ("--image_size 20", "image_size must be at least 32, got 20"),
-        ("--num_frames 1", "num_frames must be at least 2, got 1"),
         ("--hidden_sizes 8 8", "hidden_sizes must be four positive integers, one per stage, got (8, 8)"),
-        ("--depths 1 1 0 1", "depths must be four positive integers, one per stage, got (1, 1, 0, 1)"),
         ("--backbone s3d --hidden_sizes 8 8 8 8", "backbone 's3d' has fixed stages: leave hidden_sizes unset, got"),
-        ("--projector_sizes 16 0", "projector_sizes must be at least 1, got 0"),
         ("--vicreg_weights 1 1", "vicreg_weights must be three numbers, got [1.0, 1.0]"),
         ("--fused_optimizer", "fused_optimizer needs optimizer adamw or sgd, got lars"),
         ("--torch_compile --activation_checkpointing", "torch_compile and activation_checkpointing cannot be combined"),
@@ -154,13 +124,6 @@ def test_network_follows_the_recipe(backbone: str) -> None:
     assert config.objective_options == {}  # the objective's own defaults
 
 
-def test_schedule_and_augmentation_follow_the_recipe() -> None:
-    recipe = PretrainingRecipe(order_schedule="paper-per-step", seed=9, image_size=48, crop_area=[0.3, 0.7])
-    schedule, augmentation = recipe.build_order_schedule(), recipe.augmentation()
-    assert (schedule.every, schedule.seed, schedule.lift_probability) == ("step", 9, 0.5)
-    assert (augmentation.image_size, augmentation.area) == (48, (0.3, 0.7))
-
-
 def test_what_a_resumed_run_may_change() -> None:
     saved = asdict(CLEAN)
     replace(CLEAN, resume=True, epochs=200, output_dir="elsewhere", learning_rate=0.1, num_workers=0).check_resumes(
@@ -189,8 +152,6 @@ def test_the_recipes_that_come_with_the_scripts_are_valid() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
-        ({"chunk_size": -1}, "chunk_size must be at least 0, got -1"),
         ({"batch_size": 8, "chunk_size": 3}, r"chunk_size must divide batch_size \(8\), got 3"),
         ({"batch_size": 8, "gradient_accumulation": 3}, r"gradient_accumulation must divide batch_size \(8\), got 3"),
         ({"gradient_accumulation": 2, "chunk_size": 8}, "both split the batch: choose one, got 2 and 8"),

@@ -115,14 +115,6 @@ class AlternatingSchedule:
         pairs = Counter(self(epoch, step) for epoch in range(epochs) for step in range(steps_per_epoch))
         return dict(sorted(pairs.items()))
 
-    def order_counts(self, epochs: int, steps_per_epoch: int) -> tuple[dict[int, int], dict[int, int]]:
-        """Counts the steps of each order in a whole run, for each view."""
-        views: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-        for pair, steps in self.counts(epochs, steps_per_epoch).items():
-            for view, order in zip(views, pair):
-                view[order] += steps
-        return dict(sorted(views[0].items())), dict(sorted(views[1].items()))
-
 
 def _is_order(value: Any) -> bool:
     return type(value) is int and value >= 0
