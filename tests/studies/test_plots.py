@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies.report import picture_files
+from studies.statistics import Score
 
 from studies import plots as module
 from studies.plots import amounts, plot_amount, plot_scores, write_plots
 from studies.records import Records
-from studies.report import picture_files
-from studies.statistics import Score
 
 VALUES = {"untrained": (0.1, 0.14), "short": (0.2, 0.3), "long": (0.5, 0.9)}
 
