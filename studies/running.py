@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
+from vididi_hf.pretraining.setup import build_processor, save_untrained
 
 from studies.measuring import LABEL, LINEAR, Measurement, measure
 from studies.runs import CONFIGURATION_JSON, FAILURE_JSON, NEIGHBORS_JSON, RESULT_JSON, Run, differences
@@ -26,8 +27,8 @@ from studies.tasks import train_tasks
 from vididi_hf.evaluation.results import METRICS_JSON, dataset_name, report_of, versions, write_report
 from vididi_hf.files import write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.pretraining.loop import build_processor, pretrain, save_untrained
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
+from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import RECIPE_FILE
 
 LOCK = ".lock"

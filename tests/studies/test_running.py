@@ -13,6 +13,8 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock
+from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.setup import build_processor, save_untrained
 
 from studies import running
 from studies.running import BusyError, prepare, run_all, run_one
@@ -20,8 +22,7 @@ from studies.runs import Run
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
-from vididi_hf.pretraining.run_state import list_checkpoints
+from vididi_hf.pretraining.modeling import build_model
 
 
 def files_of(run: Run) -> dict[str, int]:

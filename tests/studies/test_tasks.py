@@ -9,7 +9,7 @@ from studies.running import run_one
 from studies.runs import Protocol
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
-from vididi_hf.pretraining.monitors import read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 
 RECOGNITION = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0, "learning_rate": 0.0, "test_clips": 1}
 DETECTION = {"epochs": 1, "every": 12, "test_every": 12, "learning_rate": 0.0}
