@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
+from vididi_hf.search.search import search_exact
 
 from machine import processor_name
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.options import Options, errors_in_one_line, option, parse_options
-from vididi_hf.search.exact import search_exact
 
 OURS, FAISS = "ours", "FAISS flat"
 Vectors = NDArray[np.float32]

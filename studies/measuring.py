@@ -9,13 +9,11 @@ import datasets
 import torch
 
 from studies.runs import Protocol
-from vididi_hf.evaluation.features import extract_features
-from vididi_hf.evaluation.frozen import EmbeddedVideos
+from vididi_hf.evaluation.features import EmbeddedVideos, extract_features
 from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.linear import LinearEvaluator
 from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.splits import RetrievalSplits
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalSplits
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 

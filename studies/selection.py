@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.evaluation.labels import label_names
-from vididi_hf.evaluation.splits import ROW, RetrievalSplits, load_retrieval_splits
+from vididi_hf.evaluation.features import label_names
+from vididi_hf.evaluation.retrieval import ROW, RetrievalSplits, load_retrieval_splits
 from vididi_hf.files import write_text
 
 

@@ -9,11 +9,10 @@ import torch
 from studies.measuring import chance_of, measure
 from studies.runs import Protocol
 from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
-from vididi_hf.evaluation.frozen import EmbeddedVideos
+from vididi_hf.evaluation.features import EmbeddedVideos
 from vididi_hf.evaluation.knn import KNNEvaluator
 from vididi_hf.evaluation.linear import LinearEvaluator
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.evaluation.splits import RetrievalSplits
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalSplits
 
 
 @pytest.fixture(scope="module")
