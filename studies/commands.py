@@ -32,23 +32,8 @@ def run_study(
 ) -> list[Outcome]:
     """Executes the runs of a grid that have no result, and records the results after every run.
 
-    A run is done if its folder says so, or if the results of any grid hold it with the same configuration.
-
-    Args:
-        path: The grid.
-        output_dir: Folder of the runs.
-        results: Folder of the results, `<grid>.csv` and `<grid>.json`.
-        data: Folder of the data sets that are not built in.
-        only: Patterns of the names of runs to execute; none means all.
-        jobs: Runs at a time.
-        num_workers: Decoding processes of each run; None leaves it to the grid.
-
-    Returns:
-        The runs that failed.
-
-    Raises:
-        ValueError: If the grid is wrong, no run matches a pattern, or `data` is missing.
-        FileNotFoundError: If the grid or a data set does not exist.
+    A run is done if its folder says so, or if the results of any grid hold it with the same configuration. Returns the
+    runs that failed. The arguments are those of `scripts/study.py`.
     """
     path = Path(path)
     grid = read_grid(path)
@@ -101,11 +86,7 @@ def choose_runs(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
 
 
 def report(results: str | Path, page: str | Path) -> list[Path]:
-    """Renders all results: `tables/<grid>.md` and `figures/` beside the results, and the table of the page.
-
-    Returns:
-        The files written.
-    """
+    """Renders all results: `tables/<grid>.md` and `figures/` beside the results, and the table of the page."""
     folder, page = Path(results), Path(page)
     known = read_all_records(folder)
     written = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,12 +125,9 @@ class Grid:
             raise ValueError(f"the validation share must lie between 0 and 1, got {dataset.validation.share}")
 
     def plan(self, output_dir: str | Path, data: str | Path | None = None, **overrides: Any) -> list[Run]:
-        """Lists all runs, the first seed's first.
+        """Lists all runs, the first seed's first. Each gets the folder `<data set>/<arm>-seed<seed>`.
 
-        Args:
-            output_dir: Each run gets the folder `<data set>/<arm>-seed<seed>`. Grids share the folder and its runs.
-            data: Folder of the data sets that are not built in; by default the working directory.
-            **overrides: Recipe fields that do not change the weights, such as `num_workers`.
+        `overrides` are recipe fields that do not change the weights, such as `num_workers`.
         """
 
         def place(name: str, dataset: StudyDataset) -> tuple[str, Path, str | None]:
@@ -231,23 +228,26 @@ def read_grid(path: str | Path) -> Grid:
 
     Raises:
         FileNotFoundError: If one of the two files does not exist.
-        ValueError: If a file is not a JSON object or declares something impossible. The message names the file.
+        ValueError: If a file declares something impossible. The message names the file.
     """
     path = Path(path)
-    values, known = _read_object(path), _read_object(path.with_name(DATASETS_JSON))
     try:
-        names = values.get("datasets", [])
-        if not isinstance(names, list) or (unknown := [name for name in names if name not in known]):
-            listed = ", ".join(map(str, unknown)) if isinstance(names, list) else names
-            raise ValueError(f"unknown data set {listed}; {DATASETS_JSON} has {', '.join(known)}")
-        datasets = {name: _dataset(known[name], f"dataset {name!r}") for name in names}
-        pretrained_on = [dataset.pretrained_on for dataset in datasets.values() if dataset.pretrained_on in known]
-        values["datasets"] = datasets
-        values["sources"] = {name: _dataset(known[name], f"dataset {name!r}") for name in pretrained_on}
-        values["arms"] = {name: _build(Arm, arm, f"arm {name!r}") for name, arm in values.get("arms", {}).items()}
-        values["comparisons"] = [tuple(pair) for pair in values.get("comparisons", [])]
-        values["evaluation"] = _build(Protocol, values.get("evaluation", {}), "evaluation")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(path.with_name(DATASETS_JSON).read_text(encoding="utf-8"))
+        if unknown := [name for name in values["datasets"] if name not in known]:
+            raise ValueError(f"unknown data set {', '.join(unknown)}; {DATASETS_JSON} has {', '.join(known)}")
+        datasets = {name: _dataset(known[name], f"dataset {name!r}") for name in values["datasets"]}
+        sources = [dataset.pretrained_on for dataset in datasets.values() if dataset.pretrained_on in known]
+        values |= {
+            "datasets": datasets,
+            "sources": {name: _dataset(known[name], f"dataset {name!r}") for name in sources},
+            "arms": {name: _build(Arm, arm, f"arm {name!r}") for name, arm in values["arms"].items()},
+            "comparisons": [tuple(pair) for pair in values.get("comparisons", [])],
+            "evaluation": _build(Protocol, values.get("evaluation", {}), "evaluation"),
+        }
         return _build(Grid, values, "the grid")
+    except KeyError as error:
+        raise ValueError(f"{path}: the grid lacks {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -260,30 +260,11 @@ def _dataset(values: dict[str, Any], what: str) -> StudyDataset:
 Declared = TypeVar("Declared")
 
 
-def _build(kind: type[Declared], values: Any, what: str) -> Declared:
-    """Builds a dataclass from a JSON object and names unknown and missing fields."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{what} must be an object, got {values!r}")
+def _build(kind: type[Declared], values: dict[str, Any], what: str) -> Declared:
+    """Builds a dataclass from a JSON object. The error of Python names unknown and missing fields."""
     if "recipe" in values:
         values = {**values, "recipe": rename_old(PretrainingRecipe, values["recipe"], warn=False)}
-    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{what} has the unknown field {', '.join(unknown)}; known are {', '.join(known)}")
-    missing = [
-        name
-        for name, entry in known.items()
-        if name not in values and entry.default is MISSING and entry.default_factory is MISSING
-    ]
-    if missing:
-        raise ValueError(f"{what} lacks {', '.join(missing)}")
-    return kind(**values)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(values).__name__}")
-    return values
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}") from None

@@ -53,19 +53,10 @@ class Outcome:
 
 
 def run_one(run: Run) -> dict[str, Any]:
-    """Trains and evaluates one encoder. Continues or skips what an earlier call has done.
+    """Trains and evaluates one encoder, continues or skips what is done, and returns the content of `result.json`.
 
     The folder then holds the encoder, the files of pretraining, `metrics.json` and `linear.json` (the reports of the
-    evaluators), `neighbors.json`, and `result.json`, which is written last. An encoder that is pretrained on another
-    data set is trained in the folder of that run.
-
-    Returns:
-        The content of `result.json`.
-
-    Raises:
-        BusyError: If another process is working on the run.
-        ValueError: If the folder holds a run of another configuration.
-        Exception: Any error of training or evaluation; it is also written to `failure.json`.
+    evaluators), `neighbors.json`, and `result.json`, which is written last. An error is also written to `failure.json`.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -173,15 +164,8 @@ def run_all(
     """Executes runs in processes of their own, each with a progress bar.
 
     On a few cores, several processes of one thread train small networks faster than one process of several threads.
-    A run that fails, or whose process dies, does not stop the others.
-
-    Args:
-        runs: The runs.
-        jobs: How many run at a time. They share the cores.
-        finished: Called when a run ends, except for runs that were finished before.
-
-    Returns:
-        How each run ended, in the order of `runs`.
+    A run that fails, or whose process dies, does not stop the others. `finished` is called when a run ends, except for
+    runs that were finished before. Returns how each run ended, in the order of `runs`.
     """
     prepare(runs)
     threads = max(1, torch.get_num_threads() // jobs)

@@ -24,12 +24,12 @@ NOTE = (
     "difference is bold if its interval excludes 0. Chance is R@1 of a gallery in random order."
 )
 # The rows of the table of docs/study.md: grid, data set, arm, arm to subtract.
+_SETS = {"main": ["motion", "ut_interaction", "jhmdb"], "transfer": ["ut_interaction_from_motion", "jhmdb_from_motion"]}
 EVIDENCE = [
-    *(("main", "motion", f"{name} + ViDiDi", name) for name in ("VICReg", "SimCLR", "BYOL")),
-    *(("main", "ut_interaction", f"{name} + ViDiDi", name) for name in ("VICReg", "SimCLR", "BYOL")),
-    *(("main", "jhmdb", f"{name} + ViDiDi", name) for name in ("VICReg", "SimCLR", "BYOL")),
-    *(("transfer", "ut_interaction_from_motion", f"{name} + ViDiDi", name) for name in ("VICReg", "SimCLR", "BYOL")),
-    *(("transfer", "jhmdb_from_motion", f"{name} + ViDiDi", name) for name in ("VICReg", "SimCLR", "BYOL")),
+    (grid, dataset, f"{name} + ViDiDi", name)
+    for grid, datasets in _SETS.items()
+    for dataset in datasets
+    for name in ("VICReg", "SimCLR", "BYOL")
 ]
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
@@ -43,9 +43,8 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 def margins(scores: pd.DataFrame, comparisons: Sequence[Sequence[str]]) -> pd.DataFrame:
     """Subtracts the second arm of each pair from the first, seed by seed.
 
-    Returns:
-        The mean difference over the common seeds, their number, the ends `low` and `high` of the t-interval (NaN for
-        fewer than `MIN_SEEDS` seeds), and whether the interval excludes 0 (`clear`).
+    Columns: the mean difference over the common seeds, their `count`, the ends `low` and `high` of the t-interval (NaN
+    for fewer than `MIN_SEEDS` seeds), and whether the interval excludes 0 (`clear`).
     """
     keys = ["dataset", "about", "input", "metric"]
     parts = []
@@ -89,13 +88,7 @@ def format_margin(mean: float, low: float, high: float, clear: bool) -> str:
 
 
 def render_study(records: Records, name: str, figures: Sequence[str] = ()) -> str:
-    """Renders all tables of a study as a Markdown page.
-
-    Args:
-        records: The results.
-        name: The name of the grid.
-        figures: Addresses of its figures, as seen from the page.
-    """
+    """Renders all tables of a study as a Markdown page with links to its figures."""
     scores = records.scores()
     summary, compared = summarize(scores), margins(scores, records.grid["comparisons"])
     parts = [f"# {name}", records.grid["about"] + ".", NOTE]

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from studies.runs import Protocol, Run
-from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.finetuning.detection import finetune_detection
 from vididi_hf.finetuning.detection_recipe import DetectionRecipe
 from vididi_hf.finetuning.recipe import FinetuningRecipe
-from vididi_hf.finetuning.recognition import finetune
 
 
 class Task(NamedTuple):
-    """A fine-tuning task: its recipe, its function, the metric of the test, and the name of the metric in tables."""
+    """A fine-tuning task: its recipe, the metric of the test, and the name of the metric in tables."""
 
     recipe: type[Any]
-    train: Callable[[Any], EvaluationResult]
     metric: str
     column: str
 
 
 TASKS = {
-    "recognition": Task(FinetuningRecipe, finetune, "top-1", "fine-tuned"),
-    "detection": Task(DetectionRecipe, finetune_detection, "frame-mAP@0.5", "frame-mAP"),
+    "recognition": Task(FinetuningRecipe, "top-1", "fine-tuned"),
+    "detection": Task(DetectionRecipe, "frame-mAP@0.5", "frame-mAP"),
 }
 """By the field of `Protocol` that holds the recipe."""
 
@@ -59,6 +54,12 @@ def train_tasks(run: Run, encoder: Path) -> dict[str, dict[str, float]]:
     Returns:
         By input, the metric of each task.
     """
+    if not run.protocol.tasks:
+        return {}
+    from vididi_hf.finetuning.detection import finetune_detection
+    from vididi_hf.finetuning.recognition import finetune
+
+    train = {"recognition": finetune, "detection": finetune_detection}
     found: dict[str, dict[str, float]] = {}
     for name, declared in run.protocol.tasks.items():
         task = TASKS[name]
@@ -77,6 +78,6 @@ def train_tasks(run: Run, encoder: Path) -> dict[str, dict[str, float]]:
             progress=False,
             **declared,
         )
-        for shown, numbers in task.train(recipe).metrics.items():
+        for shown, numbers in train[name](recipe).metrics.items():
             found.setdefault(shown, {})[task.column] = numbers[task.metric]
     return found

@@ -114,15 +114,15 @@ def test_a_data_set_that_does_not_train_says_no_more_than_how_it_is_shown(tiny_s
         ({"seeds": [1, 1]}, r"seeds must differ, got \[1, 1\]"),
         ({"datasets": ["nowhere"]}, "unknown data set nowhere; datasets.json has clips"),
         ({"arms": {"A b": {}, "a-b": {}}, "comparisons": []}, "'A b' becomes 'a-b'"),
-        ({"arms": {"a": {"epochs": 3}}}, "arm 'a' has the unknown field epochs; known are recipe, train"),
+        ({"arms": {"a": {"epochs": 3}}}, "arm 'a': .* unexpected keyword argument 'epochs'"),
         ({"arms": {"a": {"recipe": {"epoch": 3}}}, "comparisons": []}, "arm 'a' cannot set epoch"),
         ({"recipe": {"seed": 3}}, "recipe cannot set seed"),
         ({"comparisons": [["VICReg", "BYOL"]]}, r"comparisons must be pairs of .*got \['VICReg', 'BYOL'\]"),
         ({"evaluation": {"inputs": ["sound"]}}, "unknown input 'sound'"),
-        ({"evaluation": {"clips": 3}}, "evaluation has the unknown field clips; known are inputs, num_clips"),
+        ({"evaluation": {"clips": 3}}, "evaluation: .* unexpected keyword argument 'clips'"),
         ({"amount": "hours"}, "amount must be one of epochs, train_share, got 'hours'"),
         ({"arms": {"a": {"train_share": 0}}, "comparisons": []}, "train_share must be above 0 and at most 1, got 0"),
-        ({"color": "red"}, "the grid has the unknown field color; known are about"),
+        ({"color": "red"}, "the grid: .* unexpected keyword argument 'color'"),
     ],
 )
 def test_what_does_not_exist_is_named(tiny_study, changes: dict, message: str) -> None:
@@ -133,10 +133,10 @@ def test_what_does_not_exist_is_named(tiny_study, changes: dict, message: str) -
 
 def test_missing_fields_and_files_are_named(tiny_study) -> None:
     tiny_study.path.write_text('{"datasets": ["clips"], "arms": {}}')
-    with pytest.raises(ValueError, match="the grid lacks about, seeds"):
+    with pytest.raises(ValueError, match="the grid: .* missing .* 'about' and 'seeds'"):
         read_grid(tiny_study.path)
     tiny_study.path.write_text("{")
-    with pytest.raises(ValueError, match=r"tiny.json is not JSON"):
+    with pytest.raises(ValueError, match=r"tiny.json: Expecting"):
         read_grid(tiny_study.path)
     with pytest.raises(FileNotFoundError):
         read_grid(tiny_study.path.with_name("other.json"))
