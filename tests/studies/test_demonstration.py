@@ -67,12 +67,3 @@ def test_pictures_compare_what_is_comparable(runs: list[Run], drawn: dict[str, A
     assert count == NUM_NEIGHBORS
     (clip,), _ = drawn["plot_derivatives"]
     assert clip.shape[:2] == torch.Size([4 + 2, 3])  # two frames more, for the second derivative
-
-
-def test_without_retrieval_between_epochs_there_is_the_loss_alone(
-    runs: list[Run], drawn: dict[str, Any], tmp_path: Path
-) -> None:
-    for run in runs:
-        (run.folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n')
-    demonstration.plot_comparison(runs, tmp_path / "pictures")
-    assert drawn["plot_curves"][0][1] == ("loss",)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from studies.plots import add_amounts, figure_files, plot_amount, plot_scores, write_figures
-from studies.records import COLUMNS, Records
+from studies.records import Records
 
 VALUES = {"untrained": (0.1, 0.14), "short": (0.2, 0.3), "long": (0.5, 0.9)}
 
@@ -52,12 +52,6 @@ def test_bars_are_means_with_deviations_and_every_seed(recalls: pd.DataFrame) ->
     for segment, values in zip(panel.collections[0].get_segments(), VALUES.values()):
         [(low, _), (high, _)] = segment
         assert (high - low) / 2 == pytest.approx(np.std(values, ddof=1))
-
-
-def test_data_sets_have_panels_of_their_own() -> None:
-    scores = pd.DataFrame([(name, "a", 0, "label", "frames", "R@1", 0.5) for name in ("y", "x")], columns=COLUMNS)
-    figure = plot_scores(scores, {"x": 0.1, "y": 0.2})
-    assert [panel.get_title("left") for panel in figure.axes] == ["y", "x"]
 
 
 def test_amounts_are_those_of_the_recipes_and_the_untrained_encoder_has_none(

@@ -69,18 +69,6 @@ def test_results_are_read_back_as_they_were_written(tiny_study, tmp_path: Path) 
         assert (tmp_path / "again" / path.name).read_text() == path.read_text()
 
 
-def test_results_from_elsewhere_stay_until_there_are_own_ones(tiny_study, tmp_path: Path) -> None:
-    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
-    for run in there:
-        finish(run, 0.5)
-    earlier = collect(grid, there, [], "x")
-    finish(here[1], 0.75)
-    records = collect(grid, here, [earlier], "x")
-    values = recalls(records)
-    assert values == {"untrained": 0.5, "VICReg": 0.75, "VICReg + ViDiDi": 0.5}
-    assert all(earlier.holds(run) for run in here)
-
-
 def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
     """What another grid has measured is not measured again; where both have, a grid's own result is meant."""
     grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")

@@ -17,7 +17,7 @@ from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.setup import build_processor, save_untrained
 
 from studies import running
-from studies.running import BusyError, prepare, run_all, run_one
+from studies.running import BusyError, run_all, run_one
 from studies.runs import Run
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
@@ -132,13 +132,6 @@ def test_two_processes_do_not_work_on_one_run(tiny_study, tmp_path: Path) -> Non
     with FileLock(run.folder / running.LOCK), pytest.raises(BusyError, match="working on clips/untrained-seed0"):
         run_one(run)
     assert run.read("failure.json") is None
-
-
-def test_selections_are_written_before_anything_runs(tiny_study, tmp_path: Path) -> None:
-    runs = tiny_study.plan(tmp_path / "out", validation=True)
-    prepare(runs)
-    splits = runs[0].source.load()
-    assert (len(splits.gallery), len(splits.queries), splits.group_column) == (8, 8, None)
 
 
 def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tiny_study, tmp_path: Path) -> None:
