@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Clips per second of an encoder on the CPU: PyTorch eager and compiled, ONNX Runtime, and int8.
+"""Measures the clips per second of an encoder on the CPU: PyTorch eager and compiled, and ONNX Runtime.
 
 python benchmarks/inference.py
 python benchmarks/inference.py --backbone s3d --batch_size 8 --rounds 9 --output benchmarks/inference.json
 
-All run in turn in one process on one thread, in several rounds, and see the same clips. Numbers are medians over
-rounds, ratios medians of the ratios within a round. Time is that of the CPU, which other processes on the machine
-change little. `torch.compile` (with constants folded) needs a C++ compiler and is left out where there is none.
+All methods run in turn in one process on one thread, in several rounds, on the same clips. Numbers are medians over
+rounds. Ratios are medians of the ratios within a round. Times are CPU times, which other processes change little.
+`torch.compile` (with folded constants) needs a C++ compiler; without one it is skipped.
 """
 
 import os
@@ -14,7 +14,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import copy
-import platform
 import shutil
 import statistics
 import tempfile
@@ -26,17 +25,16 @@ from typing import Any
 
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 from tqdm.auto import tqdm
-from vididi_hf.hub.quantization import quantize_onnx
 
-from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
+from machine import processor_name
+from vididi_hf.choices_vididi import BACKBONE_NAMES
+from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.results import write_report
 from vididi_hf.hub.export import ExportGraph, export_onnx, onnx_function
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.options import Options, errors_in_one_line, option, parse_options
 
 EAGER = "PyTorch, eager"
 FORMATS = {"": torch.contiguous_format, ", channels_last_3d": torch.channels_last_3d}
@@ -44,56 +42,42 @@ Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
-class Arguments:
-    """The command line."""
+class InferenceBenchmarkOptions(Options):
+    """The options of the benchmark."""
 
-    backbone: str = option(default="r3d_18", help=f"One of {', '.join(BACKBONE_NAMES)}.")
-    num_frames: int = option(default=8, help="Frames per clip.")
-    image_size: int = option(default=112, help="Height and width.")
-    batch_size: int = option(default=4, help="Clips per call.")
-    rounds: int = option(default=7, help="How often every method runs.")
-    output: str | None = option(default=None, help="A JSON file for the numbers.")
+    backbone: str = option(default="r3d_18", choices=BACKBONE_NAMES, help="The network.")
+    num_frames: int = option(default=8, at_least=2, help="Frames per clip.")
+    image_size: int = option(default=112, at_least=1, help="Height and width.")
+    batch_size: int = option(default=4, at_least=1, help="Clips per call.")
+    rounds: int = option(default=7, at_least=1, help="Rounds of measurements.")
+    output: str | None = option(default=None, help="JSON file of all numbers.")
 
 
 def in_torch(graph: ExportGraph, memory_format: torch.memory_format) -> Function:
-    """A copy of the graph with its weights (and through them the activations) in a memory format."""
+    """Copies the graph with its weights, and therefore its activations, in a memory format."""
     return copy.deepcopy(graph).to(memory_format=memory_format)
 
 
-def methods(arguments: Arguments, folder: Path) -> dict[str, Function]:
-    """The methods by name."""
+def methods(arguments: InferenceBenchmarkOptions, folder: Path) -> dict[str, Function]:
+    """Builds the methods by name."""
     config = ViDiDiConfig(backbone=arguments.backbone, num_frames=arguments.num_frames, image_size=arguments.image_size)
     torch.manual_seed(0)
     graph = ExportGraph(ViDiDiModel(config))
     export_onnx(graph, folder / "float.onnx")
-    quantize_onnx(folder / "float.onnx", folder / "static.onnx", [graph.example(4, seed) for seed in range(3)])
-    quant_pre_process(str(folder / "float.onnx"), str(folder / "folded.onnx"))
-    quantize_dynamic(folder / "folded.onnx", folder / "dynamic.onnx", weight_type=QuantType.QUInt8)
     found = {f"{EAGER}{suffix}": in_torch(graph, memory_format) for suffix, memory_format in FORMATS.items()}
     if shutil.which("g++") or shutil.which("clang++"):
         for suffix, memory_format in FORMATS.items():
             options: dict[str, Any] = {"freezing": True}  # BatchNorm is folded into the convolutions
             found[f"PyTorch, compiled{suffix}"] = torch.compile(in_torch(graph, memory_format), options=options)
     else:
-        print("no C++ compiler: torch.compile is left out")
+        print("no C++ compiler: torch.compile is skipped")
     found["ONNX Runtime"] = onnx_function(folder / "float.onnx", num_threads=1)
-    found["ONNX Runtime, int8, dynamic"] = onnx_function(folder / "dynamic.onnx", num_threads=1)
-    found["ONNX Runtime, int8, static"] = onnx_function(folder / "static.onnx", num_threads=1)
     return found
-
-
-def cpu_name() -> str:
-    """The processor, as Linux calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 @torch.no_grad()
 def measure(functions: dict[str, Function], clips: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the CPU per clip, by method, for every round."""
+    """Returns the CPU seconds per clip of each method in each round."""
     for function in functions.values():  # compiles and allocates
         function(clips)
         function(clips)
@@ -107,8 +91,8 @@ def measure(functions: dict[str, Function], clips: Tensor, rounds: int) -> dict[
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
-    """Measures, and prints a table."""
-    arguments = parse_arguments(Arguments, command_line, __doc__)
+    """Measures and prints a table."""
+    arguments = parse_options(InferenceBenchmarkOptions, command_line, description=__doc__)
     torch.set_num_threads(1)
     with errors_in_one_line("inference.py"), tempfile.TemporaryDirectory() as folder:
         functions = methods(arguments, Path(folder))
@@ -118,7 +102,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
     for name, values in seconds.items():
         ratio = statistics.median(eager / one for eager, one in zip(seconds[EAGER], values, strict=True))
         rows[name] = {"clips_per_second": 1 / statistics.median(values), "times_eager": ratio}
-    print(f"\n{arguments.backbone}, clips of {shape[1:]}, {arguments.batch_size} at once, one thread of {cpu_name()}")
+    setup = f"{arguments.backbone}, clips of {shape[1:]}, {arguments.batch_size} at once"
+    print(f"\n{setup}, one thread of {processor_name()}")
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}\n")
     print("| method | clips per second of the CPU | times eager |\n| --- | ---: | ---: |")
     for name, row in rows.items():
@@ -126,7 +111,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     if arguments.output:
         versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
         write_report(
-            Path(arguments.output), {**vars(arguments), "cpu": cpu_name(), "versions": versions, "methods": rows}
+            Path(arguments.output), {**vars(arguments), "cpu": processor_name(), "versions": versions, "methods": rows}
         )
 
 

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Kills runs at random moments, resumes them, and compares what they have learnt with runs that were left alone.
+"""Kills runs at random moments, resumes them, and compares their results with those of uninterrupted runs.
 
 python benchmarks/kill_test.py --kills 20 --output kill_test.json
 """
 
-import json
 import multiprocessing
 import os
 import random
@@ -21,9 +20,10 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from vididi_hf.data.motion import generate_motion
-from vididi_hf.options import option, parse_arguments
+from vididi_hf.evaluation.results import write_report
+from vididi_hf.options import Options, option, parse_options
 from vididi_hf.pretraining.checkpoints import list_checkpoints
-from vididi_hf.pretraining.logging import Reporter, read_metrics
+from vididi_hf.pretraining.logging import RunLog, read_metrics
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
@@ -42,11 +42,11 @@ FORK: Any = multiprocessing.get_context("fork")
 SAVING = [{"save_steps": 1}, {"save_steps": 2}, {"save_epochs": 1}]
 
 
-@dataclass
-class Arguments:
-    """What to do."""
+@dataclass(kw_only=True)
+class KillTestOptions(Options):
+    """The options of the test."""
 
-    kills: int = option(default=20, help="Kill so many times in all, each in a run of its own.")
+    kills: int = option(default=20, at_least=1, help="Runs to kill.")
     seed: int = option(default=0, help="Seed of the moments.")
     output: str = option(default="kill_test.json", help="JSON file of the results.")
 
@@ -71,10 +71,7 @@ def recipe(folder: Path, name: str, run: str, **options: Any) -> PretrainingReci
 
 
 def start(recipe: PretrainingRecipe, steps: Any = None) -> Any:
-    """Trains in a process forked from this one, which has imported everything once and computes nothing itself.
-
-    `steps`, shared with the process, then counts the steps that it has taken.
-    """
+    """Trains in a forked process, which shares the imports of this one. `steps` counts its finished steps."""
     process = FORK.Process(target=_train, args=(recipe, steps))
     process.start()
     return process
@@ -82,19 +79,19 @@ def start(recipe: PretrainingRecipe, steps: Any = None) -> Any:
 
 def _train(recipe: PretrainingRecipe, steps: Any) -> None:
     torch.set_num_threads(1)
-    report = Reporter.step
+    report = RunLog.step
 
-    def report_and_count(self: Reporter, *args: Any) -> None:
+    def report_and_count(self: RunLog, *args: Any) -> None:
         report(self, *args)
         if steps is not None:
             steps.value = self.progress.total_steps
 
-    Reporter.step = report_and_count  # type: ignore[method-assign]
+    RunLog.step = report_and_count  # type: ignore[method-assign]
     pretrain(recipe)
 
 
 def kill_at(process: Any, steps: Any, step: int, delay: float) -> bool:
-    """Kills a process so many seconds after a step, and returns whether it was still alive then."""
+    """Kills a process `delay` seconds after a step. Returns False if it has ended before."""
     while process.is_alive() and steps.value < step:
         time.sleep(0.001)
     process.join(timeout=delay)
@@ -105,8 +102,8 @@ def kill_at(process: Any, steps: Any, step: int, delay: float) -> bool:
     return alive
 
 
-def learnt(run: Path) -> dict[str, Any]:
-    """All that a finished run is: encoder, heads, target, optimizer, metrics."""
+def state_of(run: Path) -> dict[str, Any]:
+    """Returns everything that a finished run has learned: encoder, heads, target, optimizer, metrics."""
     newest = list_checkpoints(run)[-1]
     training = torch.load(newest / "training_state" / "optimizer.pt", weights_only=True)
     rows = [{k: v for k, v in row.items() if k != "videos_per_second"} for row in read_metrics(run)]
@@ -132,14 +129,14 @@ def is_same(left: Any, right: Any) -> bool:
 
 def main() -> None:
     """Kills, resumes and compares."""
-    arguments = parse_arguments(Arguments, None, __doc__)
+    arguments = parse_options(KillTestOptions, description=__doc__)
     draw = random.Random(arguments.seed)
     trials = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         generate_motion(folder / "motion", num_train=VIDEOS, num_test=8, progress=False)
         seconds = {}
-        for name in tqdm(RUNS, desc="left alone", unit="run"):
+        for name in tqdm(RUNS, desc="uninterrupted", unit="run"):
             steps = FORK.Value("i", 0)
             process = start(recipe(folder, name, name), steps)
             while process.is_alive() and steps.value < 1:
@@ -147,7 +144,7 @@ def main() -> None:
             before = time.perf_counter()
             process.join()
             if process.exitcode != 0:
-                raise SystemExit(f"the run {name!r} failed by itself, with exit code {process.exitcode}")
+                raise SystemExit(f"the run {name!r} failed with exit status {process.exitcode}")
             seconds[name] = (time.perf_counter() - before) / STEPS
         names = list(RUNS)
         bar = tqdm(total=arguments.kills, desc="killed", unit="run")
@@ -157,24 +154,25 @@ def main() -> None:
             killed = recipe(folder, name, f"killed-{number}", **SAVING[number // 2 % len(SAVING)])
             steps, step, delay = FORK.Value("i", 0), draw.randrange(STEPS), draw.uniform(0, 1) * seconds[name]
             if not kill_at(start(killed, steps), steps, step, delay):
-                shutil.rmtree(killed.output_dir)  # it was over before: that is no trial
+                shutil.rmtree(killed.output_dir)  # it ended before the kill
                 continue
             left = [path.name for path in list_checkpoints(killed.output_dir)]
             resumed = start(killed)
             resumed.join()
+            same = resumed.exitcode == 0 and is_same(state_of(folder / name), state_of(Path(killed.output_dir)))
             trial = {
                 "run": name,
                 "save_steps": killed.save_steps,
                 "killed_after_step": steps.value,
                 "newest_checkpoint": left[-1] if left else None,
                 "resumed_with": resumed.exitcode,
-                "identical": resumed.exitcode == 0 and is_same(learnt(folder / name), learnt(Path(killed.output_dir))),
+                "identical": same,
             }
             trials.append(trial)
             bar.update()
             identical = sum(trial["identical"] for trial in trials)
-            Path(arguments.output).write_text(json.dumps({"identical": identical, "trials": trials}, indent=2) + "\n")
-    print(f"{identical} of {len(trials)} runs that were killed ended bit by bit like those left alone")
+            write_report(arguments.output, {"identical": identical, "trials": trials})
+    print(f"{identical} of {len(trials)} killed runs are bit-identical to the uninterrupted ones")
     if identical < len(trials):
         raise SystemExit(1)
 

@@ -3,16 +3,17 @@
 
 python benchmarks/memory.py --batch_size 1024 --chunk_size 32 --output memory.json
 
-What is counted is every tensor that is alive at the same time, beyond what was there before the step (the model, its
-gradients, and the uint8 clips of the batch, which come from the loader): activations, what autograd saves, embeddings,
-the loss. Tensors are made without contents, so that any size can be counted on any machine, in seconds. Scratch memory
-within an operator is not seen; `--real` runs the step as well, and reports how much the process grew.
+Counts the tensors that are alive at the same time, beyond the model, its gradients and the uint8 clips: activations,
+tensors saved by autograd, embeddings, the loss. Tensors have no contents, so any size can be counted on any machine.
+Scratch memory inside an operator is not counted. `--real` also runs the step and reports how much the process grew.
 """
 
 import json
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,32 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vididi_hf.options import option, parse_arguments
+from vididi_hf.options import Options, option, parse_options
 from vididi_hf.pretraining.gradient_caching import accumulate_gradients, cache_gradients
-from vididi_hf.pretraining.loop import build_processor
+from vididi_hf.pretraining.loop import derivative_views
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.setup import build_processor
 
 
-@dataclass
-class Arguments:
-    """What to count."""
+@dataclass(kw_only=True)
+class MemoryBenchmarkOptions(Options):
+    """The options of the benchmark."""
 
-    batch_size: int = option(default=1024, help="Videos of the large batch.")
-    chunk_size: int = option(default=32, help="Videos of a chunk, and of the small batch.")
+    batch_size: int = option(default=1024, at_least=1, help="Videos of the large batch.")
+    chunk_size: int = option(default=32, at_least=1, help="Videos of a chunk, and of the small batch.")
     objective: str = option(default="simclr", help="vicreg, byol or simclr.")
     backbone: str = option(default="r3d_18", help="See PretrainingRecipe.")
     hidden_sizes: list[int] | None = option(default=None, help="See PretrainingRecipe.")
     depths: list[int] | None = option(default=None, help="See PretrainingRecipe.")
     image_size: int = option(default=112, help="See PretrainingRecipe.")
     num_frames: int = option(default=8, help="See PretrainingRecipe.")
-    real: bool = option(default=False, help="Run one step of the small and of the cached batch as well.")
+    real: bool = option(default=False, help="Also run one step of the small and of the cached batch.")
     output: str = option(default="memory.json", help="JSON file of the results.")
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the storages that operators make, from their making to their end."""
+    """Counts the bytes of the storages that operators create, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 class ResidentPeak(threading.Thread):
-    """Watches how much memory this process takes beyond what it took before."""
+    """Watches how much the memory of this process grows."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -85,13 +87,13 @@ class ResidentPeak(threading.Thread):
         self.before, self.grown = self.process.memory_info().rss, 0
 
     def run(self) -> None:
-        """Looks every two milliseconds."""
+        """Measures every two milliseconds."""
         while not self.over.wait(0.002):
             self.grown = max(self.grown, self.process.memory_info().rss - self.before)
 
 
-def build(arguments: Arguments) -> tuple[Accelerator, ViDiDiForPreTraining, Any]:
-    """The model with gradients, and what makes its input."""
+def build(arguments: MemoryBenchmarkOptions) -> tuple[Accelerator, ViDiDiForPreTraining, Any]:
+    """Builds the model with gradients, and the function that makes its input."""
     recipe = PretrainingRecipe(
         objective=arguments.objective,
         backbone=arguments.backbone,
@@ -105,46 +107,41 @@ def build(arguments: Arguments) -> tuple[Accelerator, ViDiDiForPreTraining, Any]
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    processor = build_processor(recipe)
-
-    def views_of(clips: torch.Tensor, orders: tuple[int, int]) -> torch.Tensor:
-        frames = recipe.num_frames
-        views = [processor.views(clips[:, i, : frames + order], orders=(order,))[0] for i, order in enumerate(orders)]
-        return torch.stack(views, dim=1)
-
+    differentiate = partial(derivative_views, processor=build_processor(recipe), num_frames=recipe.num_frames)
     accelerator = Accelerator(cpu=True)
-    return accelerator, accelerator.prepare_model(model, device_placement=False), views_of
+    return accelerator, accelerator.prepare_model(model, device_placement=False), differentiate
 
 
-def clips_of(arguments: Arguments, videos: int) -> torch.Tensor:
+def clips_of(arguments: MemoryBenchmarkOptions, videos: int) -> torch.Tensor:
     size = arguments.image_size
     return torch.randint(256, (videos, 2, arguments.num_frames + 1, 3, size, size), dtype=torch.uint8)
 
 
-def count(arguments: Arguments, videos: int, chunk_size: int) -> float:
-    """Peak of the tensors alive during a step of so many videos, in MiB; in chunks unless `chunk_size` is 0."""
+def step_of(arguments: MemoryBenchmarkOptions, videos: int, chunk_size: int) -> Callable[[], object]:
+    """Returns one training step without the optimizer."""
+    accelerator, model, differentiate = build(arguments)
+    clips = clips_of(arguments, videos)
+    if chunk_size:
+        return partial(cache_gradients, accelerator, model, clips, (0, 1), differentiate, chunk_size)
+    return partial(accumulate_gradients, accelerator, model, clips, (0, 1), differentiate, 1)
+
+
+def count(arguments: MemoryBenchmarkOptions, videos: int, chunk_size: int) -> float:
+    """Returns the peak of the tensors alive during a step, in MiB. 0 passes the videos at once, not in chunks."""
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes and storages without contents
-        accelerator, model, views_of = build(arguments)
-        clips = clips_of(arguments, videos)
+        step = step_of(arguments, videos, chunk_size)
         with LiveTensors() as live:
-            if chunk_size:
-                cache_gradients(accelerator, model, clips, (0, 1), views_of, chunk_size)
-            else:
-                accumulate_gradients(accelerator, model, clips, (0, 1), views_of)
+            step()
     return live.peak / 2**20
 
 
-def measure(arguments: Arguments, videos: int, chunk_size: int) -> float:
-    """By how much this process grows during a step, in MiB, after a step of a chunk has made what is made once."""
-    accelerator, model, views_of = build(arguments)
-    clips = clips_of(arguments, videos)
-    accumulate_gradients(accelerator, model, clips[:2], (0, 1), views_of)
+def measure(arguments: MemoryBenchmarkOptions, videos: int, chunk_size: int) -> float:
+    """Returns how much this process grows during a step, in MiB, after a warm-up step."""
+    step_of(arguments, 2, 0)()
+    step = step_of(arguments, videos, chunk_size)
     watch = ResidentPeak()
     watch.start()
-    if chunk_size:
-        cache_gradients(accelerator, model, clips, (0, 1), views_of, chunk_size)
-    else:
-        accumulate_gradients(accelerator, model, clips, (0, 1), views_of)
+    step()
     watch.over.set()
     watch.join()
     return watch.grown / 2**20
@@ -152,7 +149,7 @@ def measure(arguments: Arguments, videos: int, chunk_size: int) -> float:
 
 def main() -> None:
     """Counts, and prints a line for each step."""
-    arguments = parse_arguments(Arguments, None, __doc__)
+    arguments = parse_options(MemoryBenchmarkOptions, description=__doc__)
     steps = {
         "small": (arguments.chunk_size, 0),
         "cached": (arguments.batch_size, arguments.chunk_size),
@@ -165,7 +162,7 @@ def main() -> None:
             results[name]["grown_mib"] = measure(arguments, videos, chunk_size)
         print(name, {key: round(value, 1) for key, value in results[name].items()}, flush=True)
     results["ratio"] = results["cached"]["counted_mib"] / results["small"]["counted_mib"]
-    Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")
+    Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"cached / small: {results['ratio']:.2f}")
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Seconds of an exact search: ours, and FAISS's flat index of inner products.
+"""Times exact search: ours, and FAISS's flat index of inner products.
 
 python benchmarks/search.py
 python benchmarks/search.py --numbers 1000000 --batches 1 16 128 --rounds 9 --output search.json
 
-Both search the same random unit vectors for the same queries, in turn, in several rounds of one process; wall time.
-Seconds are medians over rounds, ratios medians of the ratios within a round. Needs faiss-cpu and threadpoolctl.
+Both search the same random unit vectors for the same queries, in turn, in several rounds of one process (wall time).
+Seconds are medians over rounds. Ratios are medians of the ratios within a round. Needs faiss-cpu and threadpoolctl.
 """
 
 import platform
@@ -14,7 +14,6 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from machine import processor_name
 from vididi_hf.evaluation.results import write_report
-from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.options import Options, errors_in_one_line, option, parse_options
 from vididi_hf.search.search import search_exact
 
 OURS, FAISS = "ours", "FAISS flat"
@@ -33,20 +33,20 @@ Search = Callable[[Vectors], tuple[Vectors, NDArray[np.int64]]]
 
 
 @dataclass(kw_only=True)
-class Arguments:
-    """The command line."""
+class SearchBenchmarkOptions(Options):
+    """The options of the benchmark."""
 
-    numbers: list[int] = option(default_factory=lambda: [100_000, 1_000_000], help="How many vectors are searched.")
-    dimensions: int = option(default=512, help="Their dimensions.")
-    batches: list[int] = option(default_factory=lambda: [1, 16, 128], help="Queries of a search.")
-    threads: list[int] = option(default_factory=lambda: [1, 2], help="Threads of the linear algebra.")
-    k: int = option(default=10, help="How many are found for a query.")
-    rounds: int = option(default=5, help="How often every search is timed.")
-    output: str | None = option(default=None, help="A JSON file for the numbers.")
+    numbers: list[int] = option(default_factory=lambda: [100_000, 1_000_000], help="Numbers of vectors to search.")
+    dimensions: int = option(default=512, at_least=1, help="Dimensions of a vector.")
+    batches: list[int] = option(default_factory=lambda: [1, 16, 128], help="Numbers of queries.")
+    threads: list[int] = option(default_factory=lambda: [1, 2], help="Numbers of threads.")
+    k: int = option(default=10, at_least=1, help="Neighbors per query.")
+    rounds: int = option(default=5, at_least=1, help="Rounds of measurements.")
+    output: str | None = option(default=None, help="JSON file of all numbers.")
 
 
 def unit_vectors(number: int, dimensions: int, seed: int) -> Vectors:
-    """Random unit vectors, made in parts to need no second copy."""
+    """Draws random unit vectors in parts, without a second copy."""
     generator = np.random.default_rng(seed)
     vectors = np.empty((number, dimensions), np.float32)
     for part in np.array_split(vectors, max(1, number // 10_000)):
@@ -55,17 +55,8 @@ def unit_vectors(number: int, dimensions: int, seed: int) -> Vectors:
     return vectors
 
 
-def cpu_name() -> str:
-    """The processor, as Linux calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def measure(searches: dict[str, Search], queries: Vectors, rounds: int) -> dict[str, list[float]]:
-    """Seconds by method, for every round; a first one is not counted."""
+    """Returns the seconds of each method in each round, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in searches}
     for number in range(rounds + 1):
         for name, search in searches.items():
@@ -77,7 +68,7 @@ def measure(searches: dict[str, Search], queries: Vectors, rounds: int) -> dict[
 
 
 def compare(searches: dict[str, Search], queries: Vectors) -> tuple[float, float]:
-    """How much memory ours takes beyond the vectors, in MiB, and which share of FAISS's finds it finds too."""
+    """Returns the memory of ours beyond the vectors, in MiB, and the share of FAISS's neighbors that it also finds."""
     tracemalloc.start()
     _, ours = searches[OURS](queries)
     _, peak = tracemalloc.get_traced_memory()
@@ -88,8 +79,8 @@ def compare(searches: dict[str, Search], queries: Vectors) -> tuple[float, float
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
-    """Measures, and prints a table."""
-    arguments = parse_arguments(Arguments, command_line, __doc__)
+    """Measures and prints a table."""
+    arguments = parse_options(SearchBenchmarkOptions, command_line, description=__doc__)
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(arguments.numbers) * len(arguments.threads) * len(arguments.batches), unit="search")
     with errors_in_one_line("search.py"), bar:
@@ -113,7 +104,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
                         rows.append({**facts, "seconds": medians, "ratio": ratio, "found_in_common": common})
                         bar.update()
     versions = {"numpy": np.__version__, "faiss": faiss.__version__, "python": platform.python_version()}
-    print(f"\n{arguments.dimensions} dimensions, k = {arguments.k}, {arguments.rounds} rounds, {cpu_name()}")
+    print(f"\n{arguments.dimensions} dimensions, k = {arguments.k}, {arguments.rounds} rounds, {processor_name()}")
     print(", ".join(f"{name} {version}" for name, version in versions.items()) + f", {time.strftime('%Y-%m-%d')}\n")
     print("| vectors | threads | queries | ours, s | FAISS flat, s | ours / FAISS | memory of ours | found in common |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -122,8 +113,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
         times = " | ".join(f"{row['seconds'][name]:.4f}" for name in (OURS, FAISS))
         print(f"{first} {times} | {row['ratio']:.2f} | {row['memory_mib']:.1f} MiB | {row['found_in_common']:.2%} |")
     if arguments.output:
-        facts = {"cpu": cpu_name(), "versions": versions, "date": time.strftime("%Y-%m-%d")}
-        write_report(Path(arguments.output), {**vars(arguments), **facts, "results": rows})
+        facts = {"cpu": processor_name(), "versions": versions, "date": time.strftime("%Y-%m-%d")}
+        write_report(arguments.output, {**vars(arguments), **facts, "results": rows})
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
 #!/usr/bin/env python
-"""Time and memory of a training step, beside the bare network's and beside the steps of others.
+"""Measures time and memory of a training step, compared with the network alone and with other implementations.
 
 python benchmarks/training_step.py                                           # r3d_18, 2 videos of 8 frames of 112²
-python benchmarks/training_step.py --config scripts/recipes/motion-tiny.json --steps 10 --batch_size 32
+python benchmarks/training_step.py --recipe_file scripts/recipes/motion-tiny.json --steps 10 --batch_size 32
 python benchmarks/training_step.py --families ours flags --threads 2 --rounds 9 --output training_step.json
 
-All methods take their steps in turn in one process, in several rounds. What a method is compared with takes a step
-before it and one after it, and the ratio is that to the mean of the two, so that a machine that grows faster or
-slower meanwhile does not matter. Numbers are medians over rounds. The floor is the network alone: forward pass of two
-float views, one after the other, backward pass, step of the same optimizer. BYOL has one more forward pass of each
-view without a graph. Ours starts from uint8 clips and does all that the training loop does but loading: it normalizes
-and differentiates them, and reports; what the monitors cost every `monitor_steps` is added in equal shares.
+All methods run in turn in one process, in several rounds. The floor of a method runs before and after it, and its ratio
+is relative to the mean of the two, so a change of the machine's speed does not matter. Numbers are medians over rounds.
+The floor is the network alone: forward pass of two float views, backward pass, optimizer step. BYOL's floor adds a
+forward pass of each view without a graph. Ours starts from uint8 clips and does everything that the training loop does
+except loading. The cost of the measures of collapse, which run every `monitor_steps`, is spread over the steps.
 """
 
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,20 +27,22 @@ import torchvision
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
-from vididi_hf.pretraining.step import TrainingStep
 
+from machine import processor_name
 from memory import LiveTensors
 from peers.training import Encoder, Step, lightly_step, plain_step
 from vididi_hf.backbone_vididi import build_backbone
 from vididi_hf.evaluation.results import write_report
-from vididi_hf.objectives import build_objective
-from vididi_hf.options import errors_in_one_line, option, parse_arguments
+from vididi_hf.objectives import build_objective, cosine_decay
+from vididi_hf.options import Options, errors_in_one_line, option, parse_options
 from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import describe_representation
-from vididi_hf.pretraining.logging import Reporter
-from vididi_hf.pretraining.loop import build_model, build_processor, derivative_views
-from vididi_hf.pretraining.optimization import build_optimizer
+from vididi_hf.pretraining.logging import RunLog
+from vididi_hf.pretraining.loop import derivative_views
+from vididi_hf.pretraining.modeling import build_model
+from vididi_hf.pretraining.optimization import build_lr_schedule, build_optimizer, set_learning_rate
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.setup import build_processor
 
 OBJECTIVES = ("vicreg", "simclr", "byol")
 ORDER_SCHEDULES = ("baseline", "paper")
@@ -54,32 +53,25 @@ STEPS_PER_EPOCH = 1000
 
 
 @dataclass(kw_only=True)
-class Arguments:
-    """The command line."""
+class StepBenchmarkOptions(Options):
+    """The options of the benchmark."""
 
-    config: str | None = option(default=None, help="Recipe of the network; by default r3d_18 of 8 frames of 112².")
-    batch_size: int = option(default=2, help="Videos of a step.")
-    families: list[str] = option(default_factory=lambda: list(FAMILIES[:3]), help=f"Some of {', '.join(FAMILIES)}.")
-    steps: int = option(default=1, help="Steps that are timed together.")
-    rounds: int = option(default=5, help="Rounds; numbers are medians over them.")
-    seconds: float = option(default=0.0, help="Begin no further round after so many seconds; 0 is no limit.")
-    threads: int = option(default=1, help="Threads of torch, where it computes on the CPU.")
+    recipe_file: str | None = option(default=None, help="JSON file of the recipe; the default is r3d_18.")
+    batch_size: int = option(default=2, at_least=1, help="Videos per step.")
+    families: list[str] = option(default_factory=lambda: list(FAMILIES[:3]), choices=FAMILIES, help="Methods.")
+    steps: int = option(default=1, at_least=1, help="Steps per measurement.")
+    rounds: int = option(default=5, at_least=1, help="Rounds; numbers are medians over them.")
+    seconds: float = option(default=0.0, at_least=0, help="Start no round after this time; 0 is no limit.")
+    threads: int = option(default=1, at_least=1, help="Threads of torch on the CPU.")
     memory: bool = option(default=True, help="Count the tensors that are alive at the same time in a step.")
     output: str | None = option(default=None, help="JSON file of all numbers.")
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in self.families:
-            if name not in FAMILIES:
-                raise ValueError(f"families must be some of {', '.join(FAMILIES)}, got {name!r}")
-
     def recipe(self, **options: Any) -> PretrainingRecipe:
-        """The recipe of one method: its networks are those of `config`."""
-        values = PretrainingRecipe.read_values(self.config) if self.config else {}
+        """Returns the recipe of one method."""
+        values = PretrainingRecipe.read_values(self.recipe_file) if self.recipe_file else {}
         values |= {"batch_size": self.batch_size, "epochs": 4, "progress": False, "evaluate_epochs": 0}
-        return PretrainingRecipe(**(values | {"optimizer": "lars", "learning_rate": 0.1} | options))
+        values |= {"optimizer": "lars", "learning_rate": 0.1, "weight_decay": 1e-6}
+        return PretrainingRecipe(**(values | options))
 
 
 class Method:
@@ -90,9 +82,9 @@ class Method:
 
 
 class Bench:
-    """Makes the methods, all of the same clips."""
+    """Builds the methods, all on the same clips."""
 
-    def __init__(self, arguments: Arguments, folder: str) -> None:
+    def __init__(self, arguments: StepBenchmarkOptions, folder: str) -> None:
         self.arguments, self.folder = arguments, folder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.device = self.accelerator.device
@@ -100,7 +92,9 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         shape = (arguments.batch_size, 2, recipe.num_frames + 2, 3, recipe.image_size, recipe.image_size)
         self.clips = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        views = derivative_views(self.clips, (0, 0), build_processor(recipe), recipe.num_frames, self.device)
+        views = derivative_views(
+            self.clips.to(self.device), (0, 0), processor=build_processor(recipe), num_frames=recipe.num_frames
+        )
         self.views: tuple[Tensor, Tensor] = views.unbind(dim=1)  # type: ignore[assignment]
         self.config = recipe.model_config()
         self.config.batch_norm = "shared"
@@ -112,7 +106,7 @@ class Bench:
     def floor(self, again: bool = False) -> Method:
         """The network alone; with `again`, with one more forward pass of each view."""
         network = Encoder(self.backbone())
-        update = build_optimizer(network, "lars", 0.1, 1e-6)
+        update = build_optimizer(network, self.arguments.recipe())
         target = torch.randn(self.arguments.batch_size, self.config.hidden_size, device=self.device)
 
         def step() -> None:
@@ -127,36 +121,41 @@ class Bench:
         return Method(step)
 
     def ours(self, objective: str, schedule: str, floor: str | None = None, **options: Any) -> Method:
-        """What our training loop does with a batch that is loaded."""
+        """What our training loop does with a loaded batch. It repeats the body of `pretrain`."""
         recipe = self.arguments.recipe(objective=objective, order_schedule=schedule, output_dir=self.folder, **options)
-        model = build_model(recipe, self.accelerator)
-        optimizer = build_optimizer(model, recipe.optimizer, 0.1, 1e-6, fused=recipe.fused_optimizer)
-        model, optimizer = self.accelerator.prepare(model, optimizer)
-        views_of = partial(
-            derivative_views, processor=build_processor(recipe), num_frames=recipe.num_frames, device=self.device
-        )
-        take_step = TrainingStep(recipe, self.accelerator, model, optimizer, views_of, STEPS_PER_EPOCH)
-        orders_of = recipe.build_order_schedule()
-        # The monitors are measured by themselves, since they come every so many steps only.
-        reporter = Reporter(replace(recipe, monitor_steps=0), self.accelerator, take_step.total_steps)
+        network = build_model(recipe, self.accelerator)
+        model, optimizer = self.accelerator.prepare(network, build_optimizer(network, recipe))
+        lr_schedule, order_schedule = build_lr_schedule(recipe, STEPS_PER_EPOCH), recipe.build_order_schedule()
+        last_step = recipe.epochs * STEPS_PER_EPOCH
+        differentiate = partial(derivative_views, processor=build_processor(recipe), num_frames=recipe.num_frames)
+        # The measures of collapse are timed separately, because they run only every few steps.
+        log = RunLog(replace(recipe, monitor_steps=0), self.accelerator, last_step)
         progress = Progress(steps_per_epoch=STEPS_PER_EPOCH)
-        reporter.open(progress)
-        reporter.start_epoch()
-        clips = self.clips[:, :, : recipe.num_frames + orders_of.max_order]
+        log.open(progress)
+        log.start_epoch()
+        clips = self.clips[:, :, : recipe.num_frames + order_schedule.max_order]
         clips = clips.pin_memory() if self.device.type == "cuda" else clips.clone()
         numbers, sources = count(), [f"{video}.mp4" for video in range(len(clips))]
         model.train()
 
         def step() -> Any:
             number = next(numbers)
-            orders = orders_of(number, number)  # all pairs of orders take turns
-            output = take_step(clips, orders, number)
+            orders = order_schedule(number, number)  # all pairs of orders take turns
+            output = model(differentiate(clips.to(self.device, non_blocking=True), orders), orders)
+            self.accelerator.backward(output.loss)
+            if recipe.max_grad_norm > 0:
+                self.accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            set_learning_rate(optimizer, lr_schedule(number))
+            optimizer.step()
+            optimizer.zero_grad()
+            if network.target is not None:
+                network.update_target(cosine_decay(number, last_step, recipe.ema_momentum))
             progress.step = progress.total_steps = number + 1
-            reporter.step(orders, take_step.learning_rate(number), output, sources)
+            log.step(orders, lr_schedule(number), output, sources)
             return output
 
-        output = step()
-        look = partial(describe_representation, output.features, output.embeddings)
+        output = step().detached()
+        look = partial(describe_representation, output.pooler_output, output.embeddings)
         floor = floor or (BYOL_FLOOR if objective == "byol" else FLOOR)
         return Method(step, floor, look, recipe.monitor_steps)
 
@@ -168,7 +167,7 @@ class Bench:
         return [layers[0].in_features, *(one.out_features for one in layers)]
 
     def methods(self) -> dict[str, Method]:
-        """All methods that are asked for, with their floors."""
+        """Returns the chosen methods with their floors."""
         families = self.arguments.families
         found = {FLOOR: self.floor(), BYOL_FLOOR: self.floor(again=True)}
         if "ours" in families:
@@ -192,10 +191,7 @@ class Bench:
         return found
 
     def seconds(self, work: Callable[[], object], times: int) -> float:
-        """Seconds that work takes: processor time on one CPU thread, on the clock otherwise.
-
-        Whoever else computes disturbs processor time less.
-        """
+        """Returns seconds per call: CPU time with one thread, which other processes hardly change, or wall time."""
         own_time = self.device.type == "cpu" and self.arguments.threads == 1
         clock = time.process_time if own_time else time.perf_counter
         self.wait()
@@ -212,14 +208,14 @@ class Bench:
 
 
 def count_memory(step: Step) -> float:
-    """Peak of the tensors that a step makes and that are alive at the same time, in MiB."""
+    """Returns the peak of the tensors that are alive at the same time in a step, in MiB."""
     with LiveTensors() as live:
         step()
     return live.peak / 2**20
 
 
 def run_rounds(bench: Bench, methods: dict[str, Method]) -> Iterator[tuple[Series, Series]]:
-    """After every round, the seconds a step of every method so far, and their ratios to those of its floor."""
+    """Yields, after every round, the seconds of each method so far and the ratios to its floor."""
     seconds: Series = {name: [] for name in methods}
     ratios: Series = {name: [] for name, method in methods.items() if method.floor != name}
     start, limit = time.perf_counter(), bench.arguments.seconds or math.inf
@@ -246,11 +242,7 @@ def run_rounds(bench: Bench, methods: dict[str, Method]) -> Iterator[tuple[Serie
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """The median, and the two values between which that of endless rounds lies with 95 % confidence.
-
-    These are order statistics: the number of values below the true median is binomial, whatever the distribution.
-    Fewer than 6 values have no such interval, and the extremes are given.
-    """
+    """Returns the median and its 95 % interval from order statistics; the extremes for fewer than 6 values."""
     ranked, number = sorted(values), len(values)
     outside = 0
     while sum(math.comb(number, k) for k in range(outside + 1)) / 2**number <= 0.025:
@@ -275,7 +267,7 @@ def report(methods: dict[str, Method], seconds: Series, ratios: Series, memory: 
 
 
 def schedule_ratios(ratios: Series) -> dict[str, dict[str, float]]:
-    """By objective, the time of a ViDiDi step as a multiple of that of a step without derivatives."""
+    """Returns, by objective, the time of a ViDiDi step relative to a step without derivatives."""
     pairs = {o: [f"ours, {o}, {s}" for s in ORDER_SCHEDULES] for o in OBJECTIVES}
     return {
         objective: summary([own / base for base, own in zip(ratios[baseline], ratios[paper])])
@@ -294,17 +286,13 @@ def print_rows(rows: list[dict]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers belong to."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((one.split(":")[1].strip() for one in lines if one.startswith("model name")), processor)
-    return {"processor": processor, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    """Returns what the numbers belong to."""
+    return {"processor": processor_name(), "torch": torch.__version__, "torchvision": torchvision.__version__}
 
 
 def main() -> None:
     """Measures, prints, writes."""
-    arguments = parse_arguments(Arguments, None, __doc__)
+    arguments = parse_options(StepBenchmarkOptions, description=__doc__)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     with errors_in_one_line("training_step.py"), TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains the same tiny network twice on the same videos, plain and with ViDiDi, and shows what the difference is.
+"""Trains the same tiny network on the same videos, without and with ViDiDi, and compares the encoders.
 
 python scripts/demo.py                                       # on generated videos whose label is their motion
 python scripts/demo.py --dataset path/to/videos --seeds 0 1 2
@@ -8,96 +8,114 @@ python scripts/demo.py --dataset path/to/videos --seeds 0 1 2
 from __future__ import annotations
 
 import json
+import math
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from studies.demonstration import plot_comparison
-from studies.grid import Arm, Grid, StudyDataset
-from studies.report import format_table
-from studies.running import run_all
-from studies.runs import Protocol
-from studies.statistics import scores_of, summarize
-from vididi_hf.files import write_text
-from vididi_hf.options import errors_in_one_line, option, parse_arguments
-from vididi_hf.pretraining.recipe import PretrainingRecipe
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package `studies`
+
+from vididi_hf.options import Options, errors_in_one_line, option, parse_options
+
+if TYPE_CHECKING:
+    from studies.grid import Grid
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
 DATASET = "videos"
-ARMS = {
-    "untrained": Arm({"order_schedule": "baseline"}, train=False),
-    "baseline": Arm({"order_schedule": "baseline"}),
-    "ViDiDi": Arm({"order_schedule": "paper"}),
-}
 
 
-@dataclass
-class DemoArguments:
-    """The demo's command line."""
+@dataclass(kw_only=True)
+class DemoOptions(Options):
+    """The options of the demo."""
 
     dataset: str = option(default="motion", help="`motion`, or a folder or list of your own videos.")
-    dataset_root: str | None = option(default=None, help="Where `motion` shall be made.")
+    dataset_root: str | None = option(default=None, help="Folder for the generated `motion` videos.")
     split: str = option(default="train", help="The split to train on and to search; `all` takes all rows.")
     group_column: str | None = option(
-        default=None, help="For sets without a test split: compare videos that differ in this column only."
+        default=None,
+        old_names=("leave_out",),
+        help="For sets without a test split: compare only videos that differ in this column.",
     )
-    config: str = option(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
-    epochs: int | None = option(default=None, help="Epochs of each run, instead of the file's.")
-    seeds: list[int] = option(default_factory=lambda: [0], help="One comparison for each seed.")
-    num_clips: int = option(default=4, help="Clips per video in the evaluation.")
-    processes: int = option(default=2, help="Runs at a time.")
-    output_dir: str = option(default="demo", help="Folder of the encoders, the table and the pictures.")
+    recipe: str = option(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
+    epochs: int | None = option(default=None, at_least=1, help="Epochs of each run, instead of the recipe's.")
+    seeds: list[int] = option(default_factory=lambda: [0], help="One comparison per seed.")
+    num_clips: int = option(default=4, at_least=1, help="Clips per video in the evaluation.")
+    processes: int = option(default=2, at_least=1, help="Runs at a time.")
+    output_dir: str = option(default="demo", help="Folder of the encoders, the table and the figures.")
 
 
-def declare(arguments: DemoArguments) -> Grid:
-    """The demo is a study of one data set, whose recipe is that of the file and the command line."""
-    recipe = {
-        **{name: value for name, value in PretrainingRecipe.read_values(arguments.config).items() if name != "dataset"},
-        "split": arguments.split,
-        "group_column": arguments.group_column,
-    }
-    if arguments.epochs is not None:
-        recipe["epochs"] = arguments.epochs
+def declare(options: DemoOptions) -> Grid:
+    """Declares the demo as a study of one data set."""
+    from studies.grid import Arm, Grid, StudyDataset
+    from studies.runs import Protocol
+    from vididi_hf.pretraining.recipe import PretrainingRecipe
+
+    recipe = PretrainingRecipe.read_values(options.recipe)
+    recipe |= {"split": options.split, "group_column": options.group_column}
+    recipe.pop("dataset", None)
+    if options.epochs is not None:
+        recipe["epochs"] = options.epochs
     return Grid(
-        about="The same tiny network on the same videos, plain and with ViDiDi",
-        datasets={DATASET: StudyDataset(arguments.dataset, recipe)},
-        arms=ARMS,
-        seeds=arguments.seeds,
-        evaluation=Protocol(num_clips=arguments.num_clips, linear=False),
+        about="The same tiny network on the same videos, without and with ViDiDi",
+        datasets={DATASET: StudyDataset(options.dataset, recipe)},
+        arms={
+            "untrained": Arm({"order_schedule": "baseline"}, train=False),
+            "baseline": Arm({"order_schedule": "baseline"}),
+            "ViDiDi": Arm({"order_schedule": "paper"}),
+        },
+        seeds=options.seeds,
+        evaluation=Protocol(num_clips=options.num_clips, linear=False),
     )
 
 
-def run(arguments: DemoArguments) -> None:
-    """Trains, evaluates, and writes the table and the pictures."""
-    output_dir = Path(arguments.output_dir)
-    grid = declare(arguments)
-    runs = grid.runs_on(DATASET, arguments.dataset, output_dir, root=arguments.dataset_root)
-    outcomes = run_all(runs, arguments.processes)
+def run(options: DemoOptions) -> None:
+    """Trains, evaluates, and writes the table and the figures."""
+    from studies.demonstration import plot_comparison
+    from studies.records import score_table
+    from studies.running import Outcome, run_all
+    from studies.tables import format_scores, summarize
+    from vididi_hf.files import write_text
+
+    output_dir, start = Path(options.output_dir), time.monotonic()
+    runs = declare(options).runs_on(DATASET, options.dataset, output_dir, root=options.dataset_root)
+    print(f"{len(runs)} runs, {options.processes} at a time: prepares the videos, trains, evaluates", flush=True)
+
+    def finished(outcome: Outcome) -> None:
+        state = f"failed: {outcome.error}" if outcome.error else "done"
+        print(f"{time.monotonic() - start:4.0f} s: {outcome.run.folder.name}: {state}", flush=True)
+
+    outcomes = run_all(runs, options.processes, finished)
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    rows = summarize(score for outcome in outcomes if outcome.result for score in scores_of(outcome.result))
-    written = [{name: value for name, value in asdict(row).items() if name not in ("dataset", "about")} for row in rows]
-    write_text(
-        output_dir / "results.json", json.dumps({"arguments": asdict(arguments), "rows": written}, indent=2) + "\n"
-    )
+    summary = summarize(score_table(outcome.result for outcome in outcomes if outcome.result))
+    rows = []
+    for (arm, shown), found in summary.groupby(["arm", "input"], sort=False):
+        numbers = zip(found["metric"], found["mean"], found["std"])
+        metrics = {name: {"mean": mean, "std": None if math.isnan(std) else std} for name, mean, std in numbers}
+        rows.append({"arm": arm, "input": shown, "seeds": len(options.seeds), "metrics": metrics})
+    content = {"arguments": asdict(options), "rows": rows}
+    write_text(output_dir / "results.json", json.dumps(content, indent=2) + "\n")
     if rows:
-        table = format_table(rows)
+        table = format_scores(summary)
         write_text(output_dir / "results.md", table + "\n")
-        print(f"\n{table}\n\nIn per cent. R@1: the share of videos whose nearest neighbor has their label.")
+        print(f"\n{table}\n\nIn percent. R@1: the share of videos whose nearest neighbor has their label.")
     else:
-        print("\nThe videos have no labels, so there is no table; retrieval.png shows what each encoder finds alike.")
+        print("\nThe videos have no labels, so there is no table. retrieval.png shows the nearest neighbors.")
     for path in plot_comparison(runs, output_dir):
-        print(f"picture: {path}")
+        print(f"figure: {path}")
     for each in runs:
-        print(f"encoder: {each.folder}  (ViDiDiModel.from_pretrained)")
+        print(f"encoder: {each.folder}  (load it with ViDiDiModel.from_pretrained)")
 
 
-def main(command_line: Sequence[str] | None = None) -> None:
-    """Reads the command line and runs the comparison."""
-    arguments = parse_arguments(DemoArguments, command_line, __doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options and runs the comparison."""
+    options = parse_options(DemoOptions, arguments, prog="demo.py", description=__doc__)
     with errors_in_one_line("demo.py"):
-        run(arguments)
+        run(options)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,66 @@
 #!/usr/bin/env python
-"""Runs a declared study: trains and evaluates every encoder of a grid, and writes down what each reaches.
+"""Trains and evaluates every encoder of a grid, and records the results. Runs from a checkout.
 
-python scripts/study.py studies/main.json --data path/to/data           # continues where it was; done runs are skipped
+python scripts/study.py studies/main.json --data path/to/data   # continues; finished runs are skipped
 python scripts/study.py studies/main.json --data path/to/data --only 'motion/*seed0'
-python scripts/study.py studies/main.json --report                      # renders docs/study.md from the results
+python scripts/study.py --report                                # renders the tables from the results
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.commands import report, run_study
-from vididi_hf.options import build_parser, errors_in_one_line, option
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package `studies`
 
-ROOT = Path(__file__).parents[1]
+from vididi_hf.options import Options, errors_in_one_line, option, parse_options
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
-@dataclass
-class StudyArguments:
-    """The study's command line."""
+@dataclass(kw_only=True)
+class StudyOptions(Options):
+    """The options of a study."""
 
-    output_dir: str = option(default="runs/study", help="Folder of the runs, one each; grids can share it.")
-    results: str = option(default=str(ROOT / "studies" / "results"), help="Folder of the tables of results.")
-    data: str | None = option(default=None, help="Folder that holds the data sets that are not built in.")
+    grid: str | None = option(default=None, positional=True, help="JSON file of the grid, such as studies/main.json.")
+    output_dir: str = option(default="runs/study", help="Folder of the runs. Grids can share it.")
+    results: str = option(default=str(ROOT / "studies" / "results"), help="Folder of the results.")
+    data: str | None = option(default=None, help="Folder of the data sets that are not built in.")
     only: list[str] = option(
-        default_factory=list,
-        help="Run only these: data sets, or patterns of <data set>/<arm>-seed<seed> with * and ?.",
+        default_factory=list, help="Execute only these data sets, or patterns of <data set>/<arm>-seed<seed>."
     )
-    jobs: int = option(default=1, help="Runs at a time; they share the cores.")
-    num_workers: int | None = option(default=None, help="Processes that decode, for each run, instead of the grid's.")
-    report: bool = option(default=False, help="Train nothing: render the results into docs/study.md and docs/images.")
-    page: str = option(default=str(ROOT / "docs" / "study.md"), help="The page that --report renders into.")
+    jobs: int = option(default=1, at_least=1, help="Runs at a time. They share the cores.")
+    num_workers: int | None = option(default=None, at_least=0, help="Decoding processes of each run.")
+    report: bool = option(default=False, help="Only render the tables and figures of all results.")
+    page: str = option(default=str(ROOT / "docs" / "study.md"), help="The page with the table of the main results.")
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, got {self.jobs}")
+        super().__post_init__()
+        if self.grid is None and not self.report:
+            raise ValueError("name a grid, such as studies/main.json, or pass --report")
 
 
-def main(command_line: Sequence[str] | None = None) -> None:
-    """Reads the command line and runs the study; the exit status is 1 if a run has failed."""
-    parser = build_parser(StudyArguments, __doc__)
-    parser.add_argument("grid", help="The JSON file that declares the study, such as studies/main.json.")
-    values = vars(parser.parse_args(command_line))
-    grid = values.pop("grid")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the study. The exit status is 1 if a run failed."""
+    options = parse_options(StudyOptions, arguments, prog="study.py", description=__doc__)
     with errors_in_one_line("study.py"):
-        arguments = StudyArguments(**values)
-        if arguments.report:
-            for path in report(grid, arguments.results, arguments.page):
+        from studies.commands import report, run_study
+
+        if options.report:
+            for path in report(options.results, options.page):
                 print(f"written: {path}")
             return
+        assert options.grid is not None
         failed = run_study(
-            grid,
-            output_dir=arguments.output_dir,
-            results=arguments.results,
-            data=arguments.data,
-            only=arguments.only,
-            jobs=arguments.jobs,
-            num_workers=arguments.num_workers,
+            options.grid,
+            output_dir=options.output_dir,
+            results=options.results,
+            data=options.data,
+            only=options.only,
+            jobs=options.jobs,
+            num_workers=options.num_workers,
         )
     if failed:
         raise SystemExit(1)

@@ -1,7 +1,9 @@
-"""What `scripts/study.py` does: run what is not done, write down what is, render the page."""
+"""Runs a grid, records its results, and renders tables and figures."""
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,12 +11,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from studies.grid import read_grid
-from studies.plots import write_plots
-from studies.records import Records, collect, read_all_records, read_records, write_records
-from studies.report import render, update_page
-from studies.running import BusyError, Outcome, describe, run_all
+from studies.plots import figure_files, write_figures
+from studies.records import Records, collect, read_all_records
+from studies.running import BusyError, Outcome, run_all
 from studies.runs import Run
+from studies.tables import render_evidence, render_study, update_page
 from vididi_hf.data.registry import DATASETS
+from vididi_hf.files import write_text
 
 
 def run_study(
@@ -27,95 +30,70 @@ def run_study(
     jobs: int = 1,
     num_workers: int | None = None,
 ) -> list[Outcome]:
-    """Runs what a grid lacks, and writes its results after every run.
+    """Executes the runs of a grid that have no result, and records the results after every run.
 
-    A run is done if its folder says so, or if the results of some grid hold it already, perhaps from another machine,
-    with the same configuration.
-
-    Args:
-        path: The grid.
-        output_dir: Folder of the runs.
-        results: Folder of the results, `<grid>.csv` and `<grid>.json`.
-        data: The folder of the data sets that are not built in.
-        only: Patterns of the names of the runs that shall be run; none runs all.
-        jobs: Runs at a time.
-        num_workers: Processes that decode, for each run; None leaves it to the grid.
-
-    Returns:
-        The runs that have failed.
-
-    Raises:
-        ValueError: If the grid is wrong, no run has such a name, or `data` is needed and missing.
-        FileNotFoundError: If there is no such grid, or a data set is not there.
+    A run is done if its folder says so, or if the results of any grid hold it with the same configuration. Returns the
+    runs that failed. The arguments are those of `scripts/study.py`.
     """
     path = Path(path)
     grid = read_grid(path)
-    overrides = {} if num_workers is None else {"num_workers": num_workers}
-    runs = grid.plan(output_dir, data, **overrides)
+    runs = grid.plan(output_dir, data, **({} if num_workers is None else {"num_workers": num_workers}))
     chosen = choose_runs(runs, only)
     command = f"python scripts/study.py studies/{path.name} --data DATA"
 
-    def write() -> Records:
-        records = collect(grid, runs, read_all_records(results, path.stem), command)
-        write_records(records, results, path.stem)
+    def record() -> Records:
+        records = collect(grid, runs, list(read_all_records(results, path.stem).values()), command)
+        records.write(results, path.stem)
         return records
 
-    known = read_all_records(results, path.stem)
+    known = read_all_records(results, path.stem).values()
     waiting = [run for run in chosen if run.result() is None and not any(records.holds(run) for records in known)]
     print(f"{path.stem}: {len(runs)} runs, {len(chosen)} chosen, {len(chosen) - len(waiting)} of them done already")
     for run in waiting:
         if data is None and (declared := run.declared["dataset"]) not in DATASETS:
-            raise ValueError(f"{run.dataset} is no built-in data set: say with --data which folder holds {declared}")
+            raise ValueError(f"{run.dataset} is not a built-in data set: pass the folder of {declared} as --data")
     failed = []
+    start = time.monotonic()
 
     def finished(outcome: Outcome) -> None:
+        after = f"{(time.monotonic() - start) / 60:.1f} min"
         if outcome.error is None:
-            tqdm.write(f"done: {outcome.run.name}")
+            tqdm.write(f"{after}: done: {outcome.run.name}")
         elif isinstance(outcome.error, BusyError):
-            tqdm.write(f"left alone: {outcome.error}")
+            tqdm.write(f"{after}: skipped: {outcome.error}")
         else:
             failed.append(outcome)
-            tqdm.write(f"failed: {outcome.run.name}: {describe(outcome.error)}")
-        write()
+            tqdm.write(f"{after}: failed: {outcome.run.name}: {outcome.error}")
+        record()
 
     if waiting:
         run_all(waiting, jobs, finished)
-    missing = write().missing()
+    missing = record().missing()
     print(f"{path.stem}: {len(runs) - len(missing)} of {len(runs)} runs are in {Path(results) / path.stem}.csv")
     return failed
 
 
 def choose_runs(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
-    """Chooses the runs whose names match one of some patterns; all for no pattern.
+    """Returns the runs whose data set or name matches a pattern; all if there is no pattern."""
 
-    Raises:
-        ValueError: If a pattern matches nothing.
-    """
+    def matches(run: Run, pattern: str) -> bool:
+        return fnmatchcase(run.name, pattern) or run.dataset == pattern
+
     for pattern in only:
-        if not any(_matches(run, pattern) for run in runs):
-            names = ", ".join(dict.fromkeys(run.name for run in runs))
-            raise ValueError(f"no run is called {pattern!r}; there are {names}")
-    return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
+        if not any(matches(run, pattern) for run in runs):
+            raise ValueError(f"no run matches {pattern!r}; runs: {', '.join(dict.fromkeys(run.name for run in runs))}")
+    return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
 
 
-def _matches(run: Run, pattern: str) -> bool:
-    return fnmatchcase(run.name, pattern) or run.dataset == pattern
-
-
-def report(path: str | Path, results: str | Path, page: str | Path) -> list[Path]:
-    """Renders the results of a grid into a page, with its pictures in `images/` beside the page.
-
-    Args:
-        path: The grid.
-        results: Folder of the results.
-        page: The page; it has the markers of the grid.
-
-    Returns:
-        What was written.
-    """
-    name = Path(path).stem
-    records = read_records(results, name)
-    written = [update_page(page, {name: render(records, name)})]
-    if records is not None:
-        written += write_plots(records, name, Path(page).parent / "images")
-    return written
+def report(results: str | Path, page: str | Path) -> list[Path]:
+    """Renders all results: `tables/<grid>.md` and `figures/` beside the results, and the table of the page."""
+    folder, page = Path(results), Path(page)
+    known = read_all_records(folder)
+    written = []
+    for name, records in known.items():
+        figures = write_figures(records, name, folder / "figures")
+        text = render_study(records, name, [f"../figures/{file}" for file in figure_files(records, name)])
+        written += [write_text(folder / "tables" / f"{name}.md", text), *figures]
+    (page.parent / "images").mkdir(exist_ok=True)
+    written.append(Path(shutil.copy(folder / "figures" / "main.png", page.parent / "images" / "study.png")))
+    return [*written, update_page(page, render_evidence(known))]

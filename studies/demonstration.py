@@ -1,8 +1,7 @@
-"""The pictures of one comparison, on videos of whatever kind: curves, derivative views, what each encoder retrieves."""
+"""The figures of one comparison: learning curves, derivative views, and what each encoder retrieves."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import datasets
 import torch
 
-from studies.measuring import LABEL, NEIGHBOURS
-from studies.runs import NEIGHBOURS_JSON, Run
+from studies.measuring import LABEL, NUM_NEIGHBORS
+from studies.runs import NEIGHBORS_JSON, Run
 from vididi_hf.data.decoding import decode_clips
 from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.video_processing_vididi import uniform_clips
@@ -21,20 +20,10 @@ QUERIES_SHOWN = 4
 
 
 def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
-    """Writes `curves.png`, `derivatives.png` and `retrieval.png`.
-
-    Args:
-        runs: Finished runs on one data set.
-        output_dir: Where the pictures go.
-
-    Returns:
-        Their paths.
-    """
-    folder = Path(output_dir)
+    """Writes `curves.png`, `derivatives.png` and `retrieval.png` of finished runs on one data set."""
     recipe = runs[0].recipe
     splits = runs[0].source.load()
     labeled = LABEL in splits.gallery.column_names
-
     curves: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.trained:
@@ -43,8 +32,8 @@ def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
     keys = ("loss", "R@1") if any("R@1" in row for rows in curves.values() for row in rows) else ("loss",)
     figures = {"curves": plot_curves(curves, keys, chance=chance)}
 
-    # The first seed's encoders, on the same queries.
-    first = {run.arm: json.loads((run.folder / NEIGHBOURS_JSON).read_text()) for run in runs if run.seed == recipe.seed}
+    # The encoders of the first seed, on the same queries.
+    first = {run.arm: run.read(NEIGHBORS_JSON) or {} for run in runs if run.seed == recipe.seed}
     rows = sorted(set.intersection(*({int(row) for row in found} for found in first.values())))
     if labeled:
         labels = torch.tensor(splits.queries[LABEL])[rows]
@@ -57,7 +46,6 @@ def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
 
     query = splits.queries.select(shown[:1]).cast_column("video", datasets.Video(decode=False))[0]["video"]
     figures["derivatives"] = plot_derivatives(decode_clips(query, choose)[0])
-    trained = {run.arm for run in runs if run.trained}
-    neighbors = {name: [found[str(row)] for row in shown] for name, found in first.items() if name in trained}
-    figures["retrieval"] = plot_retrieval(splits.queries, shown, splits.gallery, neighbors, NEIGHBOURS)
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    neighbors = {arm: [first[arm][str(row)] for row in shown] for arm in curves}
+    figures["retrieval"] = plot_retrieval(splits.queries, shown, splits.gallery, neighbors, NUM_NEIGHBORS)
+    return [save_figure(figure, Path(output_dir) / f"{name}.png") for name, figure in figures.items()]

@@ -29,7 +29,7 @@ def test_tensors_are_counted_while_they_live(script: SimpleNamespace) -> None:
 
 def test_a_cached_step_peaks_like_a_step_of_its_chunk(script: SimpleNamespace) -> None:
     network = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 32, "num_frames": 4}
-    arguments = script.Arguments(objective="simclr", **network)
+    arguments = script.MemoryBenchmarkOptions(objective="simclr", **network)
     small, cached, whole = (script.count(arguments, *sizes) for sizes in ((8, 0), (64, 8), (64, 0)))
     assert cached < 1.5 * small
     assert whole > 4 * small

@@ -5,12 +5,15 @@ import io
 import re
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+pytest.importorskip("gradio", reason="gradio is not installed: pip install vididi-hf[explorer]")
+
 from explorer.exploration import Exploration, Neighbor
-from explorer.tiles import moving_picture, neighbors_page
+from explorer.interface import moving_picture, neighbors_page
 
 
 def gray(levels):

@@ -1,20 +1,16 @@
 """The demo from end to end, in two processes, on the smallest sets: with labels a table, without them pictures only."""
 
-import importlib.util
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from studies.runs import NEIGHBOURS_JSON
+from scripts import demo
+from studies.runs import NEIGHBORS_JSON
 from vididi_hf.evaluation.results import METRICS_JSON, read_report
 from vididi_hf.modeling_vididi import ViDiDiModel
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 RECIPE = {
     "dataset": "motion",
     "hidden_sizes": [4, 4, 8, 8],
@@ -30,18 +26,6 @@ RECIPE = {
 }
 
 
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("demo", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.json"
@@ -49,9 +33,9 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_arms_differ_in_schedule_seed_and_folder_only(script, recipe: Path, tmp_path: Path) -> None:
-    arguments = script.DemoArguments(config=str(recipe), seeds=[3, 5], output_dir=str(tmp_path / "demo"), epochs=2)
-    runs = script.declare(arguments).runs_on("videos", "motion", tmp_path / "demo", root="here")
+def test_arms_differ_in_schedule_seed_and_folder_only(recipe: Path, tmp_path: Path) -> None:
+    options = demo.DemoOptions(recipe=str(recipe), seeds=[3, 5], output_dir=str(tmp_path / "demo"), epochs=2)
+    runs = demo.declare(options).runs_on("videos", "motion", tmp_path / "demo", root="here")
     expected = [(f"{arm}-seed{seed}", seed) for seed in (3, 5) for arm in ("untrained", "baseline", "vididi")]
     assert [(run.folder.name, run.seed) for run in runs] == expected
     assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
@@ -63,16 +47,18 @@ def test_arms_differ_in_schedule_seed_and_folder_only(script, recipe: Path, tmp_
 
 
 def test_labeled_videos_become_a_table_pictures_and_encoders(
-    script, recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "demo"
     dataset = str(motion_root / "clips.csv")
-    command = ["--dataset", dataset, "--config", str(recipe), "--epochs", "1", "--output_dir", str(folder)]
-    script.main([*command, "--num_clips", "2"])
+    command = ["--dataset", dataset, "--recipe", str(recipe), "--epochs", "1", "--output_dir", str(folder)]
+    demo.main([*command, "--num_clips", "2"])
     printed = capsys.readouterr().out
     table = (folder / "results.md").read_text()
     assert table in printed
-    assert table.startswith("| encoder | shown | R@1 | R@5 | 20-NN |\n| --- | --- | --- | --- | --- |\n")
+    assert "3 runs, 2 at a time" in printed
+    assert printed.count("-seed0: done") == 3
+    assert table.startswith("| encoder | input | R@1 | R@5 | 20-NN |\n| --- | --- | --- | --- | --- |\n")
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert [(row["arm"], row["input"]) for row in rows] == [
         (arm, shown) for arm in ("untrained", "baseline", "ViDiDi") for shown in ("frames", "derivative", "both")
@@ -92,26 +78,26 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(
     assert ViDiDiModel.from_pretrained(folder / "vididi-seed0").config.hidden_sizes == (4, 4, 8, 8)
     # What is done is not done again, and what is no longer wanted is not passed off as it.
     before = [path.stat().st_mtime_ns for path in encoders]
-    script.main([*command, "--num_clips", "2", "--processes", "1"])
+    demo.main([*command, "--num_clips", "2", "--processes", "1"])
     assert [path.stat().st_mtime_ns for path in encoders] == before
     with pytest.raises(SystemExit, match="2"):
-        script.main([*command, "--epochs", "2", "--processes", "1"])
+        demo.main([*command, "--epochs", "2", "--processes", "1"])
     assert "epochs was 1 and is 2" in capsys.readouterr().err
 
 
 def test_unlabeled_videos_have_neighbors_instead_of_a_table(
-    script, motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     for number, video in enumerate(sorted((motion_root / "train").rglob("*.mp4"))):
         shutil.copy(video, folder / f"{number}.mp4")
-    command = ["--dataset", str(folder), "--config", str(recipe), "--output_dir", str(tmp_path / "demo")]
-    script.main([*command, "--epochs", "1", "--processes", "1"])
+    command = ["--dataset", str(folder), "--recipe", str(recipe), "--output_dir", str(tmp_path / "demo")]
+    demo.main([*command, "--epochs", "1", "--processes", "1"])
     assert "no labels" in capsys.readouterr().out
     encoder = tmp_path / "demo" / "vididi-seed0"
     assert not (encoder / METRICS_JSON).exists()
-    neighbors = json.loads((encoder / NEIGHBOURS_JSON).read_text())
+    neighbors = json.loads((encoder / NEIGHBORS_JSON).read_text())
     assert len(neighbors) == 16
     assert all(int(query) not in rows for query, rows in neighbors.items())
     assert (tmp_path / "demo" / "retrieval.png").exists()

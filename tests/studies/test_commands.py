@@ -1,121 +1,86 @@
-"""A study from its command line to its page; runs are computed in this process."""
+"""A study from its grid to its tables. The runs execute in this process."""
 
-import csv
-import importlib.util
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from scripts.study import ROOT, StudyOptions
 from studies import running
-from studies.report import markers
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
-
-
-@pytest.fixture
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("study_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+from studies.commands import run_study
+from studies.records import read_records
+from studies.tables import render_study
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Computes runs in this process, which spares the start of others."""
+    """Executes runs in this process, which saves starting others."""
 
-    class Inline:
-        def __init__(self, *_: Any, **__: Any):
-            pass
+    def start(run: Any, threads: int) -> SimpleNamespace:
+        try:
+            running.run_one(run)
+        except Exception:
+            return SimpleNamespace(is_alive=lambda: False, exitcode=1)
+        return SimpleNamespace(is_alive=lambda: False, exitcode=0)
 
-        def submit(self, function: Any, *arguments: Any) -> Future:
-            future: Future = Future()
-            try:
-                future.set_result(function(*arguments))
-            except Exception as error:
-                future.set_exception(error)
-            return future
-
-        def shutdown(self, **_: Any) -> None:
-            pass
-
-    monkeypatch.setattr(running, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(running, "start_process", start)
 
 
 def values_of(results: Path) -> dict[str, float]:
-    with (results / "tiny.csv").open(newline="") as file:
-        return {
-            row["arm"]: float(row["value"])
-            for row in csv.DictReader(file)
-            if (row["about"], row["input"], row["metric"]) == ("label", "frames", "R@1")
-        }
+    rows = pd.read_csv(results / "tiny.csv").query("about == 'label' and input == 'frames' and metric == 'R@1'")
+    return dict(zip(rows["arm"], rows["value"]))
 
 
-def test_a_study_in_parts_with_a_failure_and_its_page(
-    script, here: None, tiny_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_study_in_parts_with_a_failure(
+    here: None, tiny_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, runs = tmp_path / "results", tmp_path / "runs"
-    command = [str(tiny_study.path), "--data", str(tiny_study.data), "--results", str(results)]
-    command_here = [*command, "--output_dir", str(runs)]
+    folders = {"results": results, "data": tiny_study.data}
 
-    # One part. Then all, of which one fails and the others do not suffer.
-    script.main([*command_here, "--only", "*/untrained-*"])
+    # First one arm. Then all: one fails, and the others continue.
+    assert run_study(tiny_study.path, output_dir=runs, only=["*/untrained-*"], **folders) == []
     assert list(values_of(results)) == ["untrained"]
     wrong = runs / "clips" / "vicreg-seed0"
     wrong.mkdir()
-    (wrong / "configuration.json").write_text(
-        json.dumps({**json.loads((runs / "clips/untrained-seed0/configuration.json").read_text()), "train_share": 0.5})
-    )
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        script.main([*command_here, "--jobs", "2"])
-    assert caught.value.code == 1
+    found = json.loads((runs / "clips/untrained-seed0/configuration.json").read_text())
+    (wrong / "configuration.json").write_text(json.dumps({**found, "train_share": 0.5}))
+    [failed] = run_study(tiny_study.path, output_dir=runs, jobs=2, **folders)
+    assert failed.run.arm == "VICReg"
     printed = capsys.readouterr().out
     assert "3 runs, 3 chosen, 1 of them done already" in printed
     assert "failed: clips/vicreg-seed0: ValueError: " in printed
     assert "2 of 3 runs are in" in printed
     assert list(values_of(results)) == ["untrained", "VICReg + ViDiDi"]
     described = json.loads((results / "tiny.json").read_text())
-    [failure] = described["failures"]
-    assert (failure["arm"], failure["seed"]) == ("VICReg", 0)
+    assert [(failure["arm"], failure["seed"]) for failure in described["failures"]] == [("VICReg", 0)]
     assert described["command"] == "python scripts/study.py studies/tiny.json --data DATA"
 
-    # What was wrong is put right: only that run is run.
+    # After the repair only that run is executed.
     (wrong / "configuration.json").unlink()
-    script.main(command_here)
+    assert run_study(tiny_study.path, output_dir=runs, **folders) == []
     assert "3 runs, 3 chosen, 2 of them done already" in capsys.readouterr().out
     assert list(values_of(results)) == ["untrained", "VICReg", "VICReg + ViDiDi"]
     measured = {name: (results / name).read_text() for name in ("tiny.csv", "tiny.json")}
 
-    # On another machine, with the results and without the runs, nothing is left to do.
-    script.main([*command, "--output_dir", str(tmp_path / "elsewhere")])
+    # Elsewhere, with the results and without the runs, nothing is left to do.
+    assert run_study(tiny_study.path, output_dir=tmp_path / "elsewhere", **folders) == []
     assert "3 of them done already" in capsys.readouterr().out
     assert not list((tmp_path / "elsewhere").rglob("*.safetensors"))
     assert {name: (results / name).read_text() for name in measured} == measured
 
-    page = tmp_path / "docs" / "page.md"
-    page.parent.mkdir()
-    page.write_text("# A page\n\n{}\n{}\n".format(*markers("tiny")))
-    script.main([str(tiny_study.path), "--results", str(results), "--report", "--page", str(page)])
-    text = page.read_text()
+    records = read_records(results, "tiny")
+    assert records is not None
+    text = render_study(records, "tiny")
     assert f"| VICReg | frames | {100 * values_of(results)['VICReg']:.1f} |" in text
     assert "| VICReg + ViDiDi − VICReg | frames |" in text
-    for picture in ("study-tiny.png", "study-tiny-clips.png"):
-        assert f"(images/{picture})" in text
-        assert (page.parent / "images" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_validation_study_asks_about_training_videos(script, here: None, tiny_study, tmp_path: Path) -> None:
+def test_a_validation_study_uses_training_videos_only(here: None, tiny_study, tmp_path: Path) -> None:
     tiny_study.declare(
         validation=True,
         arms={f"rate {rate}": {"recipe": {"learning_rate": rate}, "series": "VICReg"} for rate in (0.01, 0.1)},
@@ -123,31 +88,25 @@ def test_a_validation_study_asks_about_training_videos(script, here: None, tiny_
         evaluation={"inputs": ["frames"], "num_clips": 1, "linear": False},
     )
     results = tmp_path / "results"
-    command = [str(tiny_study.path), "--data", str(tiny_study.data), "--results", str(results)]
-    script.main([*command, "--output_dir", str(tmp_path / "runs")])
+    run_study(tiny_study.path, output_dir=tmp_path / "runs", results=results, data=tiny_study.data)
     assert set(values_of(results)) == {"rate 0.01", "rate 0.1"}
     report = json.loads((tmp_path / "runs/clips-validation/rate-0.1-seed0/metrics.json").read_text())
     assert (report["protocol"]["gallery_videos"], report["protocol"]["query_videos"]) == (8, 8)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere.json"], "nowhere.json"),
-        (
-            ["{grid}", "--data", "{data}", "--only", "byol*"],
-            "no run is called 'byol*'; there are clips/untrained-seed0",
-        ),
-        (["{grid}"], "clips is no built-in data set: say with --data which folder holds clips.csv"),
-        (["{grid}", "--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["{grid}", "--jbos", "1"], "unrecognized arguments: --jbos 1"),
-    ],
-)
-def test_mistakes_cost_one_line(
-    script, tiny_study, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    filled = [argument.format(grid=tiny_study.path, data=tiny_study.data) for argument in arguments]
-    with pytest.raises(SystemExit) as caught:
-        script.main([*filled, "--results", str(tmp_path / "results"), "--output_dir", str(tmp_path / "runs")])
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+def test_mistakes_are_named(tiny_study, tmp_path: Path) -> None:
+    folders = {"output_dir": tmp_path / "runs", "results": tmp_path / "results"}
+    with pytest.raises(ValueError, match=r"no run matches 'byol\*'; runs: clips/untrained-seed0"):
+        run_study(tiny_study.path, data=tiny_study.data, only=["byol*"], **folders)
+    with pytest.raises(ValueError, match=r"clips is not a built-in data set: pass the folder of clips.csv as --data"):
+        run_study(tiny_study.path, **folders)
+    with pytest.raises(ValueError, match=r"name a grid, such as studies/main.json, or pass --report"):
+        StudyOptions()
+
+
+def test_the_script_finds_the_package_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "nowhere.json"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("study.py: error: ")
+    assert "nowhere.json" in found.stderr

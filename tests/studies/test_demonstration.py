@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from studies import demonstration
-from studies.measuring import NEIGHBOURS
-from studies.runs import NEIGHBOURS_JSON, Run
+from studies.measuring import NUM_NEIGHBORS
+from studies.runs import NEIGHBORS_JSON, Run
 
 ASKED = [1, 2, 4, 5, 7]
 
@@ -21,8 +21,8 @@ def runs(tiny_study, tmp_path: Path) -> list[Run]:
     for number, run in enumerate(runs):
         run.folder.mkdir(parents=True)
         asked = [*ASKED, 6] if number == 0 else ASKED
-        found = {str(row): [number, *range(1, NEIGHBOURS)] for row in asked}
-        (run.folder / NEIGHBOURS_JSON).write_text(json.dumps(found))
+        found = {str(row): [number, *range(1, NUM_NEIGHBORS)] for row in asked}
+        (run.folder / NEIGHBORS_JSON).write_text(json.dumps(found))
         if run.trained:
             lines = [{"epoch": 1, "loss": 2.0 + number}, {"epoch": 2, "loss": 1.0 + number, "R@1": 0.5}]
             (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -61,18 +61,9 @@ def test_pictures_compare_what_is_comparable(runs: list[Run], drawn: dict[str, A
     assert len(set(shown)) == demonstration.QUERIES_SHOWN
     assert len({queries["label"][row] for row in shown}) == demonstration.QUERIES_SHOWN
     assert neighbors == {  # of the first seed, and of what was trained
-        "VICReg": [[1, *range(1, NEIGHBOURS)]] * len(shown),
-        "VICReg + ViDiDi": [[2, *range(1, NEIGHBOURS)]] * len(shown),
+        "VICReg": [[1, *range(1, NUM_NEIGHBORS)]] * len(shown),
+        "VICReg + ViDiDi": [[2, *range(1, NUM_NEIGHBORS)]] * len(shown),
     }
-    assert count == NEIGHBOURS
+    assert count == NUM_NEIGHBORS
     (clip,), _ = drawn["plot_derivatives"]
     assert clip.shape[:2] == torch.Size([4 + 2, 3])  # two frames more, for the second derivative
-
-
-def test_without_retrieval_between_epochs_there_is_the_loss_alone(
-    runs: list[Run], drawn: dict[str, Any], tmp_path: Path
-) -> None:
-    for run in runs:
-        (run.folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n')
-    demonstration.plot_comparison(runs, tmp_path / "pictures")
-    assert drawn["plot_curves"][0][1] == ("loss",)

@@ -1,14 +1,12 @@
 """From a JSON file to runs: what each trains on, what it is evaluated with, and what is refused."""
 
-import doctest
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from studies import grid as module
-from studies.grid import read_grid, slug
+from studies.grid import read_grid
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -34,21 +32,6 @@ def test_runs_are_arms_times_seeds_and_differ_in_the_arms_fields_only(tiny_study
         changed = {name for name, value in asdict(run.recipe).items() if value != getattr(runs[0].recipe, name)}
         assert changed <= {"order_schedule", "seed", "output_dir"}
     assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
-
-
-def test_later_recipes_are_stronger(tiny_study, tmp_path: Path) -> None:
-    arms = {"a": {"recipe": {"epochs": 7}}, "b": {}}
-    first, second = tiny_study.plan(tmp_path, recipe={"epochs": 5, "batch_size": 4}, arms=arms, comparisons=[])
-    assert (first.recipe.epochs, second.recipe.epochs) == (7, 5)
-    assert first.recipe.batch_size == second.recipe.batch_size == 4
-    assert first.recipe.image_size == 32  # of the data set
-
-
-def test_runs_of_one_seed_come_before_those_of_the_next(tiny_study, tmp_path: Path) -> None:
-    tiny_study.add_dataset("others")
-    runs = tiny_study.plan(tmp_path, seeds=[1, 0], datasets=["clips", "others"])
-    assert [run.seed for run in runs] == [1] * 6 + [0] * 6
-    assert {run.dataset for run in runs[:6]} == {"clips", "others"}
 
 
 def test_a_validation_grid_has_folders_and_queries_of_its_own(tiny_study, tmp_path: Path) -> None:
@@ -90,8 +73,11 @@ def test_encoders_of_one_data_set_are_evaluated_on_another(tiny_study, tmp_path:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pretrained_on": "nowhere"}, "dataset 'others' is pretrained_on 'nowhere', which must be declared, too"),
-        ({"pretrained_on": "others"}, "which must be declared, too, and be pretrained on itself"),
+        (
+            {"pretrained_on": "nowhere"},
+            "dataset 'others': pretrained_on must name a data set with .*, got 'nowhere'",
+        ),
+        ({"pretrained_on": "others"}, "pretrained_on must name a data set with its own pretraining, got 'others'"),
     ],
 )
 def test_where_encoders_come_from_has_to_be_declared(tiny_study, fields: dict, message: str) -> None:
@@ -100,28 +86,22 @@ def test_where_encoders_come_from_has_to_be_declared(tiny_study, fields: dict, m
         tiny_study.grid(datasets=["others"])
 
 
-def test_a_data_set_that_does_not_train_says_no_more_than_how_it_is_shown(tiny_study) -> None:
-    tiny_study.add_dataset("others", pretrained_on="clips", recipe={"epochs": 3})
-    with pytest.raises(ValueError, match="dataset 'others' does not train, and sets epochs"):
-        tiny_study.grid(datasets=["clips", "others"])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seeds": []}, "needs datasets, arms and seeds"),
         ({"seeds": [1, 1]}, r"seeds must differ, got \[1, 1\]"),
-        ({"datasets": ["nowhere"]}, "datasets names nowhere, and datasets.json has clips"),
-        ({"arms": {"A b": {}, "a-b": {}}, "comparisons": []}, "'A b' makes 'a-b'"),
-        ({"arms": {"a": {"epochs": 3}}}, "arm 'a' has no epochs; it has recipe, train"),
-        ({"arms": {"a": {"recipe": {"epoch": 3}}}, "comparisons": []}, "arm 'a' sets what no grid can: epoch"),
-        ({"recipe": {"seed": 3}}, "recipe sets what no grid can: seed"),
-        ({"comparisons": [["VICReg", "BYOL"]]}, r"comparisons are pairs of .*got \['VICReg', 'BYOL'\]"),
+        ({"datasets": ["nowhere"]}, "unknown data set nowhere; datasets.json has clips"),
+        ({"arms": {"A b": {}, "a-b": {}}, "comparisons": []}, "'A b' becomes 'a-b'"),
+        ({"arms": {"a": {"epochs": 3}}}, "arm 'a': .* unexpected keyword argument 'epochs'"),
+        ({"arms": {"a": {"recipe": {"epoch": 3}}}, "comparisons": []}, "arm 'a' cannot set epoch"),
+        ({"recipe": {"seed": 3}}, "recipe cannot set seed"),
+        ({"comparisons": [["VICReg", "BYOL"]]}, r"comparisons must be pairs of .*got \['VICReg', 'BYOL'\]"),
         ({"evaluation": {"inputs": ["sound"]}}, "unknown input 'sound'"),
-        ({"evaluation": {"clips": 3}}, "evaluation has no clips; it has inputs, num_clips"),
+        ({"evaluation": {"clips": 3}}, "evaluation: .* unexpected keyword argument 'clips'"),
         ({"amount": "hours"}, "amount must be one of epochs, train_share, got 'hours'"),
         ({"arms": {"a": {"train_share": 0}}, "comparisons": []}, "train_share must be above 0 and at most 1, got 0"),
-        ({"color": "red"}, "the grid has no color; it has about"),
+        ({"color": "red"}, "the grid: .* unexpected keyword argument 'color'"),
     ],
 )
 def test_what_does_not_exist_is_named(tiny_study, changes: dict, message: str) -> None:
@@ -132,10 +112,10 @@ def test_what_does_not_exist_is_named(tiny_study, changes: dict, message: str) -
 
 def test_missing_fields_and_files_are_named(tiny_study) -> None:
     tiny_study.path.write_text('{"datasets": ["clips"], "arms": {}}')
-    with pytest.raises(ValueError, match="the grid lacks about, seeds"):
+    with pytest.raises(ValueError, match=r"the grid: .* missing .* 'about' and 'seeds'"):
         read_grid(tiny_study.path)
     tiny_study.path.write_text("{")
-    with pytest.raises(ValueError, match=r"tiny.json is not JSON"):
+    with pytest.raises(ValueError, match=r"tiny.json: Expecting"):
         read_grid(tiny_study.path)
     with pytest.raises(FileNotFoundError):
         read_grid(tiny_study.path.with_name("other.json"))
@@ -171,8 +151,3 @@ def test_the_study_trains_on_motion_as_the_demo_does() -> None:
     study = read_grid(STUDIES / "main.json").datasets["motion"].recipe
     same = {name for name in demo if name not in ("dataset", "save_epochs")}
     assert {name: asdict(PretrainingRecipe(**study))[name] for name in same} == {name: demo[name] for name in same}
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0
-    assert slug("ViDiDi, 25 % of the videos") == "vididi-25-of-the-videos"

@@ -72,13 +72,6 @@ def test_chance_is_what_a_random_order_reaches(splits) -> None:
     assert chance_of(uneven, uneven) == pytest.approx((2 / 3 + 2 / 3 + 1 + 0) / 4)
 
 
-def test_linear_probes_are_fitted_only_where_they_are_asked_for(encoder, splits) -> None:
-    found = measure(*encoder, splits, Protocol(inputs=["frames"], num_clips=1, linear=False))
-    assert set(found.metrics) == {"label"}
-    assert "linear" not in found.metrics["label"]["frames"]
-    assert set(found.results) == {"retrieval"}
-
-
 def test_videos_without_labels_give_neighbors(encoder, splits) -> None:
     rows = splits.gallery.remove_columns(["label", "background"])
     found = measure(*encoder, RetrievalSplits(rows, rows, None), Protocol(num_clips=1), dataset="x", num_workers=0)

@@ -1,16 +1,13 @@
-"""Pictures are read back from what was drawn."""
+"""Figures are read back from what was drawn."""
 
-import doctest
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from studies import plots as module
-from studies.plots import amounts, plot_amount, plot_scores, write_plots
+from studies.plots import add_amounts, figure_files, plot_amount, plot_scores, write_figures
 from studies.records import Records
-from studies.report import picture_files
-from studies.statistics import Score
 
 VALUES = {"untrained": (0.1, 0.14), "short": (0.2, 0.3), "long": (0.5, 0.9)}
 
@@ -40,50 +37,45 @@ def records() -> Records:
     return found
 
 
-def test_bars_are_means_with_deviations_and_every_seed(records: Records) -> None:
-    [panel] = plot_scores(records.scores(), {"x": 0.05}).axes
+@pytest.fixture
+def recalls(records: Records) -> pd.DataFrame:
+    return records.scores().query("input == 'frames'")
+
+
+def test_bars_are_means_with_deviations_and_every_seed(recalls: pd.DataFrame) -> None:
+    [panel] = plot_scores(recalls, {"x": 0.05}).axes
     assert [label.get_text() for label in panel.get_yticklabels()] == list(VALUES)
     assert [bar.get_width() for bar in panel.patches] == pytest.approx([np.mean(v) for v in VALUES.values()])
-    dots = [line.get_xdata().tolist() for line in panel.lines if line.get_marker() == "o"]
-    assert dots == [list(values) for values in VALUES.values()]
-    for collection, values in zip(panel.collections, VALUES.values()):
-        [(low, _), (high, _)] = collection.get_segments()[0]
+    [dots] = [line for line in panel.lines if line.get_marker() == "o"]
+    assert dots.get_xdata().tolist() == [value for values in VALUES.values() for value in values]
+    assert dots.get_ydata().tolist() == [0, 0, 1, 1, 2, 2]
+    for segment, values in zip(panel.collections[0].get_segments(), VALUES.values()):
+        [(low, _), (high, _)] = segment
         assert (high - low) / 2 == pytest.approx(np.std(values, ddof=1))
-    with pytest.raises(ValueError, match="nothing was measured of 'mAP' when 'frames' were shown"):
-        plot_scores(records.scores(), {"x": 0.05}, metric="mAP")
 
 
-def test_data_sets_have_panels_of_their_own() -> None:
-    scores = [Score(dataset, "a", 0, "label", "frames", "R@1", 0.5) for dataset in ("x", "y")]
-    figure = plot_scores(scores, {"x": 0.1, "y": 0.2})
-    assert [panel.get_title("left") for panel in figure.axes] == ["x", "y"]
+def test_amounts_are_those_of_the_recipes_and_the_untrained_encoder_has_none(
+    recalls: pd.DataFrame, records: Records
+) -> None:
+    found = add_amounts(recalls, records).groupby(["series", "amount"])["value"].apply(list).to_dict()
+    assert found == {("untrained", 0): [0.1, 0.14], ("ViDiDi", 5): [0.2, 0.3], ("ViDiDi", 40): [0.5, 0.9]}
 
 
-def test_amounts_are_those_of_the_recipes_and_the_untrained_encoder_has_none(records: Records) -> None:
-    amount, found = amounts(records)
-    assert amount == "epochs"
-    assert found == {"x": {"untrained": {0.0: [0.1, 0.14]}, "ViDiDi": {5.0: [0.2, 0.3], 40.0: [0.5, 0.9]}}}
-
-
-def test_curves_join_means_and_show_every_seed(records: Records) -> None:
-    [panel] = plot_amount(*amounts(records), {"x": 0.05}).axes
+def test_curves_join_means_and_show_every_seed(recalls: pd.DataFrame, records: Records) -> None:
+    [panel] = plot_amount(add_amounts(recalls, records), {"x": 0.05}, "epochs").axes
     level, line, dots, chance = panel.lines
     assert level.get_ydata() == pytest.approx([0.12, 0.12])
     assert line.get_xydata() == pytest.approx(np.array([[5, 0.25], [40, 0.7]]))
     assert dots.get_xydata() == pytest.approx(np.array([[5, 0.2], [5, 0.3], [40, 0.5], [40, 0.9]]))
     assert chance.get_ydata() == [0.05, 0.05]
-    [_, whisker] = (lines.get_paths()[0].vertices for lines in panel.collections)
+    whisker = panel.collections[0].get_segments()[1]
     assert whisker[:, 0].tolist() == [40, 40]
     assert whisker[:, 1] == pytest.approx(0.7 + np.std([0.5, 0.9], ddof=1) * np.array([-1, 1]))
     assert panel.get_xlabel() == "epochs"
 
 
-def test_pictures_that_the_page_names_are_written(records: Records, tmp_path: Path) -> None:
-    paths = write_plots(records, "tiny", tmp_path / "images")
-    assert [path.name for path in paths] == list(picture_files(records, "tiny"))
-    assert len(paths) == 3
+def test_the_named_figures_are_written(records: Records, tmp_path: Path) -> None:
+    paths = write_figures(records, "tiny", tmp_path)
+    assert [path.name for path in paths] == list(figure_files(records, "tiny"))
+    assert [path.name for path in paths] == ["tiny.png", "tiny-amount.png", "tiny-x.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0

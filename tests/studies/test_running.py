@@ -15,13 +15,14 @@ import torch
 from filelock import FileLock
 
 from studies import running
-from studies.running import BusyError, prepare, run_all, run_one
+from studies.running import BusyError, run_all, run_one
 from studies.runs import Run
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.pretraining.checkpoints import list_checkpoints
-from vididi_hf.pretraining.loop import build_model, build_processor, save_untrained
+from vididi_hf.pretraining.modeling import build_model
+from vididi_hf.pretraining.setup import build_processor, save_untrained
 
 
 def files_of(run: Run) -> dict[str, int]:
@@ -109,7 +110,7 @@ def test_a_folder_of_another_configuration_is_refused(
     message = r"another configuration: projector_sizes was \[8, 8\] and is \[4\]; epochs was 1 and is 3; remove it"
     with pytest.raises(ValueError, match=message):
         run_one(other)
-    failure = other.failure()
+    failure = other.read("failure.json")
     assert failure is not None
     assert failure["error"].startswith("ValueError: ")
     assert "another configuration" in failure["traceback"]
@@ -130,14 +131,7 @@ def test_two_processes_do_not_work_on_one_run(tiny_study, tmp_path: Path) -> Non
     run.folder.mkdir(parents=True)
     with FileLock(run.folder / running.LOCK), pytest.raises(BusyError, match="working on clips/untrained-seed0"):
         run_one(run)
-    assert run.failure() is None
-
-
-def test_selections_are_written_before_anything_runs(tiny_study, tmp_path: Path) -> None:
-    runs = tiny_study.plan(tmp_path / "out", validation=True)
-    prepare(runs)
-    splits = runs[0].source.load()
-    assert (len(splits.gallery), len(splits.queries), splits.group_column) == (8, 8, None)
+    assert run.read("failure.json") is None
 
 
 def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tiny_study, tmp_path: Path) -> None:
@@ -166,13 +160,13 @@ def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tin
     assert "its process died" in str(outcomes[1].error)
     assert outcomes[2].error is None
     assert fine.result() == outcomes[2].result
-    assert [run.failure() is None for run in runs] == [False, False, True]
+    assert [run.read("failure.json") is None for run in runs] == [False, False, True]
     assert killed.result() is None
     steps = int(list_checkpoints(killed.folder)[-1].name.removeprefix("step-"))
     assert 4 <= steps < 20  # of 2 in each of 10 epochs
 
     continued = run_one(killed)
-    assert killed.failure() is None
+    assert killed.read("failure.json") is None
     [whole] = tiny_study.plan(tmp_path / "whole", **{**declared, "arms": {"killed": arms["killed"]}})
     assert run_one(whole)["metrics"] == continued["metrics"]
     weights, expected = (ViDiDiModel.from_pretrained(run.folder).state_dict() for run in (killed, whole))

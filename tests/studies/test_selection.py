@@ -1,13 +1,11 @@
 """Who is held out, against counts by hand; lists are read back by the door that all data sets have."""
 
 import csv
-import doctest
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from studies import selection as module
 from studies.selection import Selection, VideoSource, hold_out
 from vididi_hf import load_video_dataset
 
@@ -97,7 +95,3 @@ def test_what_cannot_be_listed_is_named(motion_root: Path, tmp_path: Path) -> No
     )
     with pytest.raises(ValueError, match="no column 'label'"):
         Selection(VideoSource(str(bare)), tmp_path / "list.csv", 0.5).write()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0

@@ -74,9 +74,9 @@ def test_a_detector_is_trained_where_the_set_lies(tiny_study, boxes_root: Path, 
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        ({"recognition": {"epoch": 3}}, "recognition sets what no grid can: epoch"),
-        ({"recognition": {"seed": 3, "model": "x"}}, "recognition sets what no grid can: model, seed"),
-        ({"detection": {"label_smoothing": 0.1}}, "detection sets what no grid can: label_smoothing"),
+        ({"recognition": {"epoch": 3}}, "recognition cannot set epoch"),
+        ({"recognition": {"seed": 3, "model": "x"}}, "recognition cannot set model, seed"),
+        ({"detection": {"label_smoothing": 0.1}}, "detection cannot set label_smoothing"),
         ({"detection": {"epochs": 0}}, "epochs must be at least 1, got 0"),
     ],
 )
@@ -88,7 +88,7 @@ def test_recipes_that_cannot_be_are_refused_when_the_grid_is_read(tiny_study, ev
 def test_videos_that_are_all_searched_have_no_test_split_for_a_classifier(tiny_study) -> None:
     tiny_study.add_dataset("others", recipe={"split": "all", "group_column": "background"})
     tiny_study.grid(datasets=["others"])
-    with pytest.raises(ValueError, match="dataset 'others' has no split of its own to test on"):
+    with pytest.raises(ValueError, match="dataset 'others' has no test split for fine-tuning"):
         tiny_study.grid(datasets=["others"], evaluation={"recognition": {}})
 
 

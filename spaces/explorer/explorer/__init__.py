@@ -1,1 +1,1 @@
-"""The explorer: a page on which a video's dynamics, and what encoders make of them, can be looked at."""
+"""The explorer: a web page that shows the dynamics of a video and how encoders see it."""

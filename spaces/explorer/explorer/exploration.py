@@ -1,4 +1,4 @@
-"""What the explorer shows of a video: pictures of its dynamics, where encoders look, what they find similar."""
+"""What the explorer shows about a video: its dynamics, where encoders look, and their nearest neighbors."""
 
 from __future__ import annotations
 
@@ -31,28 +31,23 @@ from vididi_hf.visualization import (
 )
 
 NUM_CLIPS = 5
-"""Clips spread over a video. Their mean features are its embedding; one of them is shown."""
+"""Clips per video. Their mean features are its embedding; one of them is shown."""
 MAX_ORDER = 2
-"""The highest derivative shown, and frames decoded beyond those of a clip."""
+"""The highest derivative shown, and the extra frames decoded per clip."""
 SHOWN = ("frames", "derivative")
-"""What encoders can be shown."""
+"""What encoders can see."""
 PER_MOTION = 8
 """Videos of each motion in the gallery."""
-NUM_NEIGHBOURS = 5
-_PICTURE = 128  # pixels, about, of a frame in a picture
+NUM_NEIGHBORS = 5
+_FRAME_PIXELS = 128  # approximate size of a frame in a figure
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A generated video of the test part of `motion`.
-
-    Attributes:
-        motion: One of `MOTIONS`.
-        number: Which of them, from 0 on; there is no last one.
-    """
+    """A generated video of the test part of `motion`."""
 
     motion: str
-    number: int = 0
+    number: int = 0  # without an upper bound
 
     def __post_init__(self) -> None:
         if self.motion not in MOTIONS:
@@ -61,13 +56,13 @@ class Sample:
             raise ValueError(f"number must be at least 0, got {self.number}")
 
     def render(self) -> Tensor:
-        """Draws the video: uint8 (frames, 3, height, width)."""
+        """Renders the video: uint8 (frames, 3, height, width)."""
         return render_motion("test", self.number * len(MOTIONS) + list(MOTIONS).index(self.motion))
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A video of the gallery: its place there, its motion, and its cosine similarity with the video asked about."""
+    """A video of the gallery: its index, its motion, and its cosine similarity with the query."""
 
     index: int
     label: str
@@ -76,44 +71,31 @@ class Neighbor:
 
 @dataclass
 class Exploration:
-    """Everything about one video.
+    """Everything about one video."""
 
-    Attributes:
-        facts: A line that says what the video is.
-        label: Its motion, if it is a sample.
-        clip: The frames shown, as the encoders see them but larger: uint8 (frames, 3, height, width).
-        derivatives: The picture of `plot_derivatives`.
-        taylor: The picture of `plot_taylor`.
-        saliency: The picture of `plot_saliency`.
-        neighbors: By name of an encoder, the videos of the gallery that it finds most similar.
-        on_motion: By name of an encoder, how much of its saliency lies on pixels that change.
-        changing: How many pixels change, of all.
-    """
-
-    facts: str
-    label: str | None
-    clip: Tensor
+    facts: str  # one line about the file
+    label: str | None  # the motion of a sample
+    clip: Tensor  # the frames shown: uint8 (frames, 3, height, width)
     derivatives: Figure
     taylor: Figure
     saliency: Figure
-    neighbors: dict[str, list[Neighbor]]
-    on_motion: dict[str, float]
-    changing: float
+    neighbors: dict[str, list[Neighbor]]  # by encoder
+    on_motion: dict[str, float]  # by encoder, the share of its saliency on changing pixels
+    changing: float  # the share of changing pixels
 
 
 class Explorer:
-    """Encoders that are compared, and a gallery of generated videos that they have embedded.
+    """Encoders to compare, and a gallery of generated videos with their embeddings.
 
     Args:
-        models: The encoders, by name.
-        processor: Chooses, resizes and crops the clips, for all of them.
+        models: The encoders by name.
+        processor: Chooses and prepares the clips of all encoders.
         per_motion: Videos of each motion in the gallery.
 
     Raises:
-        ValueError: If there is no encoder, or clips are too short for the pictures.
+        ValueError: If there is no encoder, or the clips are too short.
 
     Example:
-        ```python
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
         >>> from explorer.exploration import Explorer, Sample
         >>> config = ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1))
@@ -121,18 +103,16 @@ class Explorer:
         >>> explorer = Explorer({"untrained": ViDiDiModel(config)}, processor, per_motion=1)
         >>> exploration = explorer.explore(Sample("spin"))
         >>> exploration.facts, len(exploration.neighbors["untrained"])
-        ('24 frames of 64 × 64 pixels, 12 a second', 5)
-
-        ```
+        ('24 frames of 64 × 64 pixels, 12 per second', 5)
     """
 
     def __init__(
         self, models: Mapping[str, ViDiDiModel], processor: ViDiDiVideoProcessor, per_motion: int = PER_MOTION
     ) -> None:
         if not models:
-            raise ValueError("no encoder to explore with")
+            raise ValueError("no encoder to compare")
         if processor.num_frames < 5:
-            raise ValueError(f"the explorer needs clips of at least 5 frames, the encoders take {processor.num_frames}")
+            raise ValueError(f"the explorer needs clips of at least 5 frames, not {processor.num_frames}")
         self.models = dict(models)
         self.processor = processor
         self.labels = [list(MOTIONS)[index % len(MOTIONS)] for index in range(per_motion * len(MOTIONS))]
@@ -144,15 +124,11 @@ class Explorer:
 
     @classmethod
     def from_pretrained(cls, locations: Mapping[str, str], per_motion: int = PER_MOTION) -> Explorer:
-        """Loads encoders.
-
-        Args:
-            locations: By name of an encoder, a folder or an id on the Hub.
-            per_motion: Videos of each motion in the gallery.
+        """Loads encoders by name from folders or ids on the Hub.
 
         Raises:
-            OSError: If there is no such model.
-            ValueError: If one is no ViDiDi model, or they do not process videos alike.
+            OSError: If a model does not exist.
+            ValueError: If a model is not a ViDiDi checkpoint, or the encoders do not process videos alike.
         """
         loaded = {name: load_encoder(EncoderOptions(model=location)) for name, location in locations.items()}
         settings = {name: processor.to_dict() for name, (_, processor) in loaded.items()}
@@ -161,32 +137,29 @@ class Explorer:
             differing = [key for key in settings[first] if settings[first][key] != settings[name].get(key)]
             if differing:
                 raise ValueError(
-                    f"{first} ({locations[first]}) and {name} ({locations[name]}) cannot be compared side by side: "
+                    f"{first} ({locations[first]}) and {name} ({locations[name]}) cannot be compared: "
                     f"their video processors differ in {', '.join(differing)}"
                 )
         return cls({name: model for name, (model, _) in loaded.items()}, loaded[first][1], per_motion)
 
     @lru_cache(maxsize=256)  # noqa: B019  # an explorer lives as long as its process
     def video(self, index: int) -> Tensor:
-        """Draws a video of the gallery: uint8 (frames, 3, height, width)."""
+        """Renders a video of the gallery: uint8 (frames, 3, height, width)."""
         return render_motion("train", index)
 
     def explore(
         self, source: Sample | str | Path, *, shown: str = "frames", clip: int = NUM_CLIPS // 2, frame_stride: int = 1
     ) -> Exploration:
-        """Looks at a video.
+        """Explores a video.
 
         Args:
             source: A sample, or a video file.
-            shown: What the encoders see: `"frames"` or their first `"derivative"`.
-            clip: Which of the `NUM_CLIPS` clips, in the order of time, the pictures show.
-            frame_stride: Distance of two frames of a clip, in frames of the video.
-
-        Returns:
-            The pictures and the neighbors.
+            shown: What the encoders see, one of `SHOWN`.
+            clip: Which of the `NUM_CLIPS` clips the figures show.
+            frame_stride: Frames from one frame of a clip to the next.
 
         Raises:
-            RefusedVideoError: If the file is no readable video, or beyond the limits.
+            RefusedVideoError: If the file is not a video or exceeds the limits.
             ValueError: If an argument is impossible.
         """
         if shown not in SHOWN:
@@ -197,7 +170,7 @@ class Explorer:
             raise ValueError(f"frame_stride must be at least 1, got {frame_stride}")
         if isinstance(source, Sample):
             frames, label = source.render(), source.motion
-            facts = f"{len(frames)} frames of {SIZE} × {SIZE} pixels, {FRAME_RATE} a second"
+            facts = f"{len(frames)} frames of {SIZE} × {SIZE} pixels, {FRAME_RATE} per second"
             clips = self._spread(frames, frame_stride)
         else:
             clips, facts = read_upload(source, NUM_CLIPS, self.processor.num_frames + MAX_ORDER, frame_stride)
@@ -210,7 +183,6 @@ class Explorer:
         saliencies = {
             name: video_saliency(model, pixels, derivative_order=order) for name, model in self.models.items()
         }
-        # What the encoders themselves saw, in their resolution.
         shares = {
             name: share_on_motion(saliency[:num_frames], encoder_clips[clip, :num_frames])
             for name, saliency in saliencies.items()
@@ -229,18 +201,18 @@ class Explorer:
         )
 
     def _spread(self, frames: Tensor, frame_stride: int = 1) -> Tensor:
-        """Takes (NUM_CLIPS, frames, 3, height, width) out of (all frames, 3, height, width)."""
+        """Chooses (NUM_CLIPS, frames, 3, height, width) from (all frames, 3, height, width)."""
         return frames[uniform_clips(len(frames), NUM_CLIPS, self.processor.num_frames, frame_stride, MAX_ORDER)]
 
     def _encoder_clips(self, clips: Tensor, **settings: Any) -> Tensor:
-        """Resizes and crops uint8 (clips, frames, 3, height, width) for the encoders."""
+        """Resizes and crops uint8 (clips, frames, 3, height, width) as the encoders see them."""
         frames = self.processor.sample_clips(clips.flatten(0, 1), extra_frames=0, do_sample_frames=False, **settings)
         return frames[0].unflatten(0, clips.shape[:2])
 
     def _enlarged(self, clip: Tensor) -> Tensor:
-        """Crops one clip as for the encoders, but larger, where theirs is small for a picture."""
+        """Crops one clip as for the encoders, at a multiple of their resolution."""
         crop = self.processor.crop_size
-        factor = max(1, round(_PICTURE / min(crop["height"], crop["width"])))
+        factor = max(1, round(_FRAME_PIXELS / min(crop["height"], crop["width"])))
         enlarged = {
             name: {side: pixels * factor for side, pixels in dict(getattr(self.processor, name)).items() if pixels}
             for name in ("size", "crop_size")
@@ -261,5 +233,5 @@ class Explorer:
 
     def _neighbors(self, name: str, clips: Tensor, shown: str) -> list[Neighbor]:
         query, gallery = self._embed(name, clips[None], shown), self._gallery[shown][name]
-        nearest: Sequence[int] = nearest_neighbors(query, gallery, NUM_NEIGHBOURS)[0].tolist()
+        nearest: Sequence[int] = nearest_neighbors(query, gallery, NUM_NEIGHBORS)[0].tolist()
         return [Neighbor(i, self.labels[i], float(gallery[i] @ query[0])) for i in nearest]

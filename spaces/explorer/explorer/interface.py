@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import time
+from collections.abc import Callable
+from html import escape
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from explorer.exploration import NUM_CLIPS, SHOWN, Exploration, Explorer, Sample
-from explorer.tiles import STYLE, neighbors_page
 from explorer.uploads import LIMITS, MAX_MEGABYTES, RefusedVideoError
-from vididi_hf.data.motion import MOTIONS
+from vididi_hf.data.motion import FRAME_RATE, MOTIONS
 
 try:
     import gradio as gr
@@ -21,42 +23,43 @@ except ImportError as error:
     raise ImportError("the explorer needs Gradio: pip install 'vididi-hf[explorer]'") from error
 
 _TITLE = "ViDiDi explorer"
-_DELETE = (600, 1800)  # every ten minutes, files older than half an hour: strangers' videos do not stay
+_DELETE = (600, 1800)  # every ten minutes, delete files older than half an hour
 _INTRODUCTION = (
-    f"# {_TITLE}\nA video, its temporal derivatives, and what two encoders make of them: one trained on frames alone, "
-    "one with *Unfolding Videos Dynamics via Taylor Expansion*."
+    f"# {_TITLE}\nA video, its temporal derivatives, and how two encoders see it: one trained on frames only, "
+    "one trained with *Unfolding Videos Dynamics via Taylor Expansion*."
 )
 _ABOUT = {
-    "derivatives": "### Temporal derivatives\nThe clip and its differences in time. Red is getting brighter, blue "
-    "darker, white no change; ± is the end of the scale, in gray levels out of 255.",
-    "taylor": "### Taylor expansion\nThe frames after t, predicted from the frames up to t by derivatives up to each "
-    "order. Below each, its error in gray levels; the best order is bold.",
-    "saliency": "### Where the encoder looks\nWhich pixels make the embedding what it is, and when (integrated "
-    "gradients): in each row, gray is nothing and yellow is most.",
-    "neighbors": "### Nearest neighbors\nWhat each encoder finds most similar in a gallery, with the cosine. "
-    "For a sample, green is the same motion and red another one.",
+    "derivatives": "### Temporal derivatives\nThe clip and its differences over time. Red pixels get brighter, blue "
+    "ones darker. White means no change. ± is the end of the scale, in gray levels out of 255.",
+    "taylor": "### Taylor expansion\nThe frames after t, predicted from the frames up to t with derivatives up to each "
+    "order. Below each frame is its error in gray levels. The best order is bold.",
+    "saliency": "### Where the encoder looks\nHow much each pixel of each frame contributes to the embedding "
+    "(integrated gradients). In each row, gray is nothing and yellow is the maximum.",
+    "neighbors": "### Nearest neighbors\nThe most similar videos of a gallery, with their cosine similarity. "
+    "For a sample, green means the same motion and red another one.",
 }
-_CSS = (
-    STYLE
-    + """
+_CSS = """
+.vd-query, .vd-row { display: flex; align-items: center; gap: 12px; margin: 8px 0; }
+.vd-name { flex: 0 0 84px; text-align: right; font-weight: 600; }
+.vd-tiles { flex: 1 1 0; display: flex; flex-wrap: wrap; gap: 12px; }
+.vd-tile { margin: 0; width: 112px; }
+.vd-tile img { width: 112px; height: 112px; object-fit: cover; border: 4px solid #8a8f98; border-radius: 6px; }
+.vd-tile figcaption { font-size: 13px; line-height: 1.5; text-align: center; white-space: nowrap; }
+.vd-same img { border-color: #2a9d5c; }
+.vd-other img { border-color: #d1495b; }
+.vd-asked img { border-color: #30343b; }
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
 #message.refused { border-left: 4px solid #d1495b; padding-left: 12px; }
 """
-)
-_THEME = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from elsewhere
+_THEME = {
+    "font": ["system-ui", "sans-serif"],
+    "font_mono": ["ui-monospace", "monospace"],
+}  # no web fonts
 
 
 def build_page(explorer: Explorer) -> gr.Blocks:
-    """Makes the page of an explorer; `launch_page` serves it.
-
-    Args:
-        explorer: Answers what is asked on the page.
-
-    Returns:
-        The page. Its events are the only state: a page serves any number of people.
-    """
+    """Builds the page. It has no state of its own, so it serves any number of users."""
     motions = list(MOTIONS)
-    longest = 4
 
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_DELETE) as page:
         gr.Markdown(_INTRODUCTION)
@@ -70,9 +73,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
                 clip = gr.Slider(
                     1, NUM_CLIPS, value=NUM_CLIPS // 2 + 1, step=1, label="Clip", info="Which part of the video."
                 )
-                stride = gr.Slider(
-                    1, longest, value=1, step=1, label="Frames apart", info="From one frame of a clip to the next."
-                )
+                stride = gr.Slider(1, 4, value=1, step=1, label="Frame stride", info="Frames between those of a clip.")
                 number = gr.State(0)
             with gr.Column(scale=4, min_width=480):
                 message = gr.Markdown(elem_id="message")
@@ -94,7 +95,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
             try:
                 found = explorer.explore(source, shown=shown, clip=int(clip) - 1, frame_stride=int(stride))
             except RefusedVideoError as error:
-                refusal = gr.Markdown(f"**This video was not explored.** {error}", elem_classes=["refused"])
+                refusal = gr.Markdown(f"**The video was rejected.** {error}", elem_classes=["refused"])
                 return [refusal, gr.Column(visible=False), None, None, None, ""]
             images = [draw(figure) for figure in (found.derivatives, found.taylor, found.saliency)]
             tiles = neighbors_page(found, explorer.video)
@@ -115,42 +116,58 @@ def build_page(explorer: Explorer) -> gr.Blocks:
 
 
 def launch_page(page: gr.Blocks, **options: Any) -> str:
-    """Serves a page.
-
-    Args:
-        page: Made by `build_page`.
-        **options: Of `gr.Blocks.launch`, such as `server_port`.
-
-    Returns:
-        Its address on this machine, once it is served in the background (`prevent_thread_lock=True`) or has ended.
-    """
+    """Serves a page, with options of `gr.Blocks.launch`. Returns its local URL."""
     settings = {"theme": gr.themes.Default(**_THEME), "css": _CSS, "max_file_size": f"{MAX_MEGABYTES}mb"}
     _, address, _ = page.launch(**{**settings, "footer_links": [], **options})
     return address
 
 
-def draw(figure: Figure, dpi: int = 110, margin: int = 8) -> NDArray[np.uint8]:
-    """Draws a figure without the white around it.
-
-    Args:
-        figure: Shows anything on white.
-        dpi: Pixels per inch.
-        margin: Pixels of white that stay on each side, where there are as many.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
-    inked = np.any(image < 255, axis=-1)
-    rows, columns = (np.flatnonzero(np.any(inked, axis=axis)) for axis in (1, 0))
-    top, left = (max(0, places[0] - margin) for places in (rows, columns))
-    return image[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin].copy()
+def draw(figure: Figure, dpi: int = 110) -> Image.Image:
+    """Draws a figure without the white around it."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.06)
+    return Image.open(file)
 
 
 def _summary(found: Exploration) -> str:
     subject = f"**{found.label}**" if found.label is not None else "**Your video**"
-    shares = ", ".join(f"{share:.0%} of what {name} looks at" for name, share in found.on_motion.items())
-    return f"{subject}: {found.facts}. {found.changing:.0%} of the pixels shown change; on them lies {shares}."
+    shares = ", ".join(f"{share:.0%} of {name}'s saliency is on them" for name, share in found.on_motion.items())
+    return f"{subject}: {found.facts}. {found.changing:.0%} of the pixels change. {shares}."
+
+
+def moving_picture(frames: Tensor, frames_per_second: float = FRAME_RATE) -> str:
+    """Encodes uint8 (frames, 3, height, width) as a looping WebP. Returns a `data:` URL."""
+    first, *rest = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    file = io.BytesIO()
+    duration = round(1000 / frames_per_second)
+    first.save(file, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=70, method=0)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def neighbors_page(exploration: Exploration, video: Callable[[int], Tensor]) -> str:
+    """Returns the query and, per encoder, a row of neighbors as HTML.
+
+    Neighbors of a sample have a green border if their motion is the same, and a red one if not.
+    """
+    asked = _tile(moving_picture(exploration.clip), exploration.label or "your video", "asked")
+    rows = [f'<div class="vd-query"><div class="vd-name">video</div><div class="vd-tiles">{asked}</div></div>']
+    for name, found in exploration.neighbors.items():
+        tiles = []
+        for neighbor in found:
+            kind, mark = "plain", ""
+            if exploration.label is not None:
+                kind, mark = ("same", "✓ ") if neighbor.label == exploration.label else ("other", "✗ ")
+            caption = f"{mark}{neighbor.label} · {neighbor.cosine:.3f}"
+            tiles.append(_tile(moving_picture(video(neighbor.index)), caption, kind))
+        rows.append(
+            f'<div class="vd-row"><div class="vd-name">{escape(name)}</div>'
+            f'<div class="vd-tiles">{"".join(tiles)}</div></div>'
+        )
+    return "".join(rows)
+
+
+def _tile(address: str, caption: str, kind: str) -> str:
+    text = escape(caption)
+    return (
+        f'<figure class="vd-tile vd-{kind}"><img src="{address}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    )

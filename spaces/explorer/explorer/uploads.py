@@ -1,4 +1,4 @@
-"""Videos from strangers: what is accepted, and reading no more of it than is shown."""
+"""Reads uploaded videos within limits."""
 
 from __future__ import annotations
 
@@ -13,30 +13,23 @@ MAX_MEGABYTES = 50
 MAX_SECONDS = 60
 MAX_PIXELS = 1920 * 1080
 LIMITS = f"at most {MAX_SECONDS} seconds, {MAX_MEGABYTES} MB and 1920 × 1080 pixels"
-_TAKES = f"The explorer takes videos of {LIMITS}."
+_TAKES = f"The explorer accepts videos of {LIMITS}."
 
 
 class RefusedVideoError(ValueError):
-    """A video that is not looked at; the message says why, and what is allowed, to the person who sent it."""
+    """A rejected video. The message tells the user why, and what the limits are."""
 
 
 def read_upload(path: str | Path, num_clips: int, num_frames: int, frame_stride: int) -> tuple[Tensor, str]:
-    """Reads clips spread evenly over a video file, decoding only their frames.
-
-    Args:
-        path: The file.
-        num_clips: How many clips.
-        num_frames: Frames per clip.
-        frame_stride: Distance of two frames of a clip, in frames of the video.
+    """Decodes clips spread evenly over a video file, and no other frames.
 
     Returns:
-        uint8 (num_clips, num_frames, 3, height, width), and a line that says what the video is.
+        uint8 (num_clips, num_frames, 3, height, width), and one line about the file.
 
     Raises:
-        RefusedVideoError: If it is no readable video, or beyond the limits.
+        RefusedVideoError: If the file is not a video or exceeds the limits.
 
     Example:
-        ```python
         >>> import tempfile, torch
         >>> from torchcodec.encoders import VideoEncoder
         >>> from explorer.uploads import read_upload
@@ -44,9 +37,7 @@ def read_upload(path: str | Path, num_clips: int, num_frames: int, frame_stride:
         ...     VideoEncoder(torch.zeros(40, 3, 48, 64, dtype=torch.uint8), frame_rate=20).to_file(file.name)
         ...     clips, facts = read_upload(file.name, num_clips=2, num_frames=8, frame_stride=3)
         >>> clips.shape, facts
-        (torch.Size([2, 8, 3, 48, 64]), '40 frames of 64 × 48 pixels, 20 a second')
-
-        ```
+        (torch.Size([2, 8, 3, 48, 64]), '40 frames of 64 × 48 pixels, 20 per second')
     """
     path = Path(path)
     megabytes = path.stat().st_size / 1e6 if path.exists() else 0
@@ -64,4 +55,4 @@ def read_upload(path: str | Path, num_clips: int, num_frames: int, frame_stride:
         clips = reader.read(lambda length: uniform_clips(length, num_clips, num_frames, frame_stride))
     except BrokenVideoError as error:
         raise RefusedVideoError(f"{path.name} cannot be read: {error.reason}.") from error
-    return clips, f"{reader.num_frames} frames of {width} × {height} pixels, {rate:.3g} a second"
+    return clips, f"{reader.num_frames} frames of {width} × {height} pixels, {rate:.3g} per second"

@@ -1,0 +1,195 @@
+"""Statistics against numpy and scipy, tables against rows written by hand, and the pages against the results."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from studies.plots import figure_files
+from studies.records import COLUMNS, Records, read_all_records
+from studies.tables import format_margins, format_scores, margins, render_evidence, render_study, summarize, update_page
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "study.md"
+RESULTS = ROOT / "studies" / "results"
+NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.json") if path.stem != "datasets")
+OURS, THEIRS = (0.51, 0.62, 0.58, 0.70), (0.33, 0.41, 0.29, 0.47)
+
+
+def scores(**arms: tuple[float, ...]) -> pd.DataFrame:
+    rows = [
+        ("set", arm, s, "label", "frames", "R@1", value) for arm, found in arms.items() for s, value in enumerate(found)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Records]:
+    return read_all_records(RESULTS)
+
+
+def test_a_summary_has_mean_deviation_and_number_of_seeds_of_each_score() -> None:
+    generator = np.random.default_rng(0)
+    keys = pd.MultiIndex.from_product(
+        [("y", "x"), ("b", "a"), (4, 0, 1), ("label", "background"), ("both", "frames"), ("R@1",)]
+    )
+    table = pd.DataFrame([(*key, generator.random()) for key in keys], columns=COLUMNS)
+    found = summarize(table)
+    assert len(found) == 16
+    assert list(found["dataset"].unique()) == ["y", "x"]
+    for row in found.itertuples():
+        same = (table["dataset"] == row.dataset) & (table["arm"] == row.arm)
+        values = table[same & (table["about"] == row.about) & (table["input"] == row.input)]["value"]
+        assert row.count == 3
+        assert row.mean == pytest.approx(np.mean(values))
+        assert row.std == pytest.approx(np.std(values, ddof=1))
+    assert np.isnan(summarize(scores(a=(0.4,)))["std"].item())
+
+
+def test_a_margin_is_the_paired_t_test() -> None:
+    margin = margins(scores(ours=OURS, theirs=THEIRS), [("ours", "theirs")]).iloc[0]
+    expected = scipy.stats.ttest_rel(OURS, THEIRS).confidence_interval(0.95)
+    assert margin["mean"] == pytest.approx(np.mean(OURS) - np.mean(THEIRS))
+    assert (margin["low"], margin["high"]) == pytest.approx((expected.low, expected.high))
+    assert margin["count"] == 4
+    assert margin["clear"]
+
+
+@pytest.mark.parametrize(("gap", "clear"), [(0.24, False), (0.25, True), (-0.25, True), (-0.24, False)])
+def test_clear_means_that_the_interval_excludes_zero(gap: float, clear: bool) -> None:
+    # The differences are gap − 0.1, gap and gap + 0.1. Half the interval is 4.3027 · 0.1 / √3 = 0.2484.
+    margin = margins(scores(ours=(gap - 0.1, gap, gap + 0.1), theirs=(0, 0, 0)), [("ours", "theirs")]).iloc[0]
+    assert margin["clear"] == clear
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_have_no_interval_and_are_not_clear(seeds: int) -> None:
+    margin = margins(scores(ours=OURS[:seeds], theirs=THEIRS[:seeds]), [("ours", "theirs")]).iloc[0]
+    assert np.isnan([margin["low"], margin["high"]]).all()
+    assert not margin["clear"]
+
+
+def test_only_common_seeds_are_compared() -> None:
+    rows = scores(ours=OURS, theirs=THEIRS)
+    rows = rows[~(((rows["arm"] == "ours") & (rows["seed"] == 0)) | ((rows["arm"] == "theirs") & (rows["seed"] == 3)))]
+    margin = margins(rows, [("ours", "theirs")]).iloc[0]
+    assert margin["count"] == 2
+    assert margin["mean"] == pytest.approx(np.mean([OURS[1] - THEIRS[1], OURS[2] - THEIRS[2]]))
+    assert margins(rows[rows["seed"].isin((0, 3))], [("ours", "theirs")]).empty
+    assert margins(scores(ours=OURS), [("ours", "theirs"), ("theirs", "ours")]).empty
+    assert margins(scores(ours=OURS), []).empty
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 0.1, size=(400, 3))
+    hits = 0
+    for values in draws:
+        margin = margins(scores(ours=tuple(values), theirs=(0, 0, 0)), [("ours", "theirs")]).iloc[0]
+        hits += margin["low"] <= 0.5 <= margin["high"]
+    assert abs(hits / 400 - 0.95) < 4 * (0.95 * 0.05 / 400) ** 0.5
+
+
+def test_scores_are_means_and_deviations_in_percent() -> None:
+    rows = pd.concat([scores(plain=(0.2, 0.4), late=(0.5,)), scores(plain=(0.1, 0.1)).assign(metric="linear")])
+    assert format_scores(summarize(rows)).splitlines() == [
+        "| encoder | input | R@1 | linear |",
+        "| --- | --- | --- | --- |",
+        "| plain | frames | 30.0 ± 14.1 | 10.0 ± 0.0 |",
+        "| late | frames | 50.0 | – |",
+    ]
+
+
+def test_differences_are_signed_and_bold_where_they_are_clear() -> None:
+    table = scores(
+        ours=(0.80, 0.82, 0.84),
+        theirs=(0.30, 0.31, 0.32),
+        near=(0.76, 0.90, 0.80),
+        even=(0.8002, 0.8202),
+        twice=(0.1, 0.1),
+    )
+    pairs = [("ours", name) for name in ("theirs", "near", "even", "twice")]
+    # Differences of 0.50, 0.51, 0.52: 0.51 ± 4.303 · 0.01 / √3. And of 0.04, −0.08, 0.04.
+    assert format_margins(margins(table, pairs)).splitlines()[2:] == [
+        "| ours − theirs | frames | **+51.0** [48.5, 53.5] |",
+        "| ours − near | frames | +0.0 [−17.2, 17.2] |",
+        "| ours − even | frames | +0.0 |",  # −0.02 points
+        "| ours − twice | frames | +71.0 |",
+    ]
+
+
+def records(**changes: Any) -> Records:
+    """Two seeds of two arms, and one of a third."""
+    arms = {name: {"train": True, "series": None} for name in ("plain", "ViDiDi", "late")}
+    grid = {
+        "about": "A test",
+        "datasets": {"x": {}},
+        "arms": arms,
+        "seeds": [0, 1],
+        "validation": False,
+        "amount": None,
+    }
+    found = Records({**grid, "comparisons": [["ViDiDi", "plain"]], **changes}, "python study.py")
+    values = {("plain", 0): 0.2, ("plain", 1): 0.4, ("ViDiDi", 0): 0.85, ("ViDiDi", 1): 0.95, ("late", 1): 0.5}
+    for (arm, seed), value in values.items():
+        found.runs["x", arm, seed] = {
+            "metrics": {"label": {"frames": {"R@1": value}}, "background": {"frames": {"R@1": 1 - value}}},
+            "chance": {"label": 0.125, "background": 1 / 24},
+            "curve": [],
+            "versions": {},
+        }
+    return found
+
+
+def test_a_page_has_each_data_set_its_probes_and_what_is_missing() -> None:
+    found = records(validation=True)
+    found.failures["x", "late", 0] = "ValueError: no"
+    text = render_study(found, "tiny", ["../figures/tiny.png"])
+    assert "## x\n\nSeeds: 1 to 2. Chance: 12.5." in text
+    assert "## x, background instead of the label\n\nSeeds: 1 to 2. Chance: 4.2." in text
+    assert "| ViDiDi − plain | frames | +60.0 |" in text
+    assert "| ViDiDi − plain | frames | −60.0 |" in text
+    assert "held-out part of the training videos" in text
+    assert "## Not measured\n\n- x, late: seed 0 (failed: ValueError: no)\n" in text
+    assert "(../figures/tiny.png)" in text
+
+
+def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("One\n\n<!-- table -->\nold\n<!-- end of table -->\n\nthree \\1\n")
+    for _ in range(2):
+        update_page(page, "new \\1")
+        assert page.read_text() == "One\n\n<!-- table -->\n\nnew \\1\n\n<!-- end of table -->\n\nthree \\1\n"
+    page.write_text("One\n")
+    with pytest.raises(ValueError, match="lacks the markers"):
+        update_page(page, "text")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tables_show_the_results(name: str, results: dict[str, Records]) -> None:
+    files = list(figure_files(results[name], name))
+    expected = render_study(results[name], name, [f"../figures/{file}" for file in files])
+    found = (RESULTS / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    assert found == expected, "run: python scripts/study.py --report"
+    assert all((RESULTS / "figures" / file).exists() for file in files)
+
+
+def test_the_page_shows_the_results(results: dict[str, Records]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = render_evidence(results)
+    assert f"<!-- table -->\n\n{table}\n\n<!-- end of table -->" in page, "run: python scripts/study.py --report"
+    assert len(page.splitlines()) <= 250
+    # Every number of the findings with a decimal place is in a table.
+    [findings] = re.findall(r"## Findings\n(.*?)\n## ", page, flags=re.DOTALL)
+    tables = "".join(path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md"))
+    known = set(re.findall(r"\d+\.\d", tables))
+    assert set(re.findall(r"\d+\.\d", findings)) <= known
+
+
+def test_every_grid_has_results_and_every_result_a_grid(results: dict[str, Records]) -> None:
+    assert sorted(results) == NAMES
+    for folder, suffix in (("figures", "png"), ("tables", "md")):
+        assert {path.stem.split("-")[0] for path in (RESULTS / folder).glob(f"*.{suffix}")} == set(NAMES)
