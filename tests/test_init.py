@@ -45,6 +45,11 @@ def test_unknown_names_are_attribute_errors():
     assert not hasattr(vididi_hf, "nonsense")
 
 
+def test_old_names_still_work():
+    with pytest.warns(FutureWarning, match=r"vididi_hf\.search_exact will be removed"):
+        assert callable(vididi_hf.search_exact)
+
+
 def test_the_version_is_that_of_the_distribution():
     assert vididi_hf.__version__ == version("vididi-hf")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ _MODULE_OF = {
     "temporal_derivative": "derivatives_vididi",
 }
 
+# Old names, which still work in this version.
+_DEPRECATED = {"search_exact": "search.search"}
+
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
@@ -80,10 +84,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name in _DEPRECATED:
+        warnings.warn(f"vididi_hf.{name} will be removed", FutureWarning, stacklevel=2)
+    elif name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     register_auto_classes()
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{(_MODULE_OF | _DEPRECATED)[name]}"), name)
     globals()[name] = value
     return value
 
