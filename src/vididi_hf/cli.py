@@ -113,11 +113,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a subcommand.
-
-    Args:
-        arguments: The subcommand's name and its arguments; by default those of the process.
-    """
+    """Runs a subcommand: its name and its arguments, by default those of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_help(""))
@@ -133,12 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
-    """Runs one subcommand.
-
-    Args:
-        name: A key of `COMMANDS`.
-        arguments: Its arguments; by default those of the process.
-    """
+    """Runs the subcommand of a name with its arguments, by default those of the process."""
     prog = f"vididi {name}"
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)

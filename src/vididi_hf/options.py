@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -33,28 +34,12 @@ def option(
 ) -> Any:
     """Declares a field of an `Options` dataclass.
 
-    Args:
-        help: What `--help` says about the flag.
-        default: The default value. An option without a default is required.
-        default_factory: Returns the default value, for lists.
-        choices: The allowed values; for a list, the allowed items.
-        at_least: Lower bound, inclusive.
-        at_most: Upper bound, inclusive.
-        below: Upper bound, exclusive.
-        may_change: Whether a resumed run may use another value.
-        positional: Whether the command also accepts the value without a flag.
-        old_names: Earlier names. They still work, with a `FutureWarning`.
+    `choices` and the bounds also hold for the items of a list. `at_least` and `at_most` are inclusive, `below` is
+    exclusive. A resumed run may use another value if `may_change`. A `positional` value needs no flag. `old_names`
+    still work, with a `FutureWarning`. An option without a default is required.
     """
-    rules = {
-        "help": help,
-        "choices": choices,
-        "at_least": at_least,
-        "at_most": at_most,
-        "below": below,
-        "may_change": may_change,
-        "positional": positional,
-        "old_names": tuple(old_names),
-    }
+    rules = {"help": help, "choices": choices, "at_least": at_least, "at_most": at_most, "below": below}
+    rules |= {"may_change": may_change, "positional": positional, "old_names": tuple(old_names)}
     return field(default=default, default_factory=default_factory, metadata=rules)
 
 
@@ -97,15 +82,7 @@ class Options(metaclass=_AcceptsOldNames):
 
     @classmethod
     def from_preset(cls, preset: str, **values: Any) -> Any:
-        """Builds the options of a preset.
-
-        Args:
-            preset: The name of the preset.
-            **values: Fields that differ from the preset.
-
-        Raises:
-            ValueError: If the preset does not exist, or a value is impossible.
-        """
+        """Builds the options of a preset, except for the given values."""
         return cls(**{**cls.preset_values(preset), **rename_old(cls, values)})
 
     @classmethod
@@ -117,12 +94,7 @@ class Options(metaclass=_AcceptsOldNames):
 
     @classmethod
     def read_values(cls, path: str | Path) -> dict[str, Any]:
-        """Reads some or all fields from a JSON file.
-
-        Raises:
-            FileNotFoundError: If the file does not exist.
-            ValueError: If it is not a JSON object, or names an unknown field.
-        """
+        """Reads some or all fields from a JSON file. Old names become current ones."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -141,14 +113,7 @@ class Options(metaclass=_AcceptsOldNames):
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
-        """Checks that a run with these options may continue a saved run.
-
-        Args:
-            saved: The fields of the saved run.
-
-        Raises:
-            ValueError: If a field differs that must stay the same.
-        """
+        """Raises a ValueError if a field of a saved run differs that a resumed run must keep."""
         changed = [
             f"{spec.name} was {saved[spec.name]!r} and is {getattr(self, spec.name)!r}"
             for spec in fields(self)
@@ -175,16 +140,10 @@ def rename_old(kind: type, values: dict[str, Any], warn: bool = True) -> dict[st
 def parse_options(
     kind: type[Kind], arguments: Sequence[str] | None = None, *, prog: str | None = None, description: str | None = None
 ) -> Kind:
-    """Builds options from command-line arguments.
+    """Builds options from command-line arguments, by default those of the process.
 
     The strongest source wins: flags, then the file of `--config`, then `--preset`, then the defaults. A wrong flag or
     value ends the process with one line and exit status 2.
-
-    Args:
-        kind: The options dataclass.
-        arguments: The arguments; by default those of the process.
-        prog: The name of the command.
-        description: The first lines of `--help`.
 
     Example:
         >>> from vididi_hf.pretraining.recipe import PretrainingRecipe
@@ -228,20 +187,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines and leaves room for long flags."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
-
-
 def _build_parser(kind: type[Options], prog: str | None, description: str | None) -> argparse.ArgumentParser:
     takes = [spec.name.upper() for spec in fields(kind) if spec.metadata.get("positional")]
     parser = _Parser(
         prog=prog,
         description=description,
         usage=" ".join(["%(prog)s", *takes, "[--option value ...]"]),
-        formatter_class=_HelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
         allow_abbrev=False,  # otherwise a misspelled flag may be taken for another one
         argument_default=argparse.SUPPRESS,
     )
@@ -258,7 +210,7 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
     flag = f"--{spec.name}"
     text = spec.metadata.get("help", "").replace("%", "%%")
     default = spec.default if spec.default_factory is MISSING else spec.default_factory()
-    if default not in (MISSING, None, ""):
+    if default not in (MISSING, None, "", []):
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
         text += f" (default: {shown})"
     elif _is_required(spec):

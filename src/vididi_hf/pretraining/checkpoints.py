@@ -42,25 +42,15 @@ class DamagedCheckpointError(ValueError):
 
 @dataclass
 class Progress:
-    """The place in a run. The next thing to do is step `step` of epoch `epoch`.
-
-    Attributes:
-        epoch: Epochs that are finished.
-        step: Steps of the current epoch that are finished.
-        total_steps: Steps since the beginning of the run.
-        steps_per_epoch: Steps of a whole epoch.
-        broken: Videos that could not be decoded, with the reasons.
-        best_score: The best evaluation so far.
-        best_step: The step of the best evaluation. Its checkpoint is kept.
-    """
+    """The place in a run: the next thing to do is step `step` of epoch `epoch`."""
 
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
     steps_per_epoch: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
-    best_score: float | None = None
-    best_step: int | None = None
+    broken: dict[str, str] = field(default_factory=dict)  # videos that could not be decoded, with the reasons
+    best_score: float | None = None  # of the evaluations so far
+    best_step: int | None = None  # its checkpoint is kept
 
     def note_score(self, score: float) -> bool:
         """Records an evaluation, and returns whether it is the best one so far."""

@@ -228,6 +228,3 @@ def compile_encoders(model: ViDiDiForPreTraining, backend: str = "inductor") -> 
     for encoder in (model.vididi, model.target.encoder if model.target is not None else None):
         if encoder is not None:
             encoder.backbone.compile(backend=backend, dynamic=False)
-
-
-__all__ = ["TargetNetwork", "ViDiDiForPreTraining", "ViDiDiForPreTrainingOutput", "build_model", "compile_encoders"]
