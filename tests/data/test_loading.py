@@ -260,7 +260,7 @@ def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, br
     assert sorted(asked for asked, _ in seen) == list(range(98))  # 7 batches of 14: each once
     assert sorted(shown) == sorted(name for name in names if name.startswith("good"))
     lines = capsys.readouterr().out.splitlines()
-    start = lines.index("videos that could not be decoded, replaced by others: 5")
+    start = lines.index("5 videos could not be decoded and were replaced by others:")
     named = {Path(line.strip().split(": ")[0]).name for line in lines[start + 1 : start + 6]}
     assert named == {name for name in names if name.startswith("bad")}
 

@@ -142,7 +142,7 @@ def test_one_order_of_several_goes_out(order: int, clips: torch.Tensor, randomiz
 
 
 def test_networks_that_torchvision_lacks_do_not_go_out() -> None:
-    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
+    model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), batch_norm="shared"))
     with pytest.raises(ValueError, match=r"not torchvision's r3d_18: size mismatch"):
         to_torchvision(model)
     config = ViDiDiConfig(backbone="mc3_18", batch_norm="shared", classifier_orders=(0, 1))
