@@ -11,7 +11,7 @@ from torch import nn
 
 from vididi_hf.cli import run_command
 from vididi_hf.hub.conversion import convert_file
-from vididi_hf.hub.conversion.reading import read_tensors
+from vididi_hf.hub.conversion import read_tensors
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from vididi_hf.configuration_vididi import BACKBONE_NAMES
 from vididi_hf.hub.conversion import ConversionReport, from_tensors
-from vididi_hf.hub.conversion.networks import backbone_of, compare, last_layer, torchvision_network
+from vididi_hf.hub.conversion import backbone_of, compare, last_layer, torchvision_network
 
 Build = Callable[..., nn.Module]
 
