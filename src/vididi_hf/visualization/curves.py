@@ -39,8 +39,8 @@ def plot_curves(
         if recall:
             if chance is not None:
                 panel.axhline(chance, color=FAINT, linewidth=1, linestyle="--")
-                place = panel.get_yaxis_transform()
-                panel.text(0.99, chance, "chance", transform=place, ha="right", va="top", color=FAINT, fontsize=8)
+                place, style = panel.get_yaxis_transform(), {"ha": "right", "va": "top", "color": FAINT, "fontsize": 8}
+                panel.annotate("chance", (1, chance), (-2, -3), place, "offset points", **style)
             # On a hard data set, a range up to 1 would show flat lines.
             panel.set_ylim(0, min(1.0, panel.get_ylim()[1]))
         panel.set_title(key, fontsize=10, color=TEXT, loc="left")
