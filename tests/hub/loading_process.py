@@ -29,13 +29,7 @@ else:
 import torch
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForVideoClassification,
-    AutoVideoProcessor,
-    pipeline,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
 trust = {"trust_remote_code": True} if job["alone"] else {}
 given = load_file(job["inputs"])

@@ -12,7 +12,7 @@ from torch import nn
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.results import EvaluationResult, report_of
 from vididi_hf.hub import card
-from vididi_hf.hub.card import check_links, eval_results, measure_cost, read_emissions, result_protocol
+from vididi_hf.hub.card import check_links, describe_result, eval_results, measure_cost, read_emissions
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.publishing import prepare_repository
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -23,18 +23,6 @@ REPO = "org/vididi-vicreg"
 
 def write_card(folder, **options):
     return card.write_card(folder, PublishOptions(checkpoint="unused", repo="org/bare", **options)).read_text()
-
-
-@pytest.fixture(scope="module")
-def folder(run_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare_repository(PublishOptions(checkpoint=str(run_folder), repo=REPO), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text(folder):
-    return (folder / "README.md").read_text()
 
 
 @pytest.fixture
@@ -48,52 +36,41 @@ def bare(tmp_path):
 
 def test_the_template_is_where_cards_are():
     template = Path(__file__).parents[2] / "model_cards" / "template.md"
-    assert template.read_text() == Path(card.__file__).with_name("model_card.md").read_text()
+    assert template.read_text() == card.TEMPLATE.read_text()
 
 
-def test_head(text):
+def test_everything_that_was_measured(run_folder, tmp_path):
+    prepare_repository(PublishOptions(checkpoint=str(run_folder), repo=REPO), tmp_path)
+    text = (tmp_path / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "feature-extraction")
     assert data.tags == ["vididi", "video", "self-supervised-learning", "vicreg"]
     assert data.model_name == "vididi-vicreg"
-    found = {(entry.metric_name, entry.metric_value) for entry in data.eval_results}
-    assert found == {
+    assert {(entry.metric_name, entry.metric_value) for entry in data.eval_results} == {
         ("R@1, retrieval (frames)", 0.25),
         ("R@5, retrieval (frames)", 0.5),
         ("R@1, retrieval (both)", 0.125),
     }
     for entry in data.eval_results:
         assert (entry.dataset_type, entry.dataset_name, entry.dataset_split) == ("videos", "videos", "test")
-        assert entry.task_type == "feature-extraction"
-        assert entry.metric_args["clips_per_video"] == 10
-        assert entry.metric_args["crop"] == "center"
-
-
-def test_numbers_in_the_text(text):
-    assert "### Video retrieval: videos, split test" in text
+        assert (entry.metric_args["clips_per_video"], entry.metric_args["crop"]) == (10, "center")
     table = [line for line in text.splitlines() if line.startswith(("| frames", "| both", "| input"))]
     assert table == ["| input | R@1 | R@5 |", "| frames | 25.0 | 50.0 |", "| both | 12.5 |  |"]
-    assert "Protocol: clips per video 10, crop center, failed videos 1." in text
-    for line in ("| order_schedule | paper |", "| steps | 10 |", "| mean loss of the last epoch | 2.25 |"):
-        assert line in text
-    assert "| videos per second | 50 |" in text  # the mean of 40 and 60
-    assert "trained without labels on the split `train` of videos." in text
+    for part in (
+        *("| order_schedule | paper |", "| steps | 10 |", "| mean loss of the last epoch | 2.25 |"),
+        "| videos per second | 50 |",  # the mean of 40 and 60
+        "### Video retrieval: videos, split test",
+        "Protocol: clips per video 10, crop center, failed videos 1.",
+        "trained without labels on the split `train` of videos.",
+    ):
+        assert part in text
     assert "20-NN" not in text  # not measured
-
-
-def test_pictures_with_captions(text, folder):
-    shown = re.findall(r"!\[(.+)\]\((.+)\)", text)
-    assert shown == [
+    assert re.findall(r"!\[(.+)\]\((.+)\)", text) == [
         ("Test videos and their nearest training videos", "figures/retrieval.png"),
         ("Training curves", "figures/curves.png"),
     ]
-    assert all((folder / path).stat().st_size > 0 for _, path in shown)
-
-
-def test_snippets_name_the_repository(text):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 2
-    assert all(REPO in block for block in blocks)
+    assert [REPO in block for block in blocks] == [True, True]
     assert "trust_remote_code" not in blocks[0]
     assert "vididi_hf" not in blocks[1]
 
@@ -103,21 +80,12 @@ def test_what_was_not_measured_is_absent(bare):
     data = ModelCard(text).data
     assert data.eval_results is None
     assert data.library_name == "vididi_hf"  # it carries no code
-    for absent in (
-        "## Results",
-        "## Training",
-        "![",
-        "was trained",
-        "trust_remote_code",
-        "recipe.json",
-        "## Notes",
-        "None",
-    ):
-        assert absent not in text
+    absent = ("## Results", "## Training", "![", "was trained", "trust_remote_code", "recipe.json", "## Notes", "None")
+    assert not [part for part in absent if part in text]
     assert "This model has not been evaluated." in text
 
 
-def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
+def test_training_is_what_the_recipe_says_and_the_metrics_prove(bare):
     (bare / "recipe.json").write_text(json.dumps({"dataset": "motion", "split": "train", "objective": "byol"}))
     text = write_card(bare)
     assert "was trained" not in text
@@ -126,12 +94,8 @@ def test_an_untrained_encoder_is_not_said_to_be_trained(bare):
     text = write_card(bare)
     assert "trained without labels on the split `train` of motion. The data set is generated" in text
     assert "both views" not in text
-
-
-def test_a_baseline_is_not_said_to_be_vididi(bare):
-    (bare / "recipe.json").write_text(
-        json.dumps({"dataset": "motion", "objective": "vicreg", "schedule": "baseline"})  # an old name
-    )
+    old_name = {"dataset": "motion", "objective": "vicreg", "schedule": "baseline"}
+    (bare / "recipe.json").write_text(json.dumps(old_name))
     text = write_card(bare)
     assert "It was trained with VICReg alone" in text
     assert "| order_schedule | baseline |" in text
@@ -139,30 +103,18 @@ def test_a_baseline_is_not_said_to_be_vididi(bare):
 
 
 def test_options(bare):
-    (bare / "emissions.csv").write_text(
-        "run_id,emissions,country_name,gpu_model,cpu_model\na,0.001,France,,Some CPU\na,0.004,France,,Some CPU\n"
-    )
+    (bare / "emissions.csv").write_text("run_id,emissions\na,0.001\na,0.004\n")
     (bare / "notes.txt").write_text("Trained with *care*.")
-    text = write_card(
-        bare,
-        license="other",
-        license_name="my license",
-        license_link="https://example.org",
-        base_model="owner/encoder",
-        notes=str(bare / "notes.txt"),
-    )
+    license = {"license": "other", "license_name": "my license", "license_link": "https://example.org"}
+    text = write_card(bare, **license, base_model="owner/encoder", notes=str(bare / "notes.txt"))
     data = ModelCard(text).data
-    assert (data.license, data.license_name, data.license_link) == ("other", "my license", "https://example.org")
+    assert {name: data[name] for name in license} == license
     assert data.base_model == "owner/encoder"
     assert data.co2_eq_emissions["emissions"] == 4.0  # grams; the last row of a run counts
     assert "## Notes\n\nTrained with *care*.\n" in text
     assert "The license of the weights is my license." in text
-
-
-def test_a_template_of_ones_own(bare, tmp_path):
-    (tmp_path / "mine.md").write_text("---\n{{ card_data }}\n---\n{{ model_name }} has {{ config.backbone }}.\n")
-    text = write_card(bare, template=str(tmp_path / "mine.md"))
-    assert text.endswith("bare has r3d_18.\n")
+    (bare / "mine.md").write_text("---\n{{ card_data }}\n---\n{{ model_name }} has {{ config.backbone }}.\n")
+    assert write_card(bare, template=str(bare / "mine.md")).endswith("bare has r3d_18.\n")
 
 
 def test_links_lead_to_files(tmp_path):
@@ -179,11 +131,7 @@ def test_emissions_of_several_runs_are_added(tmp_path):
     assert read_emissions(path) is None
     lines = ["run_id,emissions,country_name,gpu_model", "a,0.5,,GPU 1", "b,0.25,,GPU 2", "a,0.75,,GPU 1"]
     path.write_text("\n".join(lines))
-    assert read_emissions(path) == {
-        "emissions": 1000.0,
-        "source": "codecarbon",
-        "hardware_used": "GPU 2",
-    }
+    assert read_emissions(path) == {"emissions": 1000.0, "source": "codecarbon", "hardware_used": "GPU 2"}
     path.write_text(lines[0])
     assert read_emissions(path) is None
 
@@ -213,9 +161,9 @@ def test_the_published_size_of_r3d_18():
 
 def test_titles_and_protocols():
     protocol = {"clips": 3, "weights": None, "orders": [0, 1], "decay": {"frames": 0.1}, "failed_videos": ["a", "b"]}
-    linear = EvaluationResult("linear", {"frames": {"top-1": 0.5}}, protocol, primary="top-1")
-    report = report_of(linear, "org/name")
-    assert card.result_title(report) == "Video classification, linear probe: unknown, split test"
-    assert result_protocol(report) == "Protocol: clips 3, orders 0 1, decay frames: 0.1, failed videos 2."
+    report = report_of(EvaluationResult("linear", {"frames": {"top-1": 0.5}}, protocol, primary="top-1"), "org/name")
+    described = describe_result(report)
+    assert described["title"] == "Video classification, linear probe: unknown, split test"
+    assert described["protocol"] == "Protocol: clips 3, orders 0 1, decay frames: 0.1, failed videos 2."
     [entry] = eval_results([report])
     assert entry.metric_args == {"input": "frames", "clips": 3}

@@ -22,20 +22,14 @@ def uniform_clip(levels):
     return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 6, 8)
 
 
-class TestChooseQueries:
-    def test_as_many_labels_as_possible(self):
-        labels = torch.tensor([0] * 50 + [1] * 50 + [2, 3])
-        for seed in range(5):
-            assert sorted(labels[choose_queries(labels, 4, seed)].tolist()) == [0, 1, 2, 3]
-        assert sorted(labels[choose_queries(labels, 6)].tolist()) == [0, 0, 1, 1, 2, 3]
-
-    def test_depends_on_the_seed_alone(self):
-        labels = torch.arange(100) % 5
-        first, again, other = (choose_queries(labels, 5, seed).tolist() for seed in (0, 0, 1))
-        assert first == again != other
-
-    def test_at_most_all(self):
-        assert sorted(choose_queries(torch.tensor([7, 7, 9]), 10).tolist()) == [0, 1, 2]
+def test_queries_are_of_as_many_labels_as_possible():
+    labels = torch.tensor([0] * 50 + [1] * 50 + [2, 3])
+    for seed in range(5):
+        assert sorted(labels[choose_queries(labels, 4, seed)].tolist()) == [0, 1, 2, 3]
+    assert sorted(labels[choose_queries(labels, 6)].tolist()) == [0, 0, 1, 1, 2, 3]
+    first, again, other = (choose_queries(labels, 5, seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(choose_queries(torch.tensor([7, 7, 9]), 10).tolist()) == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -57,62 +51,51 @@ def border(axis):
     return color
 
 
-class TestRetrieval:
-    @pytest.fixture(scope="class")
-    def figure(self, rows):
-        found = {"baseline": [[1, 2, 3], [3, 0, 2]], "ViDiDi": torch.tensor([[2, 1, -1], [0, 1, 2]])}
-        return plot_retrieval(rows, [0, 1], rows, found, num_neighbors=3, title="nearest videos")
+def test_what_is_shown_where(rows):
+    found = {"baseline": [[1, 2, 3], [3, 0, 2]], "ViDiDi": torch.tensor([[2, 1, -1], [0, 1, 2]])}
+    figure = plot_retrieval(rows, [0, 1], rows, found, num_neighbors=3, title="nearest videos")
+    # Query 0 (orbit), 3 + 2 neighbors; query 1 (spin), 3 + 3 neighbors.
+    assert [border(axis) for axis in figure.axes] == [
+        *(QUERY, OTHER, SAME, OTHER, SAME, OTHER),
+        *(QUERY, OTHER, OTHER, OTHER, OTHER, SAME, OTHER),
+    ]
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        *("orbit", "✗ spin", "✓ orbit", "✗ sway", "✓ orbit", "✗ spin"),
+        *("spin", "✗ sway", "✗ orbit", "✗ orbit", "✗ orbit", "✓ spin", "✗ orbit"),
+    ]
+    texts = [text.get_text() for text in figure.texts]
+    assert texts == ["nearest videos", "query", "1", "2", "3", "baseline", "ViDiDi", "baseline", "ViDiDi"]
+    for axis, video in zip(figure.axes, [0, 1, 2, 3, 2, 1]):
+        strip = pixels(axis)
+        assert strip.shape == (3, 96, 3 * 96)  # the wide video is cropped to the shape of the others
+        levels = strip.reshape(3, 96, 3, 96).mean(axis=(0, 1, 3))
+        np.testing.assert_allclose(levels, [40 * video + 4 * frame for frame in (2, 4, 6)], atol=2.5)
+    # Encoders stand below each other and ranks side by side.
+    query, first, second, _, below, _ = (axis.get_position() for axis in figure.axes[:6])
+    assert query.x1 < first.x0 < first.x1 < second.x0
+    assert first.y0 == second.y0 > below.y1
+    assert first.x0 == below.x0
+    assert below.y0 < (query.y0 + query.y1) / 2 < first.y1
+    assert all(axis.get_position().y0 >= 0 and axis.get_position().x1 <= 1 for axis in figure.axes)
 
-    def test_borders_tell_same_from_other(self, figure):
-        # Query 0 (orbit), 3 + 2 neighbors; query 1 (spin), 3 + 3 neighbors.
-        assert [border(axis) for axis in figure.axes] == [
-            *(QUERY, OTHER, SAME, OTHER, SAME, OTHER),
-            *(QUERY, OTHER, OTHER, OTHER, OTHER, SAME, OTHER),
-        ]
 
-    def test_labels(self, figure):
-        labels = [axis.get_xlabel() for axis in figure.axes]
-        assert labels[:6] == ["orbit", "✗ spin", "✓ orbit", "✗ sway", "✓ orbit", "✗ spin"]
-        assert labels[6:] == ["spin", "✗ sway", "✗ orbit", "✗ orbit", "✗ orbit", "✓ spin", "✗ orbit"]
+def test_shape_of_the_first_query_is_that_of_all(rows):
+    figure = plot_retrieval(rows, [3], rows, {"ViDiDi": [[0, 1]]})
+    assert [pixels(axis).shape for axis in figure.axes] == [(3, 96, 3 * 192)] * 3
 
-    def test_headers(self, figure):
-        texts = [text.get_text() for text in figure.texts]
-        assert texts == ["nearest videos", "query", "1", "2", "3", "baseline", "ViDiDi", "baseline", "ViDiDi"]
 
-    def test_strips_show_three_frames_of_the_right_videos(self, figure):
-        for axis, video in zip(figure.axes, [0, 1, 2, 3, 2, 1]):
-            strip = pixels(axis)
-            assert strip.shape == (3, 96, 3 * 96)  # the wide video is cropped to the shape of the others
-            levels = strip.reshape(3, 96, 3, 96).mean(axis=(0, 1, 3))
-            np.testing.assert_allclose(levels, [40 * video + 4 * frame for frame in (2, 4, 6)], atol=2.5)
-
-    def test_encoders_stand_below_each_other_and_ranks_side_by_side(self, figure):
-        query, first, second, _, below, _ = (axis.get_position() for axis in figure.axes[:6])
-        assert query.x1 < first.x0 < first.x1 < second.x0
-        assert first.y0 == second.y0 > below.y1
-        assert first.x0 == below.x0
-        assert below.y0 < (query.y0 + query.y1) / 2 < first.y1
-        assert all(axis.get_position().y0 >= 0 and axis.get_position().x1 <= 1 for axis in figure.axes)
-
-    def test_shape_of_the_first_query_is_that_of_all(self, rows):
-        figure = plot_retrieval(rows, [3], rows, {"ViDiDi": [[0, 1]]})
-        assert [pixels(axis).shape for axis in figure.axes] == [(3, 96, 3 * 192)] * 3
-
-    def test_without_labels_borders_are_neutral(self, rows):
-        plain = rows.remove_columns("label")
-        axes = plot_retrieval(plain, [0], plain, {"ViDiDi": [[1, 2]]}).axes
+def test_unknown_labels_neither_agree_nor_disagree(rows):
+    plain = rows.remove_columns("label")
+    for gallery, labels in ((plain, ["", "", ""]), (rows, ["", "spin", "orbit"])):
+        axes = plot_retrieval(plain, [0], gallery, {"ViDiDi": [[1, 2]]}).axes
         assert border(axes[0]) == QUERY
         assert {border(axis) for axis in axes[1:]}.isdisjoint({SAME, OTHER, QUERY})
-        assert [axis.get_xlabel() for axis in axes] == ["", "", ""]
+        assert [axis.get_xlabel() for axis in axes] == labels
 
-    def test_a_query_without_a_label_neither_agrees_nor_disagrees(self, rows):
-        axes = plot_retrieval(rows.remove_columns("label"), [0], rows, {"ViDiDi": [[1, 2]]}).axes
-        assert {border(axis) for axis in axes[1:]}.isdisjoint({SAME, OTHER, QUERY})
-        assert [axis.get_xlabel() for axis in axes[1:]] == [video_label(rows, 1), video_label(rows, 2)]
 
-    def test_neighbors_must_fit_the_queries(self, rows):
-        with pytest.raises(ValueError, match="neighbors of 'ViDiDi' are for 1 queries, but 2 are shown"):
-            plot_retrieval(rows, [0, 1], rows, {"ViDiDi": [[1, 2]]})
+def test_neighbors_must_fit_the_queries(rows):
+    with pytest.raises(ValueError, match="neighbors of 'ViDiDi' are for 1 queries, but 2 are shown"):
+        plot_retrieval(rows, [0, 1], rows, {"ViDiDi": [[1, 2]]})
 
 
 def test_labels_are_named_where_they_are_known():

@@ -15,14 +15,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch.utils.flop_counter import FlopCounterMode
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import TASKS, collect_eval_results, read_report
 from vididi_hf.files import write_text
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import rename_old
-from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
+from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -30,7 +29,6 @@ CARD_FILE = "README.md"
 RESULTS = "results"
 FIGURES = "figures"
 EMISSIONS_FILE = "emissions.csv"
-RUN_FILES = (METRICS_FILE, EMISSIONS_FILE)
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
 # Name of a figure -> its caption. The card shows figures in this order, then all others.
@@ -42,10 +40,7 @@ _CAPTIONS = {
     "curves": "Training curves",
 }
 # Class of a model -> the Auto class that loads it.
-_AUTO_CLASSES = {
-    ViDiDiModel.__name__: "AutoModel",
-    ViDiDiForActionDetection.__name__: "AutoModelForObjectDetection",
-}
+_AUTO_CLASSES = {"ViDiDiModel": "AutoModel", "ViDiDiForActionDetection": "AutoModelForObjectDetection"}
 # File of a recipe -> its class, which knows old names, and the options that the card shows.
 RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
     "finetuning.json": (
@@ -68,30 +63,23 @@ RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
 
 
 def write_card(folder: Path, options: PublishOptions) -> Path:
-    """Writes the model card of a repository from the repository's other files, and returns its path.
-
-    The network and the labels come from `config.json`, the training from `recipe.json` or `finetuning.json` and from
-    `metrics.jsonl`, the results from the reports in `results/`, the figures from `figures/`, and the emissions from
-    codecarbon's `emissions.csv`. License, base model and notes come from the options.
-
-    Raises:
-        ValueError: If the card links to a file that is not in the repository.
-    """
+    """Writes the model card of a repository from the repository's other files and the options; returns its path."""
     config = ViDiDiConfig.from_pretrained(folder)
     processor = ViDiDiVideoProcessor.from_pretrained(folder)
     model_name = options.repo.split("/")[-1]
     recipe_file = next((name for name in RECIPES if (folder / name).exists()), None)
-    recipe = read_recipe(folder / recipe_file) if recipe_file else {}
     rows = read_metrics(folder)
+    recipe: dict[str, Any] = {}
+    if recipe_file:
+        recipe_class, shown_options = RECIPES[recipe_file]
+        saved = json.loads((folder / recipe_file).read_text(encoding="utf-8"))
+        recipe = rename_old(recipe_class, saved, warn=False)
     reports = [read_report(path) for path in sorted((folder / RESULTS).glob("*.json"))]
-    model_class = (config.architectures or [ViDiDiModel.__name__])[0]
-    classifies = model_class != ViDiDiModel.__name__
+    model_class = (config.architectures or ["ViDiDiModel"])[0]
+    classifies = model_class != "ViDiDiModel"
     carries_code = hasattr(config, "auto_map")
     data = ModelCardData(
-        license=options.license,
-        license_name=options.license_name,
-        license_link=options.license_link,
-        base_model=options.base_model,
+        **{name: getattr(options, name) for name in ("license", "license_name", "license_link", "base_model")},
         library_name="transformers" if carries_code else "vididi_hf",
         pipeline_tag="video-classification" if classifies else "feature-extraction",
         tags=["vididi", "video", "self-supervised-learning", *([recipe["objective"]] if "objective" in recipe else [])],
@@ -106,7 +94,7 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
         model_name=model_name,
         model_class=model_class,
         auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
-        takes_boxes=model_class == ViDiDiForActionDetection.__name__,
+        takes_boxes=model_class == "ViDiDiForActionDetection",
         output_name="logits" if classifies else "pooler_output",
         output_width=config.num_labels if classifies else config.hidden_size,
         labels=config.id2label if classifies else None,
@@ -114,14 +102,11 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
         processor=processor,
         carries_code=carries_code,
         figures=list_figures(folder),
-        results=[
-            {"title": result_title(report), "table": result_table(report), "protocol": result_protocol(report)}
-            for report in reports
-        ],
+        results=[describe_result(report) for report in reports],
         network=network_table(config, processor),
         recipe=recipe,
         recipe_file=recipe_file,
-        training=training_table(recipe, RECIPES[recipe_file][1], rows) if recipe_file else None,
+        training=training_table(recipe, shown_options, rows) if recipe_file else None,
         measured=bool(rows),
         dataset=recipe.get("dataset"),
         split=recipe.get("split") or recipe.get("train_split"),
@@ -141,22 +126,11 @@ def check_links(card: str, folder: Path) -> None:
             raise ValueError(f"the card links to {link}, which is not a file of the repository")
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Reads the recipe of a run, with the current names of its options."""
-    return rename_old(RECIPES[path.name][0], json.loads(path.read_text(encoding="utf-8")), warn=False)
-
-
 def list_figures(folder: Path) -> list[dict[str, str]]:
     """Lists the path and the caption of each figure, in the order of the card."""
-    order = list(_CAPTIONS)
-    paths = sorted(
-        (folder / FIGURES).glob("*.png"),
-        key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.name),
-    )
-    return [
-        {"path": f"{FIGURES}/{path.name}", "caption": _CAPTIONS.get(path.stem, path.stem.replace("_", " "))}
-        for path in paths
-    ]
+    names = sorted(path.stem for path in (folder / FIGURES).glob("*.png"))
+    names = [name for name in _CAPTIONS if name in names] + [name for name in names if name not in _CAPTIONS]
+    return [{"path": f"{FIGURES}/{name}.png", "caption": _CAPTIONS.get(name, name.replace("_", " "))} for name in names]
 
 
 def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
@@ -170,31 +144,25 @@ def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
     return entries
 
 
-def result_title(report: Mapping[str, Any]) -> str:
-    """Names the task, the method and the data of a report."""
+def describe_result(report: Mapping[str, Any]) -> dict[str, str]:
+    """Formats a report: its title, its metrics in percent with one row per input, and its protocol."""
     _, kind, method = TASKS[report["task"]]
     named = kind if method in kind.lower() else f"{kind}, {method}"
-    return f"{named}: {report['dataset']}, split {report['split']}"
-
-
-def result_table(report: Mapping[str, Any]) -> str:
-    """Formats the metrics of a report in percent, one row per input."""
     names = list(dict.fromkeys(name for values in report["metrics"].values() for name in values))
     cells = [
         [shown, *(f"{100 * values[name]:.1f}" if name in values else "" for name in names)]
         for shown, values in report["metrics"].items()
     ]
-    return _table(["input", *names], cells)
-
-
-def result_protocol(report: Mapping[str, Any]) -> str:
-    """Formats the protocol of a report. Of lists of failed videos it says the length."""
-    entries = [
+    protocol = [
         f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}"
         for key, value in report["protocol"].items()
         if value is not None
     ]
-    return f"Protocol: {', '.join(entries)}."
+    return {
+        "title": f"{named}: {report['dataset']}, split {report['split']}",
+        "table": _table(["input", *names], cells),
+        "protocol": f"Protocol: {', '.join(protocol)}.",
+    }
 
 
 def network_table(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> str:
@@ -244,12 +212,13 @@ def read_emissions(path: Path) -> dict[str, Any] | None:
     if not last:
         return None
     *_, newest = last.values()
-    return {
+    facts = {
         "emissions": round(1000 * sum(float(row["emissions"]) for row in last.values()), 3),
         "source": "codecarbon",
-        **({"geographical_location": newest["country_name"]} if newest.get("country_name") else {}),
-        **({"hardware_used": hardware} if (hardware := newest.get("gpu_model") or newest.get("cpu_model")) else {}),
+        "geographical_location": newest.get("country_name"),
+        "hardware_used": newest.get("gpu_model") or newest.get("cpu_model"),
     }
+    return {name: fact for name, fact in facts.items() if fact not in (None, "")}
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

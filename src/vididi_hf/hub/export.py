@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
-from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.derivatives_vididi import derivative_view
 from vididi_hf.files import atomic_write
 from vididi_hf.hub.options import GRAPH_INPUTS, ExportOptions
@@ -57,22 +56,6 @@ class ExportGraph(nn.Module):
         num_frames: Frames that the encoder sees; by default those of the configuration. The input has as many more as
             the highest order, which differentiation uses up.
         image_size: Height and width in pixels; by default those of the configuration.
-
-    Attributes:
-        orders: Derivative orders that the encoder sees.
-        output_name: `"pooler_output"` or `"logits"`.
-
-    Raises:
-        ValueError: If an argument is impossible or does not fit the model.
-
-    Example:
-        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel
-        >>> from vididi_hf.hub.export import ExportGraph
-        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), image_size=40))
-        >>> graph = ExportGraph(model, orders=(0, 1))
-        >>> clips = graph.example(2)
-        >>> clips.shape, graph(clips).shape
-        (torch.Size([2, 9, 3, 40, 40]), torch.Size([2, 128]))
     """
 
     mean: Tensor
@@ -89,8 +72,7 @@ class ExportGraph(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        config: ViDiDiConfig = model.config
-        orders = tuple(orders)
+        config, orders = model.config, tuple(orders)
         is_classifier = isinstance(model, ViDiDiForVideoClassification)
         if inputs not in GRAPH_INPUTS:
             raise ValueError(f"inputs must be one of {', '.join(GRAPH_INPUTS)}, got {inputs!r}")
@@ -99,21 +81,17 @@ class ExportGraph(nn.Module):
         if inputs == "derivative" and len(orders) != 1:
             raise ValueError(f"inputs 'derivative' needs exactly one order, got {orders}")
         if is_classifier and (inputs == "derivative" or orders != (0,)):
-            raise ValueError(
-                f"a classifier differentiates frames itself, into the orders {config.classifier_orders}: "
-                f"leave out the orders and inputs 'derivative', got {orders} and {inputs!r}"
-            )
-        if inputs == "uint8_frames" and processor is None:
-            raise ValueError("inputs 'uint8_frames' needs a processor, whose mean and std normalize the frames")
-        self.model = model
-        self.inputs = inputs
+            raise ValueError("a classifier differentiates frames itself: leave out orders and inputs 'derivative'")
+        self.model, self.inputs = model, inputs
         self.orders = tuple(config.classifier_orders) if is_classifier else orders
         self.output_name = "logits" if is_classifier else "pooler_output"
         self.num_frames = num_frames or config.num_frames
         extra_frames = 0 if inputs == "derivative" else max(self.orders)
         size = image_size or config.image_size
         self.input_shape = (self.num_frames + extra_frames, config.num_channels, size, size)
-        if inputs == "uint8_frames" and processor is not None:
+        if inputs == "uint8_frames":
+            if processor is None:
+                raise ValueError("inputs 'uint8_frames' needs a processor, whose mean and std normalize the frames")
             for name, values in (("mean", processor.image_mean), ("std", processor.image_std)):
                 self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.eval()
@@ -124,13 +102,12 @@ class ExportGraph(nn.Module):
             pixel_values = (pixel_values.float() - self.mean) / self.std
         if isinstance(self.model, ViDiDiForVideoClassification):
             return self.model(pixel_values, return_dict=True).logits
-        if self.inputs == "derivative":
-            return self._encode(pixel_values, self.orders[0])
-        views = [self._encode(derivative_view(pixel_values, order, self.num_frames), order) for order in self.orders]
-        return views[0] if len(views) == 1 else torch.cat(views, dim=-1)
-
-    def _encode(self, clips: Tensor, order: int) -> Tensor:
-        return self.model(clips, derivative_order=order, return_dict=True).pooler_output
+        features = []
+        for order in self.orders:
+            ready = self.inputs == "derivative"
+            view = pixel_values if ready else derivative_view(pixel_values, order, self.num_frames)
+            features.append(self.model(view, derivative_order=order, return_dict=True).pooler_output)
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
     def example(self, batch: int, seed: int = 0) -> Tensor:
         """Returns random clips of the input's shape and type."""
@@ -172,15 +149,10 @@ def export_program(graph: ExportGraph, path: str | Path) -> float:
 
 
 def export_onnx(graph: ExportGraph, path: str | Path) -> float:
-    """Writes a graph as one ONNX file, and returns the difference between ONNX Runtime and the graph; see `check`.
-
-    The metadata of the file holds `graph.description()` under the key `vididi`.
-    """
-    _require_onnx()
-    import onnx
-
+    """Writes a graph as one ONNX file with its description as metadata, and returns its difference from the graph."""
+    onnx = _import_onnx("onnx")
     with atomic_write(path) as unfinished, torch.no_grad():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             graph,
             (graph.example(2),),
             dynamo=True,
@@ -189,7 +161,6 @@ def export_onnx(graph: ExportGraph, path: str | Path) -> float:
             dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
             verbose=False,
         )
-        assert program is not None  # with dynamo=True it never is
         program.save(unfinished, external_data=False)
         model = onnx.load(unfinished)
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(graph.description())})
@@ -199,28 +170,18 @@ def export_onnx(graph: ExportGraph, path: str | Path) -> float:
 
 def onnx_function(path: str | Path, num_threads: int = 0) -> Callable[[Tensor], Tensor]:
     """Loads an exported file into ONNX Runtime on the CPU, as a function of clips. 0 threads are all cores."""
-    _require_onnx()
-    import onnxruntime
-
+    onnxruntime = _import_onnx("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def call(clips: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {INPUT_NAME: clips.numpy()})[0])
-
-    return call
+    return lambda clips: torch.from_numpy(session.run(None, {INPUT_NAME: clips.numpy()})[0])
 
 
 @torch.no_grad()
-def check(graph: ExportGraph, function: Callable[[Tensor], Tensor], batches: Sequence[int] = (1, 3)) -> float:
-    """Returns the largest relative difference between an exported function and the graph, on random clips.
-
-    Raises:
-        RuntimeError: If it exceeds 1e-4 of the largest output (or of 1).
-    """
+def check(graph: ExportGraph, function: Callable[[Tensor], Tensor]) -> float:
+    """Returns the largest difference from the graph, relative to its largest output or 1. Above 1e-4 is an error."""
     worst = 0.0
-    for batch in batches:
+    for batch in (1, 3):
         clips = graph.example(batch, seed=batch)
         expected, found = graph(clips), function(clips)
         if found.shape != expected.shape:
@@ -232,25 +193,24 @@ def check(graph: ExportGraph, function: Callable[[Tensor], Tensor], batches: Seq
     return worst
 
 
-def read_description(path: str | Path) -> Mapping[str, Any]:
+def read_description(path: str | Path) -> dict[str, Any]:
     """Reads the description in an exported `.onnx` or `.pt2` file: input, output, derivative orders, labels."""
     path = Path(path)
+    properties = {METADATA_KEY: ""}
     if path.suffix == ".pt2":
-        properties = {METADATA_KEY: ""}
         torch.export.load(path, extra_files=properties)
     else:
-        _require_onnx()
-        import onnx
-
-        properties = {one.key: one.value for one in onnx.load(path, load_external_data=False).metadata_props}
-    if not properties.get(METADATA_KEY):
+        metadata = _import_onnx("onnx").load(path, load_external_data=False).metadata_props
+        properties |= {one.key: one.value for one in metadata}
+    if not properties[METADATA_KEY]:
         raise ValueError(f"{path} was not exported by vididi_hf")
     return json.loads(properties[METADATA_KEY])
 
 
-def _require_onnx() -> None:
+def _import_onnx(name: str) -> Any:
     try:
-        for name in ("onnx", "onnxruntime", "onnxscript"):
-            importlib.import_module(name)
+        for module in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'vididi-hf[export]'") from None
+    return importlib.import_module(name)

@@ -16,7 +16,6 @@ class PublishOptions(Options):
     """Options of `vididi publish`. `help` of each field describes it.
 
     Example:
-        >>> from vididi_hf import PublishOptions
         >>> PublishOptions(checkpoint="runs/mine", repo="org/vididi-vicreg").public
         False
     """
@@ -29,12 +28,8 @@ class PublishOptions(Options):
     message: str = option(default="Publish with vididi_hf", help="Commit message.")
     encoder_only: bool = option(default=False, help="Leave out the head of a classifier or detector.")
     with_code: bool = option(default=True, help="Add the model's code, for users who have only transformers.")
-    results: list[str] = option(
-        default_factory=list, help="More evaluation reports, or folders of them, than those in the checkpoint."
-    )
-    figures: list[str] = option(
-        default_factory=list, help="More PNG figures, or folders of them, than those in the checkpoint."
-    )
+    results: list[str] = option(default_factory=list, help="Evaluation reports, or folders of them, to add.")
+    figures: list[str] = option(default_factory=list, help="PNG figures, or folders of them, to add.")
     license: str = option(default="apache-2.0", help="License of the weights: an identifier of the Hub.")
     license_name: str | None = option(default=None, help="Name of the license, with --license other.")
     license_link: str | None = option(default=None, help="Link to the license, with --license other.")
@@ -50,12 +45,8 @@ class ConvertOptions(Options):
     source: str = option(positional=True, help="File of tensors; or a checkpoint folder, with --to torchvision.")
     output: str = option(positional=True, help="Folder to write; or a file, with --to torchvision.")
     to: str = option(default="vididi", choices=("vididi", "torchvision"), help="Layout of the output.")
-    order: int | None = option(
-        default=None, at_least=0, help="To torchvision: derivative order whose BatchNorm statistics are kept."
-    )
-    prefix: str | None = option(
-        default=None, help="To vididi: prefix of the network's tensors, if the file has several networks."
-    )
+    order: int | None = option(default=None, at_least=0, help="To torchvision: derivative order of the BatchNorms.")
+    prefix: str | None = option(default=None, help="To vididi: prefix of the network, if the file has several.")
     with_classifier: bool = option(default=False, help="To vididi: keep the classifier.")
     num_frames: int = option(default=8, at_least=2, help="To vididi: frames per clip.")
     image_size: int = option(default=112, at_least=32, help="To vididi: height and width of the input in pixels.")
@@ -68,15 +59,9 @@ class ExportOptions(Options):
     checkpoint: str = option(positional=True, help=_CHECKPOINT)
     output: str = option(positional=True, help=f"File to write; it ends in {' or '.join(EXPORT_FORMATS)}.")
     inputs: str = option(default="frames", choices=GRAPH_INPUTS, help=f"Input of the graph: {', '.join(GRAPH_INPUTS)}.")
-    orders: list[int] = option(
-        default_factory=lambda: [0], at_least=0, help="Derivative orders; the features of an encoder are concatenated."
-    )
-    num_frames: int | None = option(
-        default=None, at_least=1, help="Frames that the encoder sees. Default: those of the checkpoint."
-    )
-    image_size: int | None = option(
-        default=None, at_least=1, help="Height and width in pixels. Default: those of the checkpoint."
-    )
+    orders: list[int] = option(default_factory=lambda: [0], at_least=0, help="Derivative orders, concatenated.")
+    num_frames: int | None = option(default=None, at_least=1, help="Frames per clip. Default: the checkpoint's.")
+    image_size: int | None = option(default=None, at_least=1, help="Height and width. Default: the checkpoint's.")
     encoder_only: bool = option(default=False, help="Leave out the classifier.")
 
     def __post_init__(self) -> None:

@@ -7,11 +7,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -21,10 +23,12 @@ from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import dataset_name, read_report, write_report
-from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, RUN_FILES, read_metrics, write_card
+from vididi_hf.files import write_text
+from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, write_card
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
@@ -36,8 +40,7 @@ PUBLISHED: dict[str, type[PreTrainedModel]] = {
     "ViDiDiForActionDetection": ViDiDiForActionDetection,
 }
 CURVES = ("loss", "R@1", "train_accuracy")
-# Options that name local paths, even if the paths do not exist any more.
-_LOCAL_KEYS = ("output_dir", "dataset_root")
+_LOCAL_KEYS = ("output_dir", "dataset_root")  # options that name local paths, even if these do not exist any more
 # Files of an earlier version that would mislead if the new version lacks them.
 _REPLACED = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({FIGURES}|{RESULTS})/.*")
 
@@ -69,12 +72,9 @@ def publish(
 ) -> CommitInfo:
     """Publishes a checkpoint with its model card, code, results and figures in one commit on the Hub.
 
-    The commit holds the weights (safetensors), `config.json` and the processor, the recipe and `metrics.jsonl` of the
-    run, evaluation reports in `results/`, figures in `figures/`, the model card, and the model's code. Local paths in
-    JSON files are replaced by names. To look at the files first, run `vididi publish` with `--dry_run`.
-
-    If the upload is interrupted, call the function again: files that have arrived are not sent twice. The commit also
-    removes weights, reports and figures of an earlier version that the new one lacks.
+    The commit holds the weights, `config.json`, the processor, the recipe and `metrics.jsonl` of the run, evaluation
+    reports, figures, the model card, and the model's code. Local paths in JSON files are replaced by names. Files that
+    are on the Hub already are not sent again; outdated weights, reports and figures are removed.
 
     Args:
         checkpoint: Folder of a run, of one of its checkpoints, or of a saved model.
@@ -86,8 +86,7 @@ def publish(
         results: More reports (`metrics.json`), or folders of reports, than those in the checkpoint.
         figures: More figures (PNG), or folders of figures, than those in the checkpoint.
         api: The Hub client. The default one uses your token: run `hf auth login` once.
-        **options: Other fields of `PublishOptions`: `message`, and `license`, `license_name`, `license_link`,
-            `base_model`, `notes` and `template` of the model card.
+        **options: Other fields of `PublishOptions`, such as `message`, `license` and `notes`.
 
     Returns:
         The commit. `commit_url` is its address.
@@ -99,10 +98,7 @@ def publish(
         huggingface_hub.errors.HfHubHTTPError: If the Hub refuses the commit.
 
     Example:
-        >>> from vididi_hf import publish
         >>> commit = publish("runs/mine", "org/vididi-vicreg", license="mit")  # doctest: +SKIP
-        >>> commit.commit_url  # doctest: +SKIP
-        'https://huggingface.co/org/vididi-vicreg/commit/…'
     """
     settings = PublishOptions(
         checkpoint=str(checkpoint),
@@ -121,10 +117,7 @@ def publish(
 
 def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
     """Writes the repository of a checkpoint to a new or empty folder, without network, and returns the folder."""
-    try:
-        validate_repo_id(options.repo)
-    except HFValidationError as error:
-        raise ValueError(str(error)) from None
+    validate_repo_id(options.repo)
     if "/" not in options.repo:
         raise ValueError(f"repo must be owner/name, got {options.repo!r}")
     checkpoint, folder = Path(options.checkpoint), Path(folder)
@@ -148,12 +141,9 @@ def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> Com
     """Sends a prepared repository to the Hub in one commit. Files that are there already are not sent again."""
     api, repo_id = api or HfApi(), options.repo
     if not options.public:
-        try:
-            public = api.model_info(repo_id).private is False
-        except RepositoryNotFoundError:
-            public = False
-        if public:
-            raise ValueError(f"{repo_id} exists and is public: set --public (private=False) to publish there")
+        with suppress(RepositoryNotFoundError):
+            if api.model_info(repo_id).private is False:
+                raise ValueError(f"{repo_id} exists and is public: set --public (private=False) to publish there")
     api.create_repo(repo_id, private=not options.public, exist_ok=True)
     if options.revision != "main":
         api.create_branch(repo_id, branch=options.revision, exist_ok=True)
@@ -169,10 +159,10 @@ def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> Com
 def format_plan(folder: Path, options: PublishOptions) -> str:
     """Lists the files of a prepared repository with their sizes, largest first."""
     sizes = {name: path.stat().st_size for name, path in _files_below(folder).items()}
-    names = sorted(sizes, key=lambda name: (-sizes[name], name))
-    lines = [(sizes[name], name) for name in names] + [(sum(sizes.values()), f"in {len(sizes)} files")]
-    head = f"{options.repo} ({'public' if options.public else 'private'}):"
-    return "\n".join([head, *(f"{tqdm.format_sizeof(size, 'B'):>7}  {name}" for size, name in lines)])
+    rows = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    rows.append((f"in {len(sizes)} files", sum(sizes.values())))
+    lines = [f"{tqdm.format_sizeof(size, 'B'):>7}  {name}" for name, size in rows]
+    return "\n".join([f"{options.repo} ({'public' if options.public else 'private'}):", *lines])
 
 
 def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) -> PreTrainedModel:
@@ -198,8 +188,8 @@ def _copy_run(checkpoint: Path, folder: Path) -> None:
     for name in RECIPES:
         if (checkpoint / name).exists():
             recipe = without_local_paths(json.loads((checkpoint / name).read_text(encoding="utf-8")))
-            (folder / name).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-    for name in RUN_FILES:
+            write_text(folder / name, json.dumps(recipe, indent=2) + "\n")
+    for name in (METRICS_FILE, EMISSIONS_FILE):
         if (run_folder / name).exists():
             shutil.copyfile(run_folder / name, folder / name)
 
@@ -252,11 +242,9 @@ def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
             raise FileNotFoundError(f"{place} does not exist")
         if place.is_file():
             yield place
-            continue
-        for pattern in (f"*{suffix}", f"*/*{suffix}"):
-            for path in sorted(place.glob(pattern)):
-                if path.parent == place or not (path.parent / CONFIG_NAME).exists():
-                    yield path
+        else:
+            yield from sorted(place.glob(f"*{suffix}"))
+            yield from (one for one in sorted(place.glob(f"*/*{suffix}")) if not (one.parent / CONFIG_NAME).exists())
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
@@ -265,5 +253,5 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 def _free(folder: Path, stem: str, suffix: str) -> Path:
     """Returns a path that does not exist yet."""
-    names = (f"{stem}{suffix}", *(f"{stem}-{number}{suffix}" for number in range(2, 1000)))
-    return next(folder / name for name in names if not (folder / name).exists())
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(path for name in names if not (path := folder / f"{name}{suffix}").exists())

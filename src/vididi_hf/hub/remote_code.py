@@ -17,9 +17,7 @@ AUTO_MAPS: dict[str, dict[str, tuple[str, str]]] = {
         "AutoModelForObjectDetection": ("detection_vididi", "ViDiDiForActionDetection"),
         "AutoModelForVideoClassification": ("classification_vididi", "ViDiDiForVideoClassification"),
     },
-    VIDEO_PROCESSOR_NAME: {
-        "AutoVideoProcessor": ("video_processing_vididi", "ViDiDiVideoProcessor"),
-    },
+    VIDEO_PROCESSOR_NAME: {"AutoVideoProcessor": ("video_processing_vididi", "ViDiDiVideoProcessor")},
 }
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from itertools import cycle
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from vididi_hf.visualization.style import FAINT, RUN_COLORS, TEXT
 
 
 def plot_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    keys: Sequence[str] = ("loss", "R@1"),
-    chance: float | None = None,
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] = ("loss", "R@1"), chance: float | None = None
 ) -> Figure:
     """Plots metrics over epochs, with one panel per metric and one color per run.
 
@@ -31,32 +29,18 @@ def plot_curves(
         if not any(key in row for rows in runs.values() for row in rows):
             raise ValueError(f"no run has the metric {key!r}")
         recall = key.startswith("R@")
-        for number, (name, rows) in enumerate(runs.items()):
-            values: dict[int, list[float]] = defaultdict(list)
-            for row in sorted((row for row in rows if key in row), key=lambda row: row["epoch"]):
-                values[row["epoch"]].append(row[key])
-            color = RUN_COLORS[number % len(RUN_COLORS)]
-            means = [fmean(group) for group in values.values()]
-            panel.plot(
-                list(values), means, color=color, label=name, linewidth=1.8, marker="o" if recall else "", markersize=4
-            )
-            if any(len(group) > 1 for group in values.values()):
-                lowest, highest = ([edge(group) for group in values.values()] for edge in (min, max))
-                panel.fill_between(list(values), lowest, highest, color=color, alpha=0.18, linewidth=0)
+        for (name, rows), color in zip(runs.items(), cycle(RUN_COLORS)):
+            points = pd.DataFrame([(row["epoch"], row[key]) for row in rows if key in row], columns=["epoch", key])
+            epochs = points.astype({key: float}).groupby("epoch")[key].agg(["mean", "min", "max", "size"])
+            marker = "o" if recall else ""
+            panel.plot(epochs["mean"], marker=marker, markersize=4, color=color, label=name, linewidth=1.8)
+            if (epochs["size"] > 1).any():
+                panel.fill_between(epochs.index, epochs["min"], epochs["max"], color=color, alpha=0.18, linewidth=0)
         if recall:
             if chance is not None:
                 panel.axhline(chance, color=FAINT, linewidth=1, linestyle="--")
-                panel.annotate(
-                    "chance",
-                    xy=(1, chance),
-                    xycoords=panel.get_yaxis_transform(),
-                    xytext=(-2, -3),
-                    textcoords="offset points",
-                    ha="right",
-                    va="top",
-                    color=FAINT,
-                    fontsize=8,
-                )
+                place, style = panel.get_yaxis_transform(), {"ha": "right", "va": "top", "color": FAINT, "fontsize": 8}
+                panel.annotate("chance", (1, chance), (-2, -3), place, "offset points", **style)
             # On a hard data set, a range up to 1 would show flat lines.
             panel.set_ylim(0, min(1.0, panel.get_ylim()[1]))
         panel.set_title(key, fontsize=10, color=TEXT, loc="left")

@@ -18,7 +18,6 @@ from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.visualization.style import FAINT, OTHER, QUERY, SAME, SIDE, TEXT, show_frame
 
 STRIP_FRAMES = 3
-
 _THUMBNAIL = 96  # pixels
 
 
@@ -40,8 +39,8 @@ def plot_retrieval(
 ) -> Figure:
     """Shows queries and the videos retrieved for them by several encoders.
 
-    Each video is a strip of three frames, at a quarter, half and three quarters of its length. Retrieved videos have a
-    green border if they have the query's label and a red one otherwise. The border is gray if a label is unknown.
+    Each video is a strip of three frames, at a quarter, half and three quarters of its length. The border of a found
+    video is green if it has the query's label, red if it has another one, and gray if a label is unknown.
 
     Args:
         queries: Data set with the column `video` and, if labels are known, `label`.
@@ -110,10 +109,10 @@ def _middle_frames(rows: datasets.Dataset, row: int) -> Tensor:
 def _show_strip(axis: Axes, frames: Tensor, aspect: float) -> None:
     """Shows frames side by side, each cropped at its center to the aspect ratio width / height."""
     height, width = frames.shape[-2:]
-    shape = (_THUMBNAIL, round(_THUMBNAIL * aspect))
+    shape = [_THUMBNAIL, round(_THUMBNAIL * aspect)]
     scale = max(shape[0] / height, shape[1] / width)
     covering = [math.ceil(height * scale), math.ceil(width * scale)]
-    frames = vision.center_crop(vision.resize(frames, covering, antialias=True), list(shape))
+    frames = vision.center_crop(vision.resize(frames, covering, antialias=True), shape)
     show_frame(axis, torch.cat(frames.unbind(), dim=-1))
     for seam in range(1, len(frames)):
         axis.axvline(seam * shape[1] - 0.5, color="white", linewidth=1.5)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vididi_hf.derivatives_vididi import temporal_derivative
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.visualization.style import check_clip, image_grid, name_row, number_frames, show_frame
+from vididi_hf.visualization.style import check_clip, image_grid, show_row
 
 
 def video_saliency(
@@ -32,31 +32,21 @@ def video_saliency(
 
         d = f(x) − f(x̄),    A = (x − x̄) · 1/n Σᵢ ∇⟨f, d/‖d‖⟩(x̄ + (i − ½)/n · (x − x̄)),    saliency = max(0, G ∗ A / ‖d‖)
 
-    A is summed over the channels. Its sum over all pixels and frames is ‖d‖, up to the n steps of the integral, so each
-    value of A / ‖d‖ is a share of what the video contributes to the embedding. G is a Gaussian: gradients of both signs
-    lie side by side, and only their sum means something. Unlike occluders, the path from x̄ to x adds no motion.
+    A is summed over the channels. A / ‖d‖ sums to 1, up to the n steps of the integral, so each value is a share of
+    what the video contributes to the embedding. G is a Gaussian: gradients of both signs lie side by side, and only
+    their sum means something. Unlike occluders, the path from x̄ to x adds no motion.
 
     Args:
         model: The encoder. It is used in evaluation mode and keeps its mode.
         pixel_values: Normalized frames (frames, channels, height, width), `derivative_order` more than it sees.
         derivative_order: Order of the derivative that the encoder sees; 0 for frames.
         steps: Steps of the integral, n.
-        smoothing: Standard deviations of G: in frames, and in space as a share of the shorter side. 0 disables one.
-            `(0, 0)` returns A / ‖d‖ with its negative values.
+        smoothing: Standard deviations of G in frames and as a share of the shorter side. `(0, 0)` returns A / ‖d‖.
 
     Returns:
         float32 (frames, height, width) on the CPU; 0 everywhere if the video does not change the embedding.
 
-    Source: Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks" (https://arxiv.org/abs/1703.01365). The
-    direction of the embedding replaces the score of a class.
-
-    Example:
-        >>> import torch
-        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel
-        >>> from vididi_hf.visualization import video_saliency
-        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
-        >>> video_saliency(model, torch.rand(9, 3, 40, 40), derivative_order=1).shape
-        torch.Size([9, 40, 40])
+    Source: Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks" (https://arxiv.org/abs/1703.01365).
     """
     if pixel_values.ndim != 4:
         raise ValueError(f"expected (frames, channels, height, width), got {tuple(pixel_values.shape)}")
@@ -88,24 +78,13 @@ def video_saliency(
 
 
 def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> tuple[float, float]:
-    """Computes the share of a saliency on pixels that change, and the share of such pixels.
+    """Computes the share of a saliency (frames, height, width) on pixels that change, and the share of such pixels.
 
-    A pixel changes if its mean over the channels differs by more than `threshold` gray levels (of 255) from the frame
-    before or after.
-
-    Args:
-        saliency: (frames, height, width), at least 0.
-        clip: uint8 (frames, 3, height, width), at least two frames.
-        threshold: In gray levels.
-
-    Returns:
-        Two shares between 0 and 1. The second one is what a uniform saliency would have.
+    A pixel of the uint8 clip (frames, 3, height, width) changes if its mean over the channels differs by more than
+    `threshold` gray levels from the frame before or after. The second share is what a uniform saliency would have.
     """
     if saliency.shape != (len(clip), *clip.shape[2:]) or len(clip) < 2:
-        raise ValueError(
-            f"expected a saliency (frames, height, width) of a clip of at least 2 frames, "
-            f"got {tuple(saliency.shape)} of {tuple(clip.shape)}"
-        )
+        raise ValueError(f"the saliency must fit the clip, got {tuple(saliency.shape)} of {tuple(clip.shape)}")
     jumps = temporal_derivative(clip.float().mean(dim=1, keepdim=True)).abs()[:, 0] > threshold
     changes = F.pad(jumps, (0, 0, 0, 0, 1, 0)) | F.pad(jumps, (0, 0, 0, 0, 0, 1))
     total = float(saliency.sum())
@@ -115,26 +94,16 @@ def share_on_motion(saliency: Tensor, clip: Tensor, threshold: float = 8.0) -> t
 def plot_saliency(clip: Tensor, saliencies: Mapping[str, Tensor]) -> Figure:
     """Shows a clip and, for each encoder, the clip in gray under its saliency.
 
-    Each row is scaled to the 99.5th percentile of its own values, so you can compare places but not values.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
-        saliencies: Name of an encoder -> its `video_saliency` (at least as many frames, any height, any width).
+    Each row is scaled to the 99.5th percentile of its own values, so you can compare places but not values. A saliency
+    has at least the clip's frames, and any height and width.
     """
     check_clip(clip)
-    for name, saliency in saliencies.items():
-        if saliency.ndim != 3 or len(saliency) < len(clip):
-            raise ValueError(
-                f"the saliency of {name!r} must be (at least {len(clip)} frames, height, width), "
-                f"got {tuple(saliency.shape)}"
-            )
     figure, grid = image_grid(1 + len(saliencies), len(clip), clip)
-    rows = {"video": clip, **{name: _overlay(clip, saliency[: len(clip)]) for name, saliency in saliencies.items()}}
-    for axes, (name, frames) in zip(grid, rows.items()):
-        name_row(axes[0], name)
-        for axis, frame in zip(axes, frames):
-            show_frame(axis, frame)
-    number_frames(grid[0])
+    show_row(grid[0], clip, "video", numbered=True)
+    for axes, (name, saliency) in zip(grid[1:], saliencies.items()):
+        if saliency.ndim != 3 or len(saliency) < len(clip):
+            raise ValueError(f"the saliency of {name!r} has shape {tuple(saliency.shape)}, the clip {len(clip)} frames")
+        show_row(axes, _overlay(clip, saliency[: len(clip)]), name)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+# Borders of retrieved videos with the query's label, of those with another label, and of the query.
 SAME, OTHER, QUERY = "#2a9d5c", "#d1495b", "#30343b"
-"""Border colors of retrieved videos with the query's label, of those with another label, and of the query."""
+# The first color, gray, suits a baseline.
 RUN_COLORS = ("#8a8f98", "#2f6fdb", "#e07b39", "#2a9d5c", "#8e5bd0", "#c2185b", "#c8a415")
-"""Colors of runs. The first one, gray, suits a baseline."""
-
 TEXT, FAINT = "#30343b", "#8a8f98"
 SIDE = 0.75  # inches of a thumbnail in a figure
 
@@ -43,35 +43,24 @@ def show_frame(axis: Axes, frame: Tensor) -> None:
     axis.spines[:].set_visible(False)
 
 
-def name_row(axis: Axes, name: str) -> None:
-    """Writes the name of a row of images to the left of its first image."""
-    axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=TEXT, labelpad=6)
-
-
-def number_frames(axes: list[Axes]) -> None:
-    """Writes the number of each frame above it."""
-    for number, axis in enumerate(axes):
-        axis.set_title(f"frame {number}", fontsize=8, color=FAINT, pad=3)
+def show_row(axes: Sequence[Axes], frames: Tensor, name: str, numbered: bool = False) -> None:
+    """Shows frames side by side, with the name of the row to the left and, if wanted, numbers above."""
+    for number, (axis, frame) in enumerate(zip(axes, frames)):
+        show_frame(axis, frame)
+        if numbered:
+            axis.set_title(f"frame {number}", fontsize=8, color=FAINT, pad=3)
+    axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=TEXT, labelpad=6)
 
 
 def signed_image(values: Tensor, colors: str) -> tuple[Tensor, float]:
-    """Maps signed values to colors, symmetrically up to the 99.5th percentile of their absolute values.
+    """Maps signed gray levels (…, 3, height, width) to colors of 0 to 255; returns these and the limit of the scale.
 
-    Args:
-        values: (…, 3, height, width), in gray levels out of 255.
-        colors: `"rgb"`: each channel around mid-gray. `"diverging"`: the mean of the channels, from blue to red.
-
-    Returns:
-        (…, 3, height, width) with values around 0 to 255, and the limit of the scale. The limit is at least 1, so that
-        the noise of a still video stays invisible.
-
-    Raises:
-        ValueError: If `colors` is unknown.
+    The scale is symmetric, up to the 99.5th percentile of the absolute values or 1, so that the noise of a still video
+    stays invisible. `"rgb"` shows each channel around mid-gray, `"diverging"` their mean from blue to red.
     """
     if colors not in ("rgb", "diverging"):
         raise ValueError(f"colors must be one of rgb, diverging, got {colors!r}")
-    if colors == "diverging":
-        values = values.mean(dim=-3)
+    values = values.mean(dim=-3) if colors == "diverging" else values
     limit = max(float(np.percentile(values.abs().numpy(), 99.5)), 1.0)
     if colors == "rgb":
         return 127.5 + 127.5 * values / limit, limit
