@@ -1,6 +1,6 @@
 """Temporal derivatives of a video V(t) and its Taylor expansion.
 
-V(t + h) = V(t) + h ∂V(t) + h²/2 ∂²V(t) + … (arXiv 2409.02371). Every tensor here has the shape (…, frames, channels, height, width).
+V(t + h) = V(t) + h ∂V(t) + h²/2 ∂²V(t) + … Every tensor is (…, frames, channels, height, width).
 """
 
 import math

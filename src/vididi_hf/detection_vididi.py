@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 
-from .backbone_vididi import S3D, HalvingPool, InceptionBlock, VideoBackbone
+from .backbone_vididi import S3D, InceptionBlock, VideoBackbone
 from .classification_vididi import ViDiDiClassifier
 from .configuration_vididi import ViDiDiConfig
 
@@ -54,8 +54,8 @@ def densify_last_stage(backbone: VideoBackbone) -> None:
 
 def feature_grid(backbone: VideoBackbone, dense: bool) -> tuple[int, float]:
     """Stride and offset in pixels: the receptive field of feature j has its center at `offset + stride · j`."""
-    # Kernels of an odd size lie around one pixel, the first of which has its center at 0.5. The last pooling of S3D lies
-    # between two features 16 pixels apart.
+    # Kernels of an odd size lie around one pixel, and the first pixel has its center at 0.5. The last pooling of S3D
+    # lies between two features 16 pixels apart.
     stride, offset = (32, 8.5) if isinstance(backbone, S3D) else (16, 0.5)
     return (stride // 2 if dense else stride), offset
 
@@ -74,8 +74,8 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
     Raises:
         ValueError: If the network cannot have this `detection_stride`.
 
-    Source: the head of SlowFast (https://arxiv.org/abs/1812.03982), which treats features as adjacent cells. That shifts
-    those of a padded network by half a stride, so here the centers of the receptive fields place the boxes.
+    Source: the head of SlowFast (https://arxiv.org/abs/1812.03982). It treats features as adjacent cells, which shifts
+    those of a padded network by half a stride. Here the centers of the receptive fields place the boxes.
 
     Example:
         >>> import torch
