@@ -1,7 +1,6 @@
 """The video processor: every form of a video, the definition of its pixels and derivatives, settings and their file."""
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -71,10 +70,9 @@ def test_several_clips_are_the_uniform_ones():
     processor = small_processor(do_resize=False, do_center_crop=False, do_normalize=False, do_rescale=False)
     settings = {"num_clips": 3, "num_frames": 4, "frame_stride": 2, "derivative_orders": (0, 1)}
     inputs = processor([frames, frames.flip(0)], **settings)
-    indices = uniform_clips(40, 3, 4, 2, extra_frames=1)
-    assert inputs["pixel_values"].shape == inputs["pixel_values_order_1"].shape == (2, 3, 4, 3, 60, 80)
-    assert torch.equal(inputs["pixel_values"][0], frames[indices[:, :4]].float())
-    assert torch.equal(inputs["pixel_values"][1], frames.flip(0)[indices[:, :4]].float())
+    indices = uniform_clips(40, 3, 4, 2, extra_frames=1)[:, :4]
+    assert torch.equal(inputs["pixel_values"], torch.stack([frames[indices], frames.flip(0)[indices]]).float())
+    assert inputs["pixel_values_order_1"].shape == (2, 3, 4, 3, 60, 80)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
@@ -90,24 +88,16 @@ def test_without_sampling_all_frames_are_one_clip():
     assert all(isinstance(value, np.ndarray) and value.shape == (1, 9, 3, 24, 24) for value in inputs.values())
 
 
-def test_pixels_stay_on_the_device():
-    views = small_processor().views(torch.zeros(2, 9, 3, 8, 8, dtype=torch.uint8, device="meta"), (0, 1))
-    assert all(view.device.type == "meta" for view in views)
-    assert small_processor()(random_frames(), device="meta")["pixel_values"].device.type == "meta"
-
-
 def test_sampling_and_views_are_the_two_halves_of_a_call(path):
     processor = small_processor(num_clips=2, derivative_orders=(0, 1))
     clips = processor.sample_clips(path)
-    assert clips.dtype == torch.uint8
-    assert clips.shape == (2, 9, 3, 24, 24)
-    views = processor.views(clips)
-    inputs = processor(path)
-    assert torch.equal(views[0], inputs["pixel_values"][0])
-    assert torch.equal(views[1], inputs["pixel_values_order_1"][0])
-    longer = processor.sample_clips(path, extra_frames=3, num_clips=5, num_frames=4)
-    assert longer.shape == (5, 7, 3, 24, 24)
-    assert [view.shape for view in processor.views(longer, orders=[3, 0])] == [(5, 4, 3, 24, 24)] * 2
+    assert (clips.dtype, clips.shape) == (torch.uint8, (2, 9, 3, 24, 24))
+    for view, pixels in zip(processor.views(clips), processor(path).values()):
+        assert torch.equal(view, pixels[0])
+    longer = processor.sample_clips(path, extra_frames=3, num_clips=5, num_frames=4, device="meta")
+    assert (longer.device.type, longer.shape) == ("meta", (5, 7, 3, 24, 24))
+    views = processor.views(longer, orders=[3, 0])
+    assert [(view.device.type, view.shape) for view in views] == [("meta", (5, 4, 3, 24, 24))] * 2
 
 
 def sources(path, frames):
@@ -141,16 +131,10 @@ def test_every_form_of_a_video_gives_the_same_pixels(path, decoded):
     for name, video in forms.items():
         for key, pixels in processor(video).items():
             assert torch.equal(pixels, expected[key]), name
-    batch = processor([video for name, video in forms.items() if name != "file object"] + [forms["file object"]])
-    assert len(batch["pixel_values"]) == len(forms)
-    assert (batch["pixel_values_order_1"] == expected["pixel_values_order_1"]).all()
-
-
-def test_an_array_with_one_more_dimension_is_a_batch(decoded):
-    processor = small_processor()
-    both = processor([decoded, decoded.flip(0)])["pixel_values"]
-    assert torch.equal(processor(torch.stack([decoded, decoded.flip(0)]))["pixel_values"], both)
-    assert torch.equal(processor(np.stack([decoded, decoded.flip(0)]))["pixel_values"], both)
+    for videos in (list(forms.values()), torch.stack([decoded, decoded]), np.stack([decoded, decoded])):
+        batch = processor(videos)
+        assert len(batch["pixel_values"]) == len(videos)
+        assert (batch["pixel_values_order_1"] == expected["pixel_values_order_1"]).all()
 
 
 def test_a_datasets_video_column_works_decoded_or_not(path):
@@ -184,9 +168,8 @@ def test_gray_and_transparent_frames_become_rgb():
 
 def test_ambiguous_shapes_are_settled_by_the_format():
     frames = random_frames(8, 3, 5)  # 3 rows and 3 channels
-    last = frames.permute(0, 2, 3, 1)
     processor = small_processor(do_resize=False, frame_stride=1, crop_size=3)
-    told = processor.sample_clips(last, input_data_format="channels_last")
+    told = processor.sample_clips(frames.permute(0, 2, 3, 1), input_data_format="channels_last")
     assert torch.equal(told[0], tvf.center_crop(frames, [3, 3]))
 
 
@@ -237,21 +220,13 @@ def test_settings_hold_for_one_call_only():
     torch.testing.assert_close(scaled, plain / 127.5 - 1)
 
 
-def test_what_the_video_classification_pipeline_passes_works(path):
-    inputs = small_processor()(str(path), num_frames=16, do_sample_frames=True, return_tensors="pt").to(torch.bfloat16)
-    assert (inputs["pixel_values"].shape, inputs["pixel_values"].dtype) == ((1, 16, 3, 24, 24), torch.bfloat16)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"frame_strid": 3}, "no setting 'frame_strid', only .*frame_stride"),
-        ({"fps": 3}, "no setting 'fps'"),
-        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"frame_stride": -1}, "frame_stride must be at least 1, got -1"),
         ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
         ({"num_frames": "8"}, "num_frames"),
-        ({"derivative_orders": ()}, "derivative_orders must be"),
         ({"derivative_orders": (1, 1)}, r"derivative_orders must be .* got \(1, 1\)"),
         ({"derivative_orders": (-1,)}, "derivative_orders must be"),
         ({"num_clips": 2, "do_sample_frames": False}, "num_clips must be 1 with do_sample_frames=False, got 2"),
@@ -259,39 +234,24 @@ def test_what_the_video_classification_pipeline_passes_works(path):
     ],
 )
 def test_impossible_settings_are_named_in_the_constructor_and_in_a_call(settings, message):
-    processor = small_processor()
-    calls = [
-        lambda: ViDiDiVideoProcessor(**settings),
-        lambda: processor(random_frames(8), **settings),
-        lambda: processor.sample_clips(random_frames(8), **settings),
-    ]
-    for call in calls:
-        with pytest.raises(Exception, match=message):
-            call()
+    with pytest.raises(Exception, match=message):
+        ViDiDiVideoProcessor(**settings)
+    with pytest.raises(Exception, match=message):
+        small_processor()(random_frames(8), **settings)
 
 
 def test_round_trip_through_the_file_and_the_auto_class(tmp_path):
     processor = small_processor(num_frames=5, num_clips=2, derivative_orders=(0, 2), do_normalize=False, frame_stride=2)
+    processor.camera = "front"  # a custom field
     processor.save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
-    assert stored["video_processor_type"] == "ViDiDiVideoProcessor"
     expected = processor(random_frames())
     for loaded in (ViDiDiVideoProcessor.from_pretrained(tmp_path), AutoVideoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is ViDiDiVideoProcessor
         assert loaded.to_dict() == processor.to_dict()
-        assert loaded.derivative_orders == (0, 2)
+        assert (loaded.camera, loaded.derivative_orders) == ("front", (0, 2))
         for name, pixels in loaded(random_frames()).items():
             assert torch.equal(pixels, expected[name])
     assert ViDiDiVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3
-
-
-def test_custom_fields_of_a_file_are_kept(tmp_path):
-    processor = small_processor()
-    processor.camera = "front"
-    processor.save_pretrained(tmp_path)
-    for loaded in (ViDiDiVideoProcessor.from_pretrained(tmp_path), AutoVideoProcessor.from_pretrained(tmp_path)):
-        assert loaded.camera == "front"
-        assert torch.equal(loaded(random_frames())["pixel_values"], processor(random_frames())["pixel_values"])
     with pytest.raises(TypeError, match="no setting 'camera'"):
         processor(random_frames(), camera="front")
 

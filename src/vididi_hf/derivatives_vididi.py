@@ -69,12 +69,6 @@ def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
     return derivative / energy.clamp_min(SMALLEST_AMPLITUDE**2).sqrt().to(derivative.dtype)
 
 
-def derivative_weights(order: int) -> Tensor:
-    """Inverts V(t − j) = Σₖ (−j)ᵏ/k! ∂ᵏV(t): row k turns the last `order + 1` frames, oldest first, into ∂ᵏV(t)."""
-    _check_order(order)
-    return torch.linalg.inv(_taylor_matrix(torch.arange(-order, 1), order))
-
-
 def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     """Predicts the frames that follow from the derivatives at the last frame, V(t + h) = Σₖ hᵏ/k! ∂ᵏV(t).
 
@@ -105,8 +99,10 @@ def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     past = _as_float(frames).narrow(FRAMES_DIM, frames.shape[FRAMES_DIM] - order - 1, order + 1)
-    # Both matrices are tiny and are multiplied in float64 before they meet the frames: one pass over the pixels.
-    weights = _taylor_matrix(torch.arange(1, horizon + 1), order) @ derivative_weights(order)
+    # Row k of the inverse turns the last `order + 1` frames, oldest first, into ∂ᵏV(t). Both matrices are tiny and are
+    # multiplied in float64 before they meet the frames: one pass over the pixels.
+    derivatives = torch.linalg.inv(_taylor_matrix(torch.arange(-order, 1), order))
+    weights = _taylor_matrix(torch.arange(1, horizon + 1), order) @ derivatives
     return torch.einsum("tn,...nchw->...tchw", weights.to(past.dtype).to(past.device), past)
 
 
