@@ -19,24 +19,20 @@ for task in ("PreTraining", "VideoClassification", "ActionDetection"):
 """
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
 
 
-@pytest.mark.parametrize(
-    "first",
-    ["import vididi_hf", "import transformers.models.auto.modeling_auto", "import vididi_hf.configuration_vididi"],
-)
+@pytest.mark.parametrize("first", ["vididi_hf", "transformers.models.auto.modeling_auto"])
 def test_either_side_may_be_imported_first(first, checkpoint):
-    result = run_python("-c", f"import sys; folder = sys.argv[1]; {first}\n{LOAD}", str(checkpoint))
-    assert result.returncode == 0, result.stderr
+    run_python("-c", f"import sys; folder = sys.argv[1]; import {first}\n{LOAD}", str(checkpoint))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pretrain", "--help"]])
-def test_help_does_not_import_torch(arguments):
-    result = run_python("-X", "importtime", "-m", "vididi_hf", *arguments)
-    assert result.returncode == 0, result.stderr
-    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+def test_help_of_the_module_does_not_import_torch():
+    lines = run_python("-X", "importtime", "-m", "vididi_hf", "--help").splitlines()
+    imported = {line.rsplit("|", 1)[-1].strip() for line in lines}
     assert "vididi_hf.cli" in imported
-    assert not imported & {"torch", "transformers", "datasets", "numpy", "matplotlib"}
+    assert not imported & {"torch", "transformers"}

@@ -118,22 +118,3 @@ def test_frozen_statistics_normalize_by_the_batch_and_come_back_after_an_error(p
     with pytest.raises(RuntimeError, match="stop"), frozen_statistics(block):
         raise RuntimeError("stop")
     assert (block.conv1[1].momentum, block.conv1[1].num_batches_tracked) == (0.1, 1)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_selecting_an_order_compiles_as_one_graph():
-    network = nn.Sequential(nn.BatchNorm3d(4))
-    keep_statistics_per_order(network, (0, 1, 2))
-
-    def encode(hidden, order):
-        select_order(network, order)
-        return network(hidden)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(encode, backend="aot_eager", fullgraph=True)
-    expected = copy.deepcopy(network)
-    for order in (0, 1, 0, 3):
-        select_order(expected, order)
-        torch.testing.assert_close(compiled(clips(order), order), expected(clips(order)))
-    for ours, theirs in zip(network.buffers(), expected.buffers()):
-        torch.testing.assert_close(ours, theirs)

@@ -38,15 +38,6 @@ def test_batch_norm_follows_the_views_and_old_files_without_it_mean_shared_stati
     assert {config.batch_norm for config in [*loaded, ViDiDiConfig.from_json_file(path)]} == {"shared"}
 
 
-def test_custom_fields_of_a_file_are_kept(tmp_path):
-    config = ViDiDiConfig()
-    config.custom = {"license": "mine"}
-    config.save_pretrained(tmp_path)
-    assert AutoConfig.from_pretrained(tmp_path).custom == {"license": "mine"}
-    loaded, unused = ViDiDiConfig.from_pretrained(tmp_path, return_unused_kwargs=True)
-    assert (loaded.custom, unused) == ({"license": "mine"}, {})
-
-
 @pytest.mark.parametrize(
     ("keyword", "hint"),
     [
@@ -120,13 +111,15 @@ def test_round_trip_through_json(values, tmp_path):
         assert again.derivative_orders == (0, 1, 2)
 
 
-def test_values_can_be_overridden_while_loading(tmp_path):
-    ViDiDiConfig(**TINY).save_pretrained(tmp_path)
+def test_values_can_be_overridden_while_loading_and_custom_fields_are_kept(tmp_path):
+    original = ViDiDiConfig(**TINY)
+    original.custom = {"license": "mine"}
+    original.save_pretrained(tmp_path)
     config, unused = AutoConfig.from_pretrained(
         tmp_path, depths=[1, 1, 1, 1], num_frames=16, num_labels=7, dtype=torch.bfloat16, return_unused_kwargs=True, x=1
     )
     assert (config.depths, config.num_frames, config.num_labels) == ((1, 1, 1, 1), 16, 7)
-    assert (config.dtype, unused) == (torch.bfloat16, {"x": 1})
+    assert (config.dtype, unused, config.custom) == (torch.bfloat16, {"x": 1}, {"license": "mine"})
 
 
 def test_standard_keywords_of_transformers_are_accepted():

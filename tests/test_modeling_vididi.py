@@ -173,9 +173,7 @@ def test_saved_model_loads_bit_for_bit(backbone, tmp_path):
 
 def test_half_precision_by_dtype_and_by_checkpoint(tmp_path):
     ViDiDiModel(tiny()).save_pretrained(tmp_path)
-    assert ViDiDiModel.from_pretrained(tmp_path).dtype == torch.float32
-    model = ViDiDiModel.from_pretrained(tmp_path, dtype=torch.bfloat16, num_frames=16)
-    assert model.config.num_frames == 16
+    model = ViDiDiModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert model(clips().bfloat16()).pooler_output.dtype == torch.bfloat16
     model.save_pretrained(tmp_path / "half")
     assert ViDiDiModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
