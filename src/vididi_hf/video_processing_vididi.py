@@ -150,14 +150,14 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    @classmethod  # its two bases disagree on the name of the parameter
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Builds a processor from the content of a file, keeping (and ignoring) settings that the class lacks."""
         names = _FILE_KEYWORDS | cls.valid_kwargs.__annotations__.keys()
-        known = {name: value for name, value in image_processor_dict.items() if name in names}
+        known = {name: value for name, value in video_processor_dict.items() if name in names}
         loaded = super().from_dict(known, **kwargs)
-        for name in image_processor_dict.keys() - known.keys():
-            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, image_processor_dict[name])
+        for name in video_processor_dict.keys() - known.keys():
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, video_processor_dict[name])
         return loaded
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
