@@ -5,53 +5,34 @@ import subprocess
 import sys
 
 import pytest
-import transformers
 
-import vididi_hf
-
-CLASSES = {
-    "AutoModel": "ViDiDiModel",
-    "AutoModelForPreTraining": "ViDiDiForPreTraining",
-    "AutoModelForVideoClassification": "ViDiDiForVideoClassification",
-    "AutoModelForObjectDetection": "ViDiDiForActionDetection",
-}
 LOAD = """
 import transformers, vididi_hf
 config = transformers.AutoConfig.from_pretrained(folder)
+config.objective_options = {"projector_sizes": [8, 8]}
 assert type(config) is vididi_hf.ViDiDiConfig
 assert type(transformers.AutoModel.from_config(config)) is vididi_hf.ViDiDiModel
 assert type(transformers.AutoVideoProcessor.from_pretrained(folder)) is vididi_hf.ViDiDiVideoProcessor
+for task in ("PreTraining", "VideoClassification", "ActionDetection"):
+    auto = getattr(transformers, f"AutoModelFor{task.replace('ActionD', 'ObjectD')}")
+    assert type(auto.from_config(config)) is getattr(vididi_hf, f"ViDiDiFor{task}")
 """
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
 
 
-def test_the_auto_classes_know_ours(checkpoint):
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
-    assert type(config) is type(transformers.AutoConfig.for_model("vididi")) is vididi_hf.ViDiDiConfig
-    config.objective_options = {"projector_sizes": [8, 8]}
-    for auto_class, name in CLASSES.items():
-        assert type(getattr(transformers, auto_class).from_config(config)) is getattr(vididi_hf, name)
-    processor = transformers.AutoVideoProcessor.from_pretrained(checkpoint)
-    assert type(processor) is vididi_hf.ViDiDiVideoProcessor
-
-
-@pytest.mark.parametrize(
-    "first",
-    ["import vididi_hf", "import transformers.models.auto.modeling_auto", "import vididi_hf.configuration_vididi"],
-)
+@pytest.mark.parametrize("first", ["vididi_hf", "transformers.models.auto.modeling_auto"])
 def test_either_side_may_be_imported_first(first, checkpoint):
-    result = run_python("-c", f"import sys; folder = sys.argv[1]; {first}\n{LOAD}", str(checkpoint))
-    assert result.returncode == 0, result.stderr
+    run_python("-c", f"import sys; folder = sys.argv[1]; import {first}\n{LOAD}", str(checkpoint))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pretrain", "--help"]])
-def test_help_does_not_import_torch(arguments):
-    result = run_python("-X", "importtime", "-m", "vididi_hf", *arguments)
-    assert result.returncode == 0, result.stderr
-    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+def test_help_of_the_module_does_not_import_torch():
+    lines = run_python("-X", "importtime", "-m", "vididi_hf", "--help").splitlines()
+    imported = {line.rsplit("|", 1)[-1].strip() for line in lines}
     assert "vididi_hf.cli" in imported
-    assert not imported & {"torch", "transformers", "datasets", "numpy", "matplotlib"}
+    assert not imported & {"torch", "transformers"}

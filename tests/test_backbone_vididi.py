@@ -1,3 +1,5 @@
+"""The networks, with torchvision's as the oracle."""
+
 import math
 
 import pytest
@@ -10,13 +12,13 @@ from vididi_hf.backbone_vididi import S3D, HalvingPool, VideoResNet, build_backb
 from vididi_hf.configuration_vididi import ViDiDiConfig
 
 RESIDUAL = ("r3d_18", "r2plus1d_18", "mc3_18")
-WIDTHS, DEPTHS = (64, 128, 256, 512), (2, 2, 2, 2)
-CLASSIFIERS = ("fc.", "classifier.")
+NAMES = (*RESIDUAL, "s3d")
+TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 
 
-def randomize(module, seed=0):
+def randomize(module):
     """Gives BatchNorm parameters and statistics values that matter; convolutions are random already."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm3d):
             for tensor in (norm.weight, norm.running_var):
@@ -27,7 +29,9 @@ def randomize(module, seed=0):
 
 
 def feature_weights(reference):
-    return {name: value for name, value in reference.state_dict().items() if not name.startswith(CLASSIFIERS)}
+    return {
+        name: value for name, value in reference.state_dict().items() if not name.startswith(("fc.", "classifier."))
+    }
 
 
 def reference_stages(reference, clip):
@@ -44,76 +48,50 @@ def reference_stages(reference, clip):
     return outputs
 
 
-def clip_of(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def clip_of(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    """torchvision's network and ours with its weights, by name."""
+@pytest.fixture(params=NAMES)
+@torch.no_grad()
+def pair(request):
+    """torchvision's network and ours with its weights."""
     torch.manual_seed(0)
-    result = {}
-    for name in (*RESIDUAL, "s3d"):
-        reference = randomize(getattr(video, name)(weights=None))
-        ours = build_backbone(ViDiDiConfig(backbone=name, batch_norm="shared"))
-        ours.load_state_dict(feature_weights(reference), strict=True)
-        result[name] = (reference, ours)
-    return result
+    reference = randomize(getattr(video, request.param)(weights=None))
+    ours = build_backbone(ViDiDiConfig(backbone=request.param, batch_norm="shared"))
+    ours.load_state_dict(feature_weights(reference), strict=True)
+    return reference, ours
 
 
-@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
-@pytest.mark.parametrize("size", [(8, 40, 48), (5, 33, 65), (16, 32, 32)])
-def test_every_stage_computes_what_torchvision_computes(pairs, name, size):
-    reference, ours = pairs[name]
-    clip = clip_of(2, 3, *size)
-    with torch.no_grad():
-        features, hidden_states = ours.eval()(clip, output_hidden_states=True)
-        expected = reference_stages(reference.eval(), clip)
-    assert len(hidden_states) == 5
-    assert features is hidden_states[-1]
-    for got, want in zip(hidden_states, expected):
-        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+@torch.no_grad()
+def test_every_stage_computes_what_torchvision_computes(pair):
+    reference, ours = (network.eval() for network in pair)
+    for size in ((8, 40, 48), (5, 33, 65), (16, 32, 32)):
+        clip = clip_of(2, 3, *size)
+        features, hidden_states = ours(clip, output_hidden_states=True)
+        assert features is hidden_states[-1]
+        torch.testing.assert_close(list(hidden_states), reference_stages(reference, clip), **TOLERANCE)
+    for num_frames in (2, 3, 4, 5, 9):
+        features, _ = ours(clip_of(1, 3, num_frames, 32, 32))
+        assert features.numel() > 0
+        assert features.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
-def test_training_mode_and_its_statistics_are_those_of_torchvision(pairs, name):
-    reference, ours = pairs[name]
-    clip = clip_of(2, 3, 8, 40, 40)
-    before = {key: value.clone() for key, value in feature_weights(reference).items()}
-    with torch.no_grad():
-        features, _ = ours.train()(clip)
-        expected = reference_stages(reference.train(), clip)[-1]
-    torch.testing.assert_close(features, expected, rtol=1e-6, atol=1e-6)
-    after = ours.state_dict()
-    for key, value in feature_weights(reference).items():
-        torch.testing.assert_close(after[key], value, rtol=1e-6, atol=1e-6)
-    reference.load_state_dict(before, strict=False)
-    ours.load_state_dict(before)
-
-
-@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
-def test_pooled_features_are_those_of_torchvision(pairs, name):
-    reference, ours = pairs[name]
+@torch.no_grad()
+def test_pooled_features_and_training_are_those_of_torchvision(pair):
+    reference, ours = (network.eval() for network in pair)
     # The fixed pool of torchvision's S3D covers the whole clip at this size only.
-    clip = clip_of(1, 3, 16, 224, 224) if name == "s3d" else clip_of(2, 3, 6, 48, 40)
-    pooled = {}
-    head = reference.classifier if name == "s3d" else reference.fc
-    hook = head.register_forward_pre_hook(lambda _, inputs: pooled.update(features=inputs[0]))
-    with torch.no_grad():
-        reference.eval()(clip)
-        features, _ = ours.eval()(clip)
+    clip, pooled = clip_of(1, 3, 16, 224, 224) if isinstance(ours, S3D) else clip_of(2, 3, 6, 48, 40), []
+    head = reference.classifier if isinstance(ours, S3D) else reference.fc
+    hook = head.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    reference(clip)
     hook.remove()
-    torch.testing.assert_close(features.mean((2, 3, 4)), pooled["features"].flatten(1), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", [*RESIDUAL, "s3d"])
-@pytest.mark.parametrize("num_frames", [2, 3, 4, 5, 9])
-def test_short_and_small_clips_pass(pairs, name, num_frames):
-    _, ours = pairs[name]
-    with torch.no_grad():
-        features, _ = ours.eval()(clip_of(1, 3, num_frames, 32, 32))
-    assert features.numel() > 0
-    assert features.isfinite().all()
+    torch.testing.assert_close(ours(clip)[0].mean((2, 3, 4)), pooled[0].flatten(1), **TOLERANCE)
+    clip = clip_of(2, 3, 8, 40, 40)
+    torch.testing.assert_close(ours.train()(clip)[0], reference_stages(reference.train(), clip)[-1], **TOLERANCE)
+    after = ours.state_dict()  # of the statistics, too
+    for key, value in feature_weights(reference).items():
+        torch.testing.assert_close(after[key], value, **TOLERANCE)
 
 
 def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
@@ -133,20 +111,19 @@ def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
         ("mc3_18", [resnet.Conv3DSimple] + [resnet.Conv3DNoTemporal] * 3, resnet.BasicStem),
     ],
 )
+@torch.no_grad()
 def test_other_depths_are_torchvisions_too(name, convolutions, stem):
     torch.manual_seed(0)
-    depths = (1, 3, 2, 1)
-    reference = randomize(resnet.VideoResNet(resnet.BasicBlock, convolutions, list(depths), stem)).eval()
-    ours = VideoResNet(name, WIDTHS, depths, num_channels=3).eval()
+    reference = randomize(resnet.VideoResNet(resnet.BasicBlock, convolutions, [1, 3, 2, 1], stem)).eval()
+    ours = VideoResNet(name, (64, 128, 256, 512), (1, 3, 2, 1), num_channels=3).eval()
     ours.load_state_dict(feature_weights(reference), strict=True)
     clip = clip_of(1, 3, 4, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(clip)[0], reference_stages(reference, clip)[-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours(clip)[0], reference_stages(reference, clip)[-1], **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_widths_and_depths_are_those_asked_for(name):
-    widths, depths = (8, 12, 24, 40), (1, 2, 3, 1)
+    widths, depths = (8, 8, 24, 40), (1, 2, 3, 1)  # stage 2 keeps the width but strides
     network = VideoResNet(name, widths, depths, num_channels=2)
     _, hidden_states = network(clip_of(2, 2, 8, 64, 48), output_hidden_states=True)
     assert tuple(hidden.shape[1] for hidden in hidden_states) == (8, *widths)
@@ -154,13 +131,8 @@ def test_widths_and_depths_are_those_asked_for(name):
     frames = [hidden.shape[2] for hidden in hidden_states]
     assert frames == ([8] * 5 if name == "mc3_18" else [8, 8, 4, 2, 1])
     assert tuple(len(stage) for stage in network.stages()[1:]) == depths
-
-
-@pytest.mark.parametrize("name", RESIDUAL)
-def test_shortcut_has_weights_only_where_the_shape_changes(name):
-    network = VideoResNet(name, (8, 8, 16, 16), (2, 2, 2, 2), num_channels=3)
-    projected = [[block.downsample is not None for block in layer] for layer in network.stages()[1:]]
-    assert projected == [[False, False]] + 3 * [[True, False]]  # stages 2 and 4 keep the width but stride
+    shortcuts = [[block.downsample is not None for block in layer] for layer in network.stages()[1:]]
+    assert shortcuts == [[False], [True, False], [True, False, False], [True]]
 
 
 def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
@@ -173,16 +145,6 @@ def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
         assert factorized[3].weight.shape == (n_out, middle, 3, 1, 1)
         weights = sum(parameter.numel() for parameter in (factorized[0].weight, factorized[3].weight))
         assert 0.9 < weights / (27 * n_in * n_out) <= 1
-
-
-def test_factorized_stem_keeps_the_proportion_of_torchvision():
     for width, middle in ((64, 45), (32, 22), (8, 5), (1, 1)):
         stem = VideoResNet("r2plus1d_18", (width, 2, 2, 2), (1, 1, 1, 1), num_channels=3).stem
         assert (stem[0].out_channels, stem[3].out_channels) == (middle, width)
-
-
-def test_one_channel_and_no_hidden_states_unless_asked_for():
-    with torch.no_grad():
-        features, hidden_states = S3D(num_channels=1).eval()(clip_of(1, 1, 2, 32, 32))
-    assert hidden_states == ()
-    assert features.shape == (1, 1024, 1, 1, 1)

@@ -2,11 +2,9 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
 
@@ -32,38 +30,32 @@ def test_logits_are_a_linear_map_of_pooled_features(clips):
     expected = pooled @ model.classifier.weight.T + model.classifier.bias
     output = model(clips)
     torch.testing.assert_close(output.logits, expected)
-    assert output.loss is None
-    assert output.hidden_states is None
+    assert output.keys() == {"logits"}
     assert len(model(clips, output_hidden_states=True).hidden_states) == 5
     assert len(model(clips, labels=torch.tensor([0, 1]), return_dict=False)) == 2
 
 
-def test_it_differentiates_the_frames_itself(clips):
-    both, one = build(classifier_orders=(0, 1)).eval(), build(classifier_orders=(1,)).eval()
+@pytest.mark.parametrize("scale", ["none", "unit"])
+def test_it_differentiates_the_frames_itself_and_rescales_as_in_pretraining(clips, scale):
+    model, plain = (build(classifier_orders=(0, 1), derivative_scale=name).eval() for name in (scale, "none"))
     derivative = clips[:, 1:] - clips[:, :-1]
-    features = [both.vididi(clips[:, :5]).pooler_output, both.vididi(derivative, derivative_order=1).pooler_output]
-    torch.testing.assert_close(both(clips).logits, both.classifier(torch.cat(features, dim=1)))
-    expected = one.classifier(one.vididi(derivative, derivative_order=1).pooler_output)
-    torch.testing.assert_close(one(clips).logits, expected)
+    if scale == "unit":
+        derivative = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
+    features = [plain.vididi(clips[:, :5]).pooler_output, plain.vididi(derivative, derivative_order=1).pooler_output]
+    expected = plain.classifier(torch.cat(features, dim=1))
+    torch.testing.assert_close(model(clips).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_orders_than_those_of_the_configuration(clips):
+    one = build(classifier_orders=(1,)).eval()
     expected = one.classifier(one.vididi(clips).pooler_output)
     torch.testing.assert_close(one(clips, derivative_orders=(0,)).logits, expected)
 
 
-def test_derivatives_that_it_makes_itself_are_rescaled(clips):
-    """A checkpoint pretrained with rescaled derivatives is fine-tuned with them."""
-    plain, model = (build(classifier_orders=(0, 1), derivative_scale=scale).eval() for scale in ("none", "unit"))
-    derivative = 5 * (clips[:, 1:] - clips[:, :-1])
-    scaled = torch.stack([clip / clip.square().mean().sqrt() for clip in derivative])
-    features = [plain.vididi(5 * clips[:, :5]).pooler_output, plain.vididi(scaled, derivative_order=1).pooler_output]
-    expected = plain.classifier(torch.cat(features, dim=1))
-    torch.testing.assert_close(model(5 * clips).logits, expected, rtol=1e-4, atol=1e-5)
-    assert (model(5 * clips).logits - plain(5 * clips).logits).abs().max() > 1e-2
-
-
 def test_dropout_is_applied_to_the_features_in_training_only(clips):
-    model, seen = build(classifier_dropout=0.5), []
+    model, seen = build(classifier_dropout=0.5).eval(), []
     model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    model.eval()(clips)
+    model(clips)
     model.dropout.train()
     model(clips)
     kept = seen[1] != 0
@@ -94,14 +86,10 @@ def test_losses_follow_the_kind_of_problem(clips):
 def test_impossible_input_is_named(clips):
     with pytest.raises(ValueError, match=r"takes 1 derivative orders .* got \(0, 1\)"):
         build()(clips, derivative_orders=(0, 1))
-    with pytest.raises(ValueError, match=r"at least 4 frames for the derivative orders \(2,\)"):
+    with pytest.raises(ValueError, match=r"at least 4 frames.* for the derivative orders \(2,\), got shape \(2, 3"):
         build(classifier_orders=(2,))(clips[:, :3])
-    with pytest.raises(ValueError, match=r"must be \(batch, frames, channels, height, width\), got shape \(6, 3"):
+    with pytest.raises(ValueError, match=r"must be \(batch, at least 2 frames, .*, got shape \(6, 3"):
         build()(clips[0])
-    with pytest.raises(StrictDataclassError, match="classifier_orders must be distinct"):
-        build(classifier_orders=(1, 1))
-    with pytest.raises(StrictDataclassError, match="must be at least 0 and below 1, got 1"):
-        build(classifier_dropout=1.0)
     with pytest.raises(ValueError, match="must be one of all, last_stage, head, got 'nothing'"):
         build().train_only("nothing")
 
@@ -111,7 +99,10 @@ def test_impossible_input_is_named(clips):
 def test_frozen_parts_keep_weights_and_batch_statistics(part, moves, backbone, clips):
     sizes = {"hidden_sizes": None, "depths": None} if backbone == "s3d" else {}
     model = build(backbone=backbone, **sizes)
+    model.train_only("head")
+    assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm3d))
     model.train_only(part)
+    assert part != "all" or all(module.training for module in model.modules())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     for _ in range(2):
@@ -120,22 +111,13 @@ def test_frozen_parts_keep_weights_and_batch_statistics(part, moves, backbone, c
         model(clips, labels=torch.tensor([0, 1])).loss.backward()
         optimizer.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    stages = model.vididi.backbone.stages()
     names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-    for index, stage in enumerate(stages):
+    for index, stage in enumerate(model.vididi.backbone.stages()):
         of_stage = {names[id(tensor)] for tensor in stage.state_dict(keep_vars=True).values()}
         statistics = {name for name in of_stage if "running" in name}
         assert statistics
-        assert statistics <= changed if index >= len(stages) - moves else not of_stage & changed
+        assert statistics <= changed if index >= 5 - moves else not of_stage & changed
     assert {"classifier.weight", "classifier.bias"} <= changed
-
-
-def test_training_everything_again_unfreezes_everything():
-    model = build()
-    model.train_only("head")
-    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm3d))
-    model.train_only("all")
-    assert all(m.training for m in model.modules())
 
 
 def test_round_trip_through_the_auto_class(clips, tmp_path):
@@ -149,11 +131,10 @@ def test_round_trip_through_the_auto_class(clips, tmp_path):
 
 
 def test_the_pipeline_answers_on_a_file(write_video, tmp_path, caplog):
-    model = build().eval()
+    model, video = build().eval(), write_video(tmp_path / "video.mp4")
     model.save_pretrained(tmp_path / "model")
     processor = ViDiDiVideoProcessor(num_frames=4, size={"height": 32, "width": 32}, crop_size=32)
     processor.save_pretrained(tmp_path / "model")
-    video = write_video(tmp_path / "video.mp4")
     with caplog.at_level(logging.ERROR, logger="transformers"):
         logging.getLogger("transformers").propagate = True
         answer = pipeline("video-classification", model=str(tmp_path / "model"))(str(video), top_k=2)
@@ -165,31 +146,19 @@ def test_the_pipeline_answers_on_a_file(write_video, tmp_path, caplog):
 
 
 def test_trainer_trains_it_as_it_is(tmp_path):
-    model = build(classifier_dropout=0.1)
-    generator = torch.Generator().manual_seed(0)
-    # Three kinds of clips: dark, bright, and flickering.
-    rows = []
-    for index in range(12):
-        clip = 0.1 * torch.randn(4, 3, 32, 32, generator=generator) + [-1, 1, 0][index % 3]
-        clip[::2] += 1.0 * (index % 3 == 2)
-        rows.append({"pixel_values": clip, "labels": index % 3})
+    clips = 0.1 * torch.randn(12, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    clips += torch.tensor([-1.0, 1.0, 0.0]).repeat(4).reshape(12, 1, 1, 1, 1)  # dark, bright, and flickering
+    clips[2::3, ::2] += 1
+    rows = [{"pixel_values": clip, "labels": index % 3} for index, clip in enumerate(clips)]
+    settings = {"save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "logging_steps": 2}
     arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=6,
-        num_train_epochs=12,
-        learning_rate=0.02,
-        logging_steps=2,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
+        tmp_path, per_device_train_batch_size=6, num_train_epochs=12, learning_rate=0.02, **settings
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    trainer = Trainer(build(classifier_dropout=0.1), arguments, train_dataset=rows, eval_dataset=rows)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.5 * losses[0]
     predictions = trainer.predict(rows)
-    assert predictions.predictions.shape == (12, 3)
     expected = F.cross_entropy(torch.tensor(predictions.predictions), torch.tensor(predictions.label_ids))
     assert predictions.metrics["test_loss"] == pytest.approx(float(expected), rel=1e-4)
-    assert np.array_equal(predictions.label_ids, [row["labels"] for row in rows])
+    assert predictions.label_ids.tolist() == [row["labels"] for row in rows]

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vididi_hf.derivatives_vididi import (
-    derivative_view,
-    derivative_weights,
-    rescale_derivative,
-    taylor_expand,
-    temporal_derivative,
-)
+from vididi_hf.derivatives_vididi import derivative_view, rescale_derivative, taylor_expand, temporal_derivative
 
 
 def random_video(frames=9, lead=(2,), dtype=torch.float64):
@@ -51,12 +45,6 @@ def test_forward_is_the_alternating_binomial_sum(order):
     torch.testing.assert_close(temporal_derivative(video, order), torch.stack(expected))
 
 
-def test_orders_one_and_two_as_the_paper_writes_them():
-    video = random_video(lead=())
-    torch.testing.assert_close(temporal_derivative(video)[3], video[4] - video[3])
-    torch.testing.assert_close(temporal_derivative(video, 2)[3], video[5] - 2 * video[4] + video[3])
-
-
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_derivatives_of_polynomials_of_their_degree_are_exact(order):
     exact = polynomial_video(order, np.arange(10))
@@ -73,12 +61,12 @@ def test_integer_differences_do_not_wrap():
     assert taylor_expand(video, 1, 1).flatten().tolist() == [500.0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_dtype_and_device_are_kept(dtype):
-    for device in ["cpu", "meta"]:
-        video = random_video(dtype=torch.float32).to(device=device, dtype=dtype)
-        results = [temporal_derivative(video, 2), derivative_view(video, 1, 4), taylor_expand(video, 2, 3)]
-        assert all(result.dtype == dtype and result.device.type == device for result in results)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_dtype_and_device_are_kept(dtype, device):
+    video = random_video(dtype=torch.float32).to(device=device, dtype=dtype)
+    results = [temporal_derivative(video, 2), derivative_view(video, 1, 4), taylor_expand(video, 2, 3)]
+    assert all(result.dtype == dtype and result.device.type == device for result in results)
 
 
 def test_gradients():
@@ -92,19 +80,13 @@ def test_order_zero_and_scale_none_copy_nothing():
     assert temporal_derivative(video, 0) is video
     assert rescale_derivative(video, 0, "unit") is video
     assert rescale_derivative(video, 1, "none") is video
-
-
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_views_of_every_order_share_a_shape_and_start(order):
-    clip = random_video(frames=11)
-    view = derivative_view(clip, order, num_frames=8)
-    assert view.shape == (2, 8, 3, 4, 5)
-    torch.testing.assert_close(view.numpy(), np.diff(clip.numpy(), n=order, axis=1)[:, :8])
+    for order in (0, 1, 2):  # views of every order share a shape and a start
+        view = derivative_view(video, order, num_frames=6)
+        np.testing.assert_allclose(view.numpy(), np.diff(video.numpy(), n=order, axis=1)[:, :6])
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
 def test_unit_scale_is_each_clips_root_mean_square(lead):
-    """Each clip by itself, whatever its amplitude; where something fades as a whole, that counts, too."""
     clips = temporal_derivative(random_video(lead=lead), 1) + 0.3
     clips = clips * torch.arange(1, clips[..., 0, 0, 0, 0].numel() + 1).reshape(*lead, 1, 1, 1, 1)
     scaled = rescale_derivative(clips, 1, "unit").numpy().reshape(-1, 8, 3, 4, 5)
@@ -138,8 +120,7 @@ def test_taylor_continues_polynomials_exactly(order):
     torch.testing.assert_close(predicted, exact[past:], rtol=1e-8, atol=1e-8)
 
 
-def test_taylor_is_the_sum_of_one_sided_derivatives():
-    """Order 2 written out with the textbook backward stencils."""
+def test_taylor_is_the_sum_of_the_textbook_backward_stencils():
     video = random_video()
     last, before, first = video[:, -1], video[:, -2], video[:, -3]
     velocity = 1.5 * last - 2 * before + 0.5 * first
@@ -148,33 +129,18 @@ def test_taylor_is_the_sum_of_one_sided_derivatives():
     torch.testing.assert_close(taylor_expand(video, 2, 3), expected)
 
 
-def test_taylor_needs_the_right_order():
-    """A parabola is missed by a first-order expansion, by the size of its second-order term."""
-    parabola = (torch.arange(6, dtype=torch.float64) ** 2).reshape(6, 1, 1, 1)
-    assert taylor_expand(parabola, 1, 2).flatten().tolist() == [34.0, 43.0]
-    torch.testing.assert_close(taylor_expand(parabola, 2, 2).flatten(), torch.tensor([36.0, 49.0]).double())
-
-
-def test_derivative_weights_are_the_known_backward_stencils():
-    expected = torch.tensor([[0, 0, 1], [0.5, -2, 1.5], [1, -2, 1]], dtype=torch.float64)
-    torch.testing.assert_close(derivative_weights(2), expected)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda v: temporal_derivative(v, 9), "order 9 needs at least 10 frames, got 9"),
-        (lambda v: temporal_derivative(v[:, :0], 0), "needs at least 1 frames, got 0"),
         (lambda v: derivative_view(v, 2, 8), "needs at least 10 frames, got 9"),
         (lambda v: derivative_view(v, 2, 0), "num_frames must be at least 1, got 0"),
         (lambda v: taylor_expand(v, 9, 1), "order 9 needs at least 10 frames, got 9"),
         (lambda v: taylor_expand(v, 1, 0), "horizon must be at least 1, got 0"),
         (lambda v: temporal_derivative(v, -1), "order must be an integer of at least 0, got -1"),
         (lambda v: temporal_derivative(v, 1.5), "order must be an integer of at least 0, got 1.5"),
-        (lambda v: derivative_weights(-2), "order must be an integer of at least 0, got -2"),
         (lambda v: temporal_derivative(v[0, 0]), r"got the shape \(3, 4, 5\)"),
         (lambda v: rescale_derivative(v, 1, "half"), "scale must be one of none, unit, got 'half'"),
-        (lambda v: rescale_derivative(v[0, 0], 1, "unit"), r"got the shape \(3, 4, 5\)"),
     ],
 )
 def test_impossible_requests_name_the_numbers(call, message):

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModel
 
 from vididi_hf import ViDiDiConfig
-from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiModelOutput, ViDiDiPreTrainedModel
+from vididi_hf.backbone_vididi import CheckpointedBlock
+from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 
 BACKBONES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
 
@@ -23,11 +24,6 @@ def clips(*shape, seed=0):
     return torch.randn(shape or (2, 8, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
 
 
-def kurtosis(values):
-    """Fourth standardized moment: 3 for a normal distribution, 1.8 for a uniform one."""
-    return (((values - values.mean()) / values.std()) ** 4).mean().item()
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_output_is_the_backbones_map_and_its_mean(backbone):
     model = ViDiDiModel(tiny(backbone)).eval()
@@ -35,48 +31,38 @@ def test_output_is_the_backbones_map_and_its_mean(backbone):
     with torch.no_grad():
         output = model(pixel_values)
         features, _ = model.backbone(pixel_values.permute(0, 2, 1, 3, 4).contiguous())
-    assert isinstance(output, ViDiDiModelOutput)
     assert torch.equal(output.last_hidden_state, features)
-    batch, channels = features.shape[:2]
-    expected = features.reshape(batch, channels, -1).sum(-1) / features[0, 0].numel()
-    torch.testing.assert_close(output.pooler_output, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.pooler_output, features.flatten(2).mean(-1), rtol=1e-5, atol=1e-6)
     assert output.pooler_output.shape == (2, model.config.hidden_size)
     assert output.hidden_states is None
 
 
-def test_unit_scale_is_applied_to_what_is_called_a_derivative(tmp_path):
+def test_unit_scale_is_applied_to_what_is_called_a_derivative():
     plain, scaled = (ViDiDiModel(tiny(derivative_scale=scale)).eval() for scale in ("none", "unit"))
     scaled.load_state_dict(plain.state_dict())
-    scaled.save_pretrained(tmp_path)
-    loaded = ViDiDiModel.from_pretrained(tmp_path).eval()
-    assert loaded.config.derivative_scale == "unit"
     small = 0.1 * clips()
     by_hand = torch.stack([clip / clip.square().mean().sqrt() for clip in small])
     with torch.no_grad():
-        for model in (scaled, loaded):
-            for order in (1, 2):
-                found = model(small, derivative_order=order).pooler_output
-                torch.testing.assert_close(found, plain(by_hand).pooler_output, rtol=1e-4, atol=1e-5)
-            assert torch.equal(model(small).pooler_output, plain(small).pooler_output)  # frames
-        assert not torch.allclose(found, plain(small).pooler_output, rtol=0.1)
+        for order in (1, 2):
+            found = scaled(small, derivative_order=order).pooler_output
+            torch.testing.assert_close(found, plain(by_hand).pooler_output, rtol=1e-4, atol=1e-5)
+        frames = plain(small).pooler_output
+        assert torch.equal(scaled(small).pooler_output, frames)
+    assert not torch.allclose(found, frames, rtol=0.1)
 
 
+@torch.no_grad()
 def test_hidden_states_and_tuples_by_argument_and_by_configuration():
     model = ViDiDiModel(tiny()).eval()
-    with torch.no_grad():
-        output = model(clips(), output_hidden_states=True)
-        first, second, states = model(clips(), output_hidden_states=True, return_dict=False)
-        assert isinstance(model(clips(), return_dict=None), ViDiDiModelOutput)
-        assert [hidden.shape[1] for hidden in output.hidden_states] == [4, 4, 8, 8, 16]
-        assert output.hidden_states[-1] is output.last_hidden_state
-        assert torch.equal(first, output.last_hidden_state)
-        assert torch.equal(second, output.pooler_output)
-        assert len(states) == 5
-        model.config.output_hidden_states = True
-        assert len(model(clips()).hidden_states) == 5
-        assert model(clips(), output_hidden_states=False).hidden_states is None
-        model.config.return_dict = False
-        assert len(model(clips(), output_hidden_states=False)) == 2
+    output = model(clips(), output_hidden_states=True)
+    features, pooled, states = model(clips(), output_hidden_states=True, return_dict=False)
+    assert [hidden.shape[1] for hidden in output.hidden_states] == [4, 4, 8, 8, 16]
+    assert output.hidden_states[-1] is output.last_hidden_state
+    torch.testing.assert_close((features, pooled, states), tuple(output.values()), rtol=0, atol=0)
+    model.config.output_hidden_states = True
+    assert len(model(clips()).hidden_states) == 5
+    model.config.return_dict = False
+    assert len(model(clips(), output_hidden_states=False)) == 2
 
 
 def test_clips_reach_the_network_without_a_copy():
@@ -93,45 +79,38 @@ def test_clips_reach_the_network_without_a_copy():
     [
         ((8, 3, 32, 32), r"\(batch, frames, channels, height, width\), got shape \(8, 3, 32, 32\)"),
         ((2, 3, 8, 32, 32), "must have 3 channels in dimension 2"),
-        ((2, 8, 1, 32, 32), "must have 3 channels in dimension 2"),
-        ((2, 1, 3, 32, 32), "at least 2 frames"),
-        ((2, 8, 3, 31, 32), "at least 32 pixels"),
-        ((2, 8, 3, 32, 16), "at least 32 pixels"),
+        ((2, 1, 3, 32, 32), "at least 2 frames of 32 x 32 pixels"),
+        ((2, 8, 3, 31, 32), "at least 2 frames of 32 x 32 pixels"),
+        ((2, 8, 3, 32, 16), "at least 2 frames of 32 x 32 pixels"),
     ],
 )
-@pytest.mark.parametrize("backbone", ["mc3_18", "s3d"])
-def test_wrong_shape_is_an_error_that_says_what_is_wrong(backbone, shape, message):
-    model = ViDiDiModel(tiny(backbone))
+def test_wrong_shape_is_an_error_that_says_what_is_wrong(shape, message):
     with pytest.raises(ValueError, match=message):
-        model(torch.zeros(shape))
+        ViDiDiModel(tiny())(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_initialization_of_torchvision_survives_post_init(backbone):
     torch.manual_seed(0)
     stages = {} if backbone == "s3d" else {"hidden_sizes": (32, 48, 64, 64), "depths": (1, 1, 1, 1)}
-    model = ViDiDiModel(ViDiDiConfig(backbone=backbone, **stages))
-    checked = 0
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d) and module.weight.numel() > 5000:
-            weight = module.weight.detach().flatten()
-            receptive = math.prod(module.kernel_size)
-            if backbone == "s3d":  # uniform in +-1/sqrt(fan in), PyTorch's default
-                bound = 1 / math.sqrt(module.in_channels * receptive)
-                assert weight.abs().max() <= bound
-                std, shape = bound / math.sqrt(3), 1.8
-            else:  # He et al., normal over the fan out
-                std, shape = math.sqrt(2 / (module.out_channels * receptive)), 3.0
-            assert weight.std().item() == pytest.approx(std, rel=0.06)
-            assert weight.mean().abs().item() < 0.1 * std
-            assert kurtosis(weight) == pytest.approx(shape, rel=0.2)
-            checked += 1
-        elif isinstance(module, nn.BatchNorm3d):
-            assert torch.equal(module.weight, torch.ones_like(module.weight))
-            assert torch.equal(module.running_var, torch.ones_like(module.running_var))
+    modules = list(ViDiDiModel(ViDiDiConfig(backbone=backbone, **stages)).modules())
+    large = [module for module in modules if isinstance(module, nn.Conv3d) and module.weight.numel() > 5000]
+    assert len(large) >= 8
+    for module in large:
+        weight, receptive = module.weight.detach().flatten(), math.prod(module.kernel_size)
+        if backbone == "s3d":  # uniform in +-1/sqrt(fan in), PyTorch's default
+            std, kurtosis = 1 / math.sqrt(3 * module.in_channels * receptive), 1.8
+        else:  # He et al., normal over the fan out
+            std, kurtosis = math.sqrt(2 / (module.out_channels * receptive)), 3.0
+        assert weight.std().item() == pytest.approx(std, rel=0.06)
+        assert weight.mean().abs().item() < 0.1 * std
+        assert ((weight - weight.mean()) / weight.std()).pow(4).mean().item() == pytest.approx(kurtosis, rel=0.2)
+    for module in modules:
+        if isinstance(module, nn.BatchNorm3d):
+            assert (module.weight == 1).all()
+            assert (module.running_var == 1).all()
             assert not module.bias.any()
             assert not module.running_mean.any()
-    assert checked >= 8
 
 
 class ModelWithHead(ViDiDiPreTrainedModel):
@@ -144,13 +123,17 @@ class ModelWithHead(ViDiDiPreTrainedModel):
         self.post_init()
 
 
-def test_heads_keep_the_default_initialization_of_pytorch():
+def test_heads_keep_the_default_initialization_of_pytorch_and_the_encoder_loads_without_them(tmp_path):
     torch.manual_seed(0)
-    linear, norm = ModelWithHead(tiny()).head
+    task = ModelWithHead(tiny())
+    linear, norm = task.head
     for tensor in (linear.weight, linear.bias):
         assert tensor.abs().max() <= 1 / math.sqrt(16)
         assert tensor.std().item() == pytest.approx(1 / math.sqrt(3 * 16), rel=0.1)
     assert torch.equal(norm.weight, torch.ones(500))
+    task.save_pretrained(tmp_path)
+    encoder, expected = ViDiDiModel.from_pretrained(tmp_path), task.vididi.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
 
 
 def test_only_missing_weights_are_initialized(tmp_path):
@@ -169,10 +152,8 @@ def test_only_missing_weights_are_initialized(tmp_path):
     loaded, info = ViDiDiModel.from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) == missing
     state = loaded.state_dict()
-    for name, tensor in weights.items():
-        assert torch.equal(state[name], tensor), name
-    convolution = state["backbone.layer4.0.conv1.0.weight"]
-    assert convolution.std().item() == pytest.approx(math.sqrt(2 / (32 * 27)), rel=0.06)
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    assert state["backbone.layer4.0.conv1.0.weight"].std().item() == pytest.approx(math.sqrt(2 / (32 * 27)), rel=0.06)
     assert torch.equal(state["backbone.layer4.0.conv1.1.weight"], torch.ones(32))
     assert torch.equal(state["backbone.stem.1.running_mean"], torch.zeros(3, 16))
 
@@ -182,60 +163,31 @@ def test_saved_model_loads_bit_for_bit(backbone, tmp_path):
     model = ViDiDiModel(tiny(backbone)).train()
     model(clips())  # moves the running statistics
     model.eval().save_pretrained(tmp_path)
-    expected = model.state_dict()
+    loaded, expected = AutoModel.from_pretrained(tmp_path), model.state_dict()
+    assert not loaded.training
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
     with torch.no_grad():
-        output = model(clips())
-    for loader in (ViDiDiModel, AutoModel):
-        loaded = loader.from_pretrained(tmp_path)
-        assert type(loaded) is ViDiDiModel
-        assert not loaded.training
-        assert loaded.state_dict().keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
-        with torch.no_grad():
-            assert torch.equal(loaded(clips()).last_hidden_state, output.last_hidden_state)
-    assert type(AutoModel.from_config(model.config)) is ViDiDiModel
-
-
-def test_encoder_loads_from_the_checkpoint_of_a_task_model(tmp_path):
-    task = ModelWithHead(tiny())
-    task.save_pretrained(tmp_path)
-    encoder, info = ViDiDiModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    expected = task.vididi.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
+        assert torch.equal(loaded(clips()).last_hidden_state, model(clips()).last_hidden_state)
 
 
 def test_half_precision_by_dtype_and_by_checkpoint(tmp_path):
     ViDiDiModel(tiny()).save_pretrained(tmp_path)
-    assert ViDiDiModel.from_pretrained(tmp_path).dtype == torch.float32
-    model = ViDiDiModel.from_pretrained(tmp_path, dtype=torch.bfloat16, num_frames=16)
-    assert model.config.num_frames == 16
+    model = ViDiDiModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert model(clips().bfloat16()).pooler_output.dtype == torch.bfloat16
     model.save_pretrained(tmp_path / "half")
     assert ViDiDiModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
 
 
-def test_impossible_configurations_are_errors_while_loading_and_building(tmp_path):
+def test_an_edited_configuration_is_checked_again():
     config = tiny()
     config.depths = (1, 1)
     with pytest.raises(StrictDataclassError, match="depths must be four positive integers"):
         ViDiDiModel(config)
-    ViDiDiModel(tiny()).save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="num_frame"):
-        ViDiDiModel.from_pretrained(tmp_path, num_frame=16)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_construction_without_memory(backbone):
-    with torch.device("meta"):
-        model = ViDiDiModel(ViDiDiConfig(backbone=backbone))
-        output = model(torch.empty(2, 8, 3, 112, 112))
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-    assert output.pooler_output.shape == (2, model.config.hidden_size)
 
 
 def training_step(model, pixel_values, order=0):
-    """Loss, gradients, BatchNorm statistics, and bytes kept for the backward pass, of one step."""
+    """Loss, gradients, BatchNorm statistics, and bytes kept for the backward pass."""
     kept = {}
 
     def pack(tensor):
@@ -263,17 +215,14 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(backbone, batc
         loss, gradients, statistics, size = training_step(plain, batch, order)
         again, regradients, restatistics, resize = training_step(checkpointed, batch, order)
         assert torch.equal(loss, again)
-        for name, gradient in gradients.items():
-            assert torch.equal(gradient, regradients[name]), name
-        for name, statistic in statistics.items():  # a recomputed batch must not be counted twice
-            assert torch.equal(statistic, restatistics[name]), name
+        assert all(torch.equal(gradient, regradients[name]) for name, gradient in gradients.items())
+        # A recomputed batch must not be counted twice.
+        assert all(torch.equal(statistic, restatistics[name]) for name, statistic in statistics.items())
         assert resize < 0.7 * size
-    checkpointed.gradient_checkpointing_disable()
-    assert training_step(checkpointed, clips())[3] == training_step(plain, clips())[3]
 
 
 def test_reentrant_checkpointing_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"use_reentrant=True would update the BatchNorm statistics twice"):
+    with pytest.raises(ValueError, match=r"use_reentrant=True would update BatchNorm statistics twice"):
         ViDiDiModel(tiny()).activation_checkpointing_enable({"use_reentrant": True})
 
 
@@ -291,10 +240,8 @@ def test_training_step_is_one_graph(checkpointing, order):
     loss = output.pooler_output.square().sum() + output.last_hidden_state.sin().sum()
     loss.backward()
     torch.testing.assert_close(loss, expected[0])
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[1][name], msg=name)
-    for name, buffer in model.named_buffers():
-        torch.testing.assert_close(buffer, expected[2][name], msg=name)
+    torch.testing.assert_close({name: parameter.grad for name, parameter in model.named_parameters()}, expected[1])
+    torch.testing.assert_close(dict(model.named_buffers()), expected[2])
 
 
 def test_export_with_any_batch_size():
@@ -308,9 +255,7 @@ def test_export_with_any_batch_size():
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_sharding_plan_covers_the_blocks_and_nothing_of_a_language_model(backbone):
     model = ViDiDiModel(tiny(backbone))
-    blocks = {
-        name for name, module in model.named_modules() if type(module).__name__ in ("ResidualBlock", "InceptionBlock")
-    }
+    blocks = {name for name, module in model.named_modules() if isinstance(module, CheckpointedBlock)}
     sharded = model._expand_parallel_plan(model.fsdp_plan)
     assert blocks
     assert blocks <= sharded.keys()

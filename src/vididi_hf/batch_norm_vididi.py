@@ -1,9 +1,4 @@
-"""BatchNorm with running statistics per derivative order.
-
-Frames and their derivatives differ in scale by an order of magnitude. Training normalizes each batch by its own
-statistics, so that does not matter. At inference, shared running statistics fit neither frames nor derivatives.
-Statistics per order fit both.
-"""
+"""BatchNorm with running statistics per derivative order: shared ones fit neither frames nor derivatives later."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class PerOrderBatchNorm3d(nn.BatchNorm3d):
-    """BatchNorm with one set of weights, and running statistics (orders, channels) for each derivative order.
+    """The auxiliary BatchNorm of https://arxiv.org/abs/1911.09665 with one set of weights.
 
-    An order without statistics of its own uses those of the next lower order that has some.
-
-    Source: the auxiliary BatchNorm of Xie et al., "Adversarial Examples Improve Image Recognition"
-    (https://arxiv.org/abs/1911.09665), with one set of weights.
-
-    Example:
-        >>> import torch
-        >>> norm = PerOrderBatchNorm3d(4, orders=(0, 1))
-        >>> select_order(norm, 1)
-        >>> output = norm(5 + torch.randn(2, 4, 8, 6, 6))
-        >>> output.shape, norm.running_mean.mean(1).round(decimals=1).tolist()
-        (torch.Size([2, 4, 8, 6, 6]), [0.0, 0.5])
+    Its running statistics are (orders, channels). An order without any uses those of the next lower order.
     """
 
     running_mean: Tensor
@@ -51,7 +35,7 @@ class PerOrderBatchNorm3d(nn.BatchNorm3d):
 
 
 def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
-    """Replaces the BatchNorms inside a module, in place. Weights stay; running statistics start anew."""
+    """Replaces the BatchNorms inside a module. Weights stay; running statistics start anew."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm3d):
             norm = PerOrderBatchNorm3d(child.num_features, orders, child.eps, child.momentum or 0.0)
@@ -62,7 +46,7 @@ def keep_statistics_per_order(module: nn.Module, orders: Sequence[int]) -> None:
 
 
 class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
-    """What [`PerOrderBatchNorm3d`] becomes where a batch is spread over several GPUs; made by `synchronize`."""
+    """A [`PerOrderBatchNorm3d`] for a batch on several GPUs; made by `synchronize`."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -84,10 +68,7 @@ class PerOrderSyncBatchNorm(nn.SyncBatchNorm):
 
 
 def synchronize(module: nn.Module) -> None:
-    """Makes the BatchNorms inside a module normalize by the batch of all GPUs together, in place.
-
-    `nn.SyncBatchNorm.convert_sync_batchnorm` alone would mix the statistics of the derivative orders.
-    """
+    """Makes the BatchNorms inside a module normalize by the batch of all GPUs and keep their statistics per order."""
     for name, child in module.named_children():
         if isinstance(child, PerOrderBatchNorm3d):
             setattr(module, name, PerOrderSyncBatchNorm(child))
@@ -98,7 +79,7 @@ def synchronize(module: nn.Module) -> None:
 
 
 def select_order(module: nn.Module, order: int) -> None:
-    """Makes all BatchNorms inside a module (or the module itself) use the statistics of one derivative order."""
+    """Makes all BatchNorms of a module use the statistics of one derivative order."""
     for child in module.modules():
         if isinstance(child, PerOrderBatchNorm3d | PerOrderSyncBatchNorm):
             row = max(sum(one <= order for one in child.orders) - 1, 0)  # torch.compile cannot trace `bisect`
@@ -108,11 +89,8 @@ def select_order(module: nn.Module, order: int) -> None:
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keeps the running statistics of a module's BatchNorms as they are, while it still normalizes by the batch.
-
-    It sets the momentum to zero. `track_running_stats=False` would save other tensors for the backward pass, which
-    activation checkpointing reports as an error.
-    """
+    """Keeps the running statistics of a module's BatchNorms, which still normalize by the batch."""
+    # `track_running_stats=False` would save other tensors for the backward pass, an error for activation checkpointing.
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
     saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,6 +1,7 @@
 """Action recognition: the encoder with a linear classifier, for frames, derivatives or both."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,76 +11,53 @@ from transformers.utils import can_return_tuple
 
 from .choices_vididi import TRAINED_PARTS
 from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
-from .derivatives_vididi import FRAMES_DIM, derivative_view
+from .derivatives_vididi import derivative_view
 from .modeling_vididi import ViDiDiModel, ViDiDiModelOutput, ViDiDiPreTrainedModel
 
 
-def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
-    """Mean squared error, binary cross-entropy or cross-entropy of logits (batch, labels), by `config.problem_type`."""
-    if problem_type == "regression":
-        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
-    if problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
-
-
 class ViDiDiClassifier(ViDiDiPreTrainedModel):
-    """Base of the models with a linear classifier; loads the checkpoint of a pretrained encoder.
-
-    A module whose parameters need no gradient keeps its BatchNorm statistics as well: it stays in evaluation mode when
-    a trainer calls `train()`.
-    """
+    """Base of the models with a linear classifier; loads the checkpoint of a pretrained encoder."""
 
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__(config)
         self.vididi = ViDiDiModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        num_features, num_labels = config.hidden_size * len(config.classifier_orders), len(config.id2label or {})
-        self.classifier = nn.Linear(num_features, num_labels)
+        self.classifier = nn.Linear(config.hidden_size * len(config.classifier_orders), len(config.id2label or {}))
         self.post_init()
 
     def encode(
-        self,
-        pixel_values: Tensor,
-        derivative_orders: Sequence[int] | None = None,
-        output_hidden_states: bool | None = None,
+        self, pixel_values: Tensor, derivative_orders: Sequence[int] | None, output_hidden_states: bool | None
     ) -> list[ViDiDiModelOutput]:
         """Differentiates frames, cuts all derivatives to the same length, and encodes each of them."""
         orders = self.config.classifier_orders if derivative_orders is None else tuple(derivative_orders)
-        if len(orders) != len(self.config.classifier_orders):
-            raise ValueError(
-                f"the classifier takes {len(self.config.classifier_orders)} derivative orders "
-                f"(config.classifier_orders is {self.config.classifier_orders}), got {orders}"
-            )
-        if pixel_values.ndim != 5:
-            raise ValueError(
-                f"pixel_values must be (batch, frames, channels, height, width), got shape {tuple(pixel_values.shape)}"
-            )
-        num_frames = pixel_values.shape[FRAMES_DIM] - max(orders)
-        if num_frames < MIN_NUM_FRAMES:
-            raise ValueError(
-                f"pixel_values must have at least {MIN_NUM_FRAMES + max(orders)} frames for the derivative orders "
-                f"{orders}, got shape {tuple(pixel_values.shape)}"
-            )
+        if len(orders) != (count := len(self.config.classifier_orders)):
+            raise ValueError(f"the classifier takes {count} derivative orders (config.classifier_orders), got {orders}")
+        shape, needed = tuple(pixel_values.shape), MIN_NUM_FRAMES + max(orders)
+        if len(shape) != 5 or shape[1] < needed:
+            wanted = f"(batch, at least {needed} frames, channels, height, width) for the derivative orders {orders}"
+            raise ValueError(f"pixel_values must be {wanted}, got shape {shape}")
+        views = [derivative_view(pixel_values, order, shape[1] - max(orders)) for order in orders]
         return [
-            self.vididi(
-                derivative_view(pixel_values, order, num_frames),
-                output_hidden_states=output_hidden_states,
-                derivative_order=order,
-                return_dict=True,
-            )
-            for order in orders
+            self.vididi(view, output_hidden_states, derivative_order=order, return_dict=True)
+            for view, order in zip(views, orders)
         ]
 
+    def classify(self, features: list[Tensor], labels: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """The loss of the labels, if there are any, and the logits of the features of all orders."""
+        logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))
+        if labels is None:
+            return None, logits
+        if self.config.problem_type is None:
+            several: Any = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+            self.config.problem_type = "regression" if self.config.num_labels == 1 else several
+        if self.config.problem_type == "regression":
+            return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits)), logits
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)), logits
+        return F.cross_entropy(logits, labels), logits
+
     def train_only(self, part: str) -> None:
-        """Chooses what training changes; the rest keeps its weights and its BatchNorm statistics.
-
-        Args:
-            part: `"all"`, `"last_stage"` (of the encoder, and the classifier) or `"head"` (the classifier only).
-
-        Raises:
-            ValueError: If the part is none of these.
-        """
+        """Chooses what training changes, one of `TRAINED_PARTS`; the rest keeps weights and BatchNorm statistics."""
         if part not in TRAINED_PARTS:
             raise ValueError(f"the part to train must be one of {', '.join(TRAINED_PARTS)}, got {part!r}")
         self.requires_grad_(part == "all")
@@ -89,7 +67,7 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ViDiDiClassifier":
-        """Switches all modules but the frozen ones to training mode, or all to evaluation mode."""
+        """Switches all modules but the frozen ones, which keep their BatchNorm statistics, to training mode."""
         super().train(mode)
         for module in self.vididi.modules():
             own = list(module.parameters(recurse=False))
@@ -97,19 +75,12 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
                 module.training = False
         return self
 
-    def _problem_type(self, labels: Tensor) -> str:
-        if self.config.problem_type is None:
-            kind = "multi" if labels.is_floating_point() else "single"
-            self.config.problem_type = "regression" if self.config.num_labels == 1 else f"{kind}_label_classification"
-        return self.config.problem_type
-
 
 class ViDiDiForVideoClassification(ViDiDiClassifier):
     """The encoder, dropout, and a linear classifier of the pooled features.
 
-    The model takes frames and differentiates them itself, as `config.classifier_orders` says: `(0,)` classifies the
-    frames, `(1,)` their first derivative, `(0, 1)` both, with concatenated features. Therefore it works wherever a
-    model of frames works, such as in `pipeline("video-classification")`.
+    The model takes frames and differentiates them itself: with `config.classifier_orders=(0,)` it classifies the
+    frames, with `(1,)` their first derivative, with `(0, 1)` both. Thus it works in `pipeline("video-classification")`.
 
     Args:
         config: Encoder; `num_labels` or `id2label`; `classifier_orders`, `classifier_dropout`.
@@ -138,21 +109,17 @@ class ViDiDiForVideoClassification(ViDiDiClassifier):
             pixel_values: Normalized *frames* (batch, frames, channels, height, width). The model uses the first
                 `frames − max(derivative_orders)` frames of every derivative.
             labels: Classes (batch,) for cross-entropy, zeros and ones (batch, labels) for binary cross-entropy, or
-                numbers (batch, labels) or (batch,) for regression. `config.problem_type` says which; if it is `None`,
-                the model infers it from the labels, as usual in transformers, and remembers it.
-            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first order.
-                Default: `config.output_hidden_states`.
+                numbers for regression. If `config.problem_type` is `None`, the labels decide, for later calls, too.
+            output_hidden_states: Return the outputs of the encoder's stem and stages, for the first order.
             derivative_orders: As many orders to use instead of `config.classifier_orders`.
 
         Returns:
-            An `ImageClassifierOutput` with `logits` (batch, labels) and, if there are labels, `loss`; a tuple with
+            An `ImageClassifierOutput` with `logits` (batch, labels) and, if there are labels, `loss`, or a tuple with
             `return_dict=False`.
 
         Raises:
             ValueError: If the network cannot take clips of this shape, or the number of orders differs.
         """
         outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
-        features = torch.cat([output["pooler_output"] for output in outputs], dim=-1)
-        logits = self.classifier(self.dropout(features))
-        loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
+        loss, logits = self.classify([output["pooler_output"] for output in outputs], labels)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)

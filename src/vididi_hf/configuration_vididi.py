@@ -1,8 +1,7 @@
 """Configuration of ViDiDi models: which video network, for which clips, trained with which derivatives."""
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -15,75 +14,49 @@ MIN_IMAGE_SIZE = 32
 S3D_HIDDEN_SIZE = 1024
 
 # Keywords that transformers passes to a configuration or writes into config.json, beyond its own attributes.
-_TRANSFORMERS_KEYWORDS = frozenset(
-    {
-        "attn_implementation",
-        "auto_map",
-        "custom_pipelines",
-        "distributed_config",
-        "experts_implementation",
-        "fusion_config",
-        "gradient_checkpointing",
-        "processor_class",
-        "quantization_config",
-        "tie_last_hidden_states",
-        "tie_word_embeddings",
-        "transformers_weights",
-        "use_cache",
-        "video_processor_type",
-    }
-)
-
-
-def _is_transformers_keyword(name: str) -> bool:
-    """Whether the base class knows a keyword (leading underscores are its private state)."""
-    return (
-        name.startswith("_")
-        or name in _TRANSFORMERS_KEYWORDS
-        or (hasattr(PreTrainedConfig, name) and not callable(getattr(PreTrainedConfig, name)))
-    )
+# fmt: off
+_TRANSFORMERS_KEYWORDS = frozenset({
+    "attn_implementation", "auto_map", "custom_pipelines", "distributed_config", "experts_implementation",
+    "fusion_config", "gradient_checkpointing", "processor_class", "quantization_config", "tie_last_hidden_states",
+    "tie_word_embeddings", "transformers_weights", "use_cache", "video_processor_type",
+})
+# fmt: on
 
 
 @strict
 class ViDiDiConfig(PreTrainedConfig):
     """Configuration of ViDiDi models and of their pretraining.
 
-    Values are checked when the object is built, when it is saved, and when a model is built from it. Lists are
-    accepted wherever a tuple is expected, because JSON has no tuples, and are stored as tuples.
+    Values are checked when the object is built or saved, and when a model is built from it. Lists become tuples.
 
     Args:
         backbone: Video network, as in `torchvision.models.video`: `"r3d_18"`, `"r2plus1d_18"`, `"mc3_18"`
             (https://arxiv.org/abs/1711.11248) or `"s3d"` (https://arxiv.org/abs/1712.04851).
-        hidden_sizes: Channels of the four stages of the R family; the stem has those of the first. `None` means
-            `(64, 128, 256, 512)`. S3D has fixed widths: leave it unset.
-        depths: Residual blocks in each of the four stages of the R family. `None` means `(2, 2, 2, 2)`, the
-            18-layer networks. S3D has a fixed depth: leave it unset.
+        hidden_sizes: Channels of the four stages of the R family. `None` means `(64, 128, 256, 512)`. Leave it unset
+            for S3D.
+        depths: Residual blocks in each of these stages. `None` means `(2, 2, 2, 2)`. Leave it unset for S3D.
         num_channels: Channels of a frame.
-        num_frames: Frames that the encoder sees at once, at least 2. A training clip has `max(derivative_orders)` more.
-        image_size: Height and width of the training frames in pixels, at least 32. The encoder accepts any clip of at
-            least 2 frames and 32 pixels.
+        num_frames: Frames that the encoder sees at once in training, at least 2.
+        image_size: Height and width of the training frames in pixels, at least 32.
         derivative_orders: Distinct orders of temporal derivative used as views; 0 is the frames themselves.
         objective: Self-supervised objective: `"vicreg"`, `"byol"` or `"simclr"`.
         objective_options: Keyword arguments of the objective.
-        view_forward: How two views pass the encoder in pretraining. `"separate"` normalizes each view with its own
-            batch statistics, `"joint"` normalizes both views together.
-        batch_norm: Running statistics of the encoder's BatchNorms: `"per_order"` keeps one set for each of
-            `derivative_orders` and selects it by the encoder's argument `derivative_order`; `"shared"` keeps one set.
-            `None` means `"per_order"`, or `"shared"` if `view_forward` is `"joint"`, which cannot tell orders apart.
-            Files written before this field existed mean `"shared"`.
-        derivative_scale: What the encoder does to a derivative first. `"none"` leaves it as it is (the paper). `"unit"`
-            divides each clip by its root mean square, which brings it to the scale of frames.
-        classifier_orders: Distinct orders of temporal derivative that a classifier sees; it concatenates their
-            features. 0 is the frames themselves.
-        classifier_dropout: Share of the features that a classifier drops in training.
+        view_forward: `"separate"` normalizes each view with its own batch statistics in pretraining, `"joint"`
+            normalizes both views together.
+        batch_norm: Running statistics of the encoder: `"per_order"` keeps one set for each of `derivative_orders`,
+            `"shared"` keeps one set. `None` means `"per_order"`, or `"shared"` if `view_forward` is `"joint"`. Files
+            written before this field existed mean `"shared"`.
+        derivative_scale: `"none"` encodes derivatives as they are (the paper). `"unit"` divides each clip by its root
+            mean square first, which brings it to the scale of frames.
+        classifier_orders: Distinct orders of derivative that a classifier sees; it concatenates their features.
+        classifier_dropout: Share of the features that a classifier drops in training, at least 0 and below 1.
         detection_stride: Pixels between neighboring features of the last stage in action detection: 16 or 8 for the R
             family, 32 or 16 for S3D. The smaller value takes the spatial stride out of the last stage.
         **kwargs: The standard keywords of `PreTrainedConfig` (`num_labels`, `id2label`, `dtype`, …).
 
     Raises:
-        TypeError: For an unknown keyword. The message suggests the closest field.
-        huggingface_hub.errors.StrictDataclassError: For a value of the wrong type or out of range. The message names
-            the field.
+        TypeError: For an unknown keyword.
+        huggingface_hub.errors.StrictDataclassError: For a value of the wrong type or out of range.
 
     Example:
         >>> from vididi_hf import ViDiDiConfig
@@ -117,7 +90,13 @@ class ViDiDiConfig(PreTrainedConfig):
     detection_stride: int = 16
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._reject_unknown_keywords(kwargs)
+        for name in kwargs:  # the base class would just store them
+            if not self._knows(name):
+                fields_ = [*self.__dataclass_fields__, "num_labels"]
+                guesses = difflib.get_close_matches(name, fields_, n=1)
+                own = ", ".join(field for field in fields_ if not hasattr(PreTrainedConfig, field))
+                hint = f"did you mean {guesses[0]!r}?" if guesses else f"its fields are {own}"
+                raise TypeError(f"{type(self).__name__} got an unexpected keyword {name!r}: {hint}")
         if self.backbone != "s3d":
             self.hidden_sizes = (64, 128, 256, 512) if self.hidden_sizes is None else self.hidden_sizes
             self.depths = (2, 2, 2, 2) if self.depths is None else self.depths
@@ -142,7 +121,7 @@ class ViDiDiConfig(PreTrainedConfig):
 
     @classmethod
     def from_json_file(cls, json_file: Any) -> "ViDiDiConfig":
-        """Builds a configuration from a file, as `from_pretrained` does."""
+        """Builds a configuration from a file, as `from_pretrained` does, and not by the constructor."""
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @property
@@ -156,32 +135,21 @@ class ViDiDiConfig(PreTrainedConfig):
         parents = ("features",) if self.backbone == "s3d" else ("layer1", "layer2", "layer3", "layer4")
         return {f"backbone.{parent}.*": "free_full_weight" for parent in parents}
 
-    def validate_choices(self) -> None:
-        """Checks the fields that hold a name."""
-        for name, allowed in (
-            ("backbone", BACKBONE_NAMES),
-            ("objective", OBJECTIVE_NAMES),
-            ("view_forward", VIEW_FORWARDS),
-            ("batch_norm", BATCH_NORMS),
-            ("derivative_scale", SCALES),
-        ):
+    def validate_values(self) -> None:
+        """Checks what types cannot say; the base class calls it."""
+        names = ("backbone", "objective", "view_forward", "batch_norm", "derivative_scale")
+        for name, allowed in zip(names, (BACKBONE_NAMES, OBJECTIVE_NAMES, VIEW_FORWARDS, BATCH_NORMS, SCALES)):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.batch_norm == "per_order" and self.view_forward == "joint":
             raise ValueError("batch_norm 'per_order' needs view_forward 'separate': a joint pass mixes the orders")
-
-    def validate_stages(self) -> None:
-        """Checks the widths and depths of the four stages."""
         for name, sizes in (("hidden_sizes", self.hidden_sizes), ("depths", self.depths)):
             if self.backbone == "s3d":
                 if sizes is not None:
                     raise ValueError(f"backbone 's3d' has fixed stages: leave {name} unset, got {name}={sizes}")
             elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
-
-    def validate_numbers(self) -> None:
-        """Checks the shape of a clip, the derivative orders and the dropout."""
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
@@ -194,14 +162,7 @@ class ViDiDiConfig(PreTrainedConfig):
 
     @classmethod
     def _knows(cls, name: str) -> bool:
-        return name in cls.__dataclass_fields__ or _is_transformers_keyword(name)
-
-    def _reject_unknown_keywords(self, names: Iterable[str]) -> None:
-        """Raises an error for keywords that the base class would just store."""
-        known = [entry.name for entry in fields(self)]
-        own = [name for name in known if not hasattr(PreTrainedConfig, name)]
-        for name in names:
-            if not self._knows(name):
-                guesses = difflib.get_close_matches(name, [*known, "num_labels"], n=1)
-                hint = f"did you mean {guesses[0]!r}?" if guesses else f"its fields are {', '.join(own)}"
-                raise TypeError(f"{type(self).__name__} got an unexpected keyword {name!r}: {hint}")
+        """Whether a keyword is a field of this class or known to transformers (with underscore: private state)."""
+        if name in cls.__dataclass_fields__ or name in _TRANSFORMERS_KEYWORDS or name.startswith("_"):
+            return True
+        return hasattr(PreTrainedConfig, name) and not callable(getattr(PreTrainedConfig, name))

@@ -1,11 +1,6 @@
-"""Temporal derivatives of a video, and the Taylor expansion that they span.
+"""Temporal derivatives of a video V(t) and its Taylor expansion.
 
-ViDiDi reads a video as a function of time V(t) with the Taylor expansion
-
-    V(t + h) = V(t) + h ∂V(t) + h²/2 ∂²V(t) + …
-
-and treats V, ∂V, ∂²V as views of the same dynamics (*Unfolding Videos Dynamics via Taylor Expansion*,
-arXiv 2409.02371). Every tensor here has the shape (…, frames, channels, height, width).
+V(t + h) = V(t) + h ∂V(t) + h²/2 ∂²V(t) + … Every tensor is (…, frames, channels, height, width).
 """
 
 import math
@@ -27,13 +22,12 @@ def temporal_derivative(frames: Tensor, order: int = 1) -> Tensor:
     ∂²V(n) = V(n+2) − 2V(n+1) + V(n). Frame n of the result belongs to frame n of the input.
 
     Args:
-        frames: (…, frames, channels, height, width). Integer frames become floats first, because differences of
-            `uint8` frames would wrap around.
+        frames: (…, frames, channels, height, width). Integers become floats, whose differences do not wrap around.
         order: Order of the derivative, 0 or more. Order 0 returns the frames.
 
     Returns:
         (…, frames − order, channels, height, width), with the device and (if floating) the dtype of `frames`. The
-        unit is the unit of the pixels per sampled frame.
+        unit is that of the pixels per sampled frame.
 
     Raises:
         ValueError: If there are too few frames, or `order` is not an integer of at least 0.
@@ -51,10 +45,7 @@ def temporal_derivative(frames: Tensor, order: int = 1) -> Tensor:
 
 
 def derivative_view(frames: Tensor, order: int, num_frames: int) -> Tensor:
-    """Returns the first `num_frames` frames of a derivative.
-
-    A clip with as many extra frames as the highest order thus gives views of one shape for every order.
-    """
+    """Returns the first `num_frames` frames of a derivative, so that the views of all orders have one shape."""
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     _check_order(order)
@@ -63,12 +54,8 @@ def derivative_view(frames: Tensor, order: int, num_frames: int) -> Tensor:
 
 
 def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
-    """Divides each clip's derivative by its root mean square if the scale is `"unit"`; frames stay as they are.
-
-    Normalized frames have a root mean square of about 1, and their derivatives of a tenth of that. A fixed factor per
-    order would change nothing where each view passes the network alone: the first convolution has no bias, and the
-    BatchNorm behind it cancels every factor.
-    """
+    """Divides each clip's derivative by its root mean square if the scale is `"unit"`; frames stay as they are."""
+    # A fixed factor per order would change nothing: the BatchNorm behind the first convolution cancels it.
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
     _check_frames(derivative)
@@ -82,22 +69,11 @@ def rescale_derivative(derivative: Tensor, order: int, scale: str) -> Tensor:
     return derivative / energy.clamp_min(SMALLEST_AMPLITUDE**2).sqrt().to(derivative.dtype)
 
 
-def derivative_weights(order: int) -> Tensor:
-    """Weights that turn the last `order + 1` frames into the derivatives 0 … `order` at the very last frame.
-
-    They invert the Taylor system V(t − j) = Σₖ (−j)ᵏ/k! ∂ᵏV(t), j = 0 … `order`, and are therefore exact for every
-    video that is a polynomial of degree ≤ `order` in time. Row k of the float64 matrix gives ∂ᵏV; the columns go from
-    the oldest frame to the newest.
-    """
-    _check_order(order)
-    return torch.linalg.inv(_taylor_matrix(torch.arange(-order, 1), order))
-
-
 def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     """Predicts the frames that follow from the derivatives at the last frame, V(t + h) = Σₖ hᵏ/k! ∂ᵏV(t).
 
-    The derivatives come from the last `order + 1` frames only. The expansion continues exactly every video that is a
-    polynomial of degree ≤ `order` in time. Order 0 repeats the last frame.
+    The derivatives come from the last `order + 1` frames. The expansion is exact for videos that are polynomials of
+    degree ≤ `order` in time.
 
     Args:
         frames: (…, at least `order + 1` frames, channels, height, width).
@@ -123,8 +99,10 @@ def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     past = _as_float(frames).narrow(FRAMES_DIM, frames.shape[FRAMES_DIM] - order - 1, order + 1)
-    # Both matrices are tiny and are multiplied in float64 before they meet the frames: one pass over the pixels.
-    weights = _taylor_matrix(torch.arange(1, horizon + 1), order) @ derivative_weights(order)
+    # Row k of the inverse turns the last `order + 1` frames, oldest first, into ∂ᵏV(t). Both matrices are tiny and are
+    # multiplied in float64 before they meet the frames: one pass over the pixels.
+    derivatives = torch.linalg.inv(_taylor_matrix(torch.arange(-order, 1), order))
+    weights = _taylor_matrix(torch.arange(1, horizon + 1), order) @ derivatives
     return torch.einsum("tn,...nchw->...tchw", weights.to(past.dtype).to(past.device), past)
 
 

@@ -2,23 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import can_return_tuple
 
-from .backbone_vididi import S3D, HalvingPool, InceptionBlock, VideoBackbone
-from .classification_vididi import ViDiDiClassifier, classification_loss
+from .backbone_vididi import S3D, InceptionBlock, VideoBackbone
+from .classification_vididi import ViDiDiClassifier
 from .configuration_vididi import ViDiDiConfig
 
 ROI_SIZE = 7
 
 
 class DensePool(nn.Module):
-    """Computes what [`HalvingPool`] does, at every place instead of every second one."""
+    """[`HalvingPool`] at every place instead of every second one."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         frames = min(2, hidden.shape[2])
@@ -26,22 +26,20 @@ class DensePool(nn.Module):
 
 
 class DilatedPool(nn.Module):
-    """3 x 3 x 3 max-pooling with a dilation of 2 in space that keeps the size; `nn.MaxPool3d` pads too little."""
+    """3 x 3 x 3 max-pooling with a dilation of 2 in space that keeps the size."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        padded = F.pad(hidden, (2, 2, 2, 2), value=-math.inf)
+        padded = F.pad(hidden, (2, 2, 2, 2), value=-math.inf)  # more than max_pool3d may pad
         return F.max_pool3d(padded, 3, stride=1, padding=(1, 0, 0), dilation=(1, 2, 2))
 
 
 def densify_last_stage(backbone: VideoBackbone) -> None:
-    """Takes the spatial stride out of the last stage, in place, and dilates what follows by 2 (algorithme à trous).
+    """Takes the spatial stride out of the last stage and dilates what follows by 2 (algorithme à trous).
 
-    The weights keep their meaning: every second row and column of the new features are the old features. Those in
-    between are what the old network would compute of a picture moved by half a cell.
+    Every second row and column of the new features are the old features.
     """
     if isinstance(backbone, S3D):
         first = backbone.BOUNDS[-2]
-        assert isinstance(backbone.features[first], HalvingPool)
         backbone.features[first] = DensePool()
         for block in backbone.features[first + 1 :]:
             assert isinstance(block, InceptionBlock)
@@ -55,37 +53,19 @@ def densify_last_stage(backbone: VideoBackbone) -> None:
 
 
 def feature_grid(backbone: VideoBackbone, dense: bool) -> tuple[int, float]:
-    """Stride and offset in pixels: the receptive field of feature j has its center at `offset + stride · j`.
-
-    Convolutions and poolings of an odd size are centered on one pixel, the first of which has its center at 0.5. The
-    last pooling of S3D is centered between two features 16 pixels apart.
-    """
+    """Stride and offset in pixels: the receptive field of feature j has its center at `offset + stride · j`."""
+    # Kernels of an odd size lie around one pixel, and the first pixel has its center at 0.5. The last pooling of S3D
+    # lies between two features 16 pixels apart.
     stride, offset = (32, 8.5) if isinstance(backbone, S3D) else (16, 0.5)
     return (stride // 2 if dense else stride), offset
-
-
-@dataclass
-class ViDiDiForActionDetectionOutput(ModelOutput):
-    """Output of [`ViDiDiForActionDetection`].
-
-    Args:
-        loss: The mean over boxes, or `None` without labels.
-        logits: (boxes, labels), with the boxes of all clips in order.
-        hidden_states: Outputs of the encoder's stem and stages, or `None`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class ViDiDiForActionDetection(ViDiDiClassifier):
     """Classifies the action of each person box at the middle of a clip.
 
     The model averages the features of the last stage over time, pools each box with RoIAlign (7 × 7) and a maximum
-    over its bins, and applies dropout and a linear layer. `config.problem_type` says what the logits are for:
-    `"multi_label_classification"` (AVA: one sigmoid each) or `"single_label_classification"` (JHMDB, UCF101-24: a
-    softmax over all). As in [`ViDiDiForVideoClassification`], the model takes frames and differentiates them itself.
+    over its bins, and applies dropout and a linear layer. `config.problem_type` is `"multi_label_classification"` (AVA)
+    or `"single_label_classification"` (JHMDB, UCF101-24). The model takes frames and differentiates them itself.
 
     Args:
         config: Encoder; `num_labels` or `id2label`; `problem_type`, `classifier_orders`, `classifier_dropout`,
@@ -94,31 +74,29 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
     Raises:
         ValueError: If the network cannot have this `detection_stride`.
 
-    Source: the AVA baseline (Gu et al., 2018) as in Feichtenhofer et al., "SlowFast Networks for Video Recognition"
-    (https://arxiv.org/abs/1812.03982). They treat features as adjacent cells, which shifts those of a padded network
-    by half a stride. Here the centers of the receptive fields place the boxes.
+    Source: the head of SlowFast (https://arxiv.org/abs/1812.03982). It treats features as adjacent cells, which shifts
+    those of a padded network by half a stride. Here the centers of the receptive fields place the boxes.
 
     Example:
         >>> import torch
         >>> from vididi_hf import ViDiDiConfig, ViDiDiForActionDetection
         >>> config = ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_labels=5)
         >>> model = ViDiDiForActionDetection(config)
-        >>> boxes = [torch.tensor([[0.0, 0.2, 0.5, 0.9], [0.5, 0.1, 1.0, 0.9]]), torch.tensor([[0.2, 0.2, 0.8, 1.0]])]
-        >>> output = model(torch.rand(2, 8, 3, 64, 64), boxes, labels=torch.tensor([0, 4, 1]))
+        >>> boxes = torch.tensor([[0.0, 0.2, 0.5, 0.9], [0.5, 0.1, 1.0, 0.9], [0.2, 0.2, 0.8, 1.0]])
+        >>> output = model(torch.rand(2, 8, 3, 64, 64), boxes.split([2, 1]), labels=torch.tensor([0, 4, 1]))
         >>> output.logits.shape, output.loss.shape
         (torch.Size([3, 5]), torch.Size([]))
     """
 
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__(config)
-        backbone = self.vididi.backbone
-        strides = [feature_grid(backbone, dense)[0] for dense in (False, True)]
-        if config.detection_stride not in strides:
+        stride, backbone = config.detection_stride, self.vididi.backbone
+        coarse, fine = (feature_grid(backbone, dense)[0] for dense in (False, True))
+        if stride not in (coarse, fine):
             raise ValueError(
-                f"detection_stride of backbone {config.backbone!r} must be {strides[0]} or {strides[1]}, "
-                f"got {config.detection_stride}"
+                f"detection_stride of backbone {config.backbone!r} must be {coarse} or {fine}, got {stride}"
             )
-        self.is_dense = config.detection_stride == strides[1]
+        self.is_dense = stride == fine
         if self.is_dense:
             densify_last_stage(backbone)
 
@@ -130,7 +108,7 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         derivative_orders: Sequence[int] | None = None,
-    ) -> ViDiDiForActionDetectionOutput:
+    ) -> ImageClassifierOutput:
         """Classifies the persons of clips.
 
         Args:
@@ -139,13 +117,13 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
             boxes: For each clip (boxes, 4): x1, y1, x2, y2 as fractions of width and height, from the left and top
                 edges of the picture.
             labels: For the boxes of all clips in order: classes (boxes,), or zeros and ones (boxes, labels). If
-                `config.problem_type` is `None`, the model infers it from the labels and remembers it.
-            output_hidden_states: Whether to return the outputs of the encoder's stem and stages, for the first order.
-                Default: `config.output_hidden_states`.
+                `config.problem_type` is `None`, the labels decide, for later calls, too.
+            output_hidden_states: Return the outputs of the encoder's stem and stages, for the first order.
             derivative_orders: As many orders to use instead of `config.classifier_orders`.
 
         Returns:
-            A [`ViDiDiForActionDetectionOutput`], or a tuple with `return_dict=False`.
+            An `ImageClassifierOutput` with `logits` (boxes, labels), for the boxes of all clips in order, and, if there
+            are labels, `loss`, the mean over boxes; or a tuple with `return_dict=False`.
 
         Raises:
             ValueError: If the network cannot take clips of this shape, the number of orders differs, or boxes and
@@ -156,24 +134,13 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
             shapes = [tuple(one.shape) for one in boxes]
             raise ValueError(f"boxes must be {len(pixel_values)} tensors (boxes, 4), one per clip, got shapes {shapes}")
         height, width = pixel_values.shape[-2:]
-        regions = self._on_grid(boxes, height, width)
-        features = torch.cat([self._pool(output.last_hidden_state, regions) for output in outputs], dim=-1)
-        logits = self.classifier(self.dropout(features))
-        loss = None if labels is None else classification_loss(logits, labels, self._problem_type(labels))
-        return ViDiDiForActionDetectionOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)
-
-    def _on_grid(self, boxes: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
-        """Boxes in cells of the feature map, whose feature j has its center at j + 0.5."""
+        size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixel_values.device)
         stride, offset = feature_grid(self.vididi.backbone, self.is_dense)
-        return [
-            (one.float() * one.new_tensor([width, height, width, height]).float() - offset) / stride + 0.5
-            for one in boxes
-        ]
-
-    @staticmethod
-    def _pool(hidden: Tensor | None, regions: list[Tensor]) -> Tensor:
-        """The maximum over each region (boxes, hidden_size) of features averaged over time."""
-        assert hidden is not None
-        maps = hidden.mean(dim=2)
-        pooled = roi_align(maps, [one.to(maps.dtype) for one in regions], ROI_SIZE, aligned=True)
-        return pooled.amax(dim=(-2, -1))
+        cells = [(one.float() * size - offset) / stride + 0.5 for one in boxes]  # feature j has its center at j + 0.5
+        features = []
+        for output in outputs:
+            maps = output["last_hidden_state"].mean(dim=2)
+            regions = [one.to(maps.dtype) for one in cells]
+            features.append(roi_align(maps, regions, ROI_SIZE, aligned=True).amax(dim=(-2, -1)))
+        loss, logits = self.classify(features, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs[0].hidden_states)

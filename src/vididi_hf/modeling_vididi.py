@@ -17,18 +17,11 @@ from .derivatives_vididi import rescale_derivative
 
 @dataclass
 class ViDiDiModelOutput(ModelOutput):
-    """Output of [`ViDiDiModel`].
+    """Output of [`ViDiDiModel`]."""
 
-    Args:
-        last_hidden_state: Features of the last stage, (batch, hidden_size, frames', height', width').
-        pooler_output: Their mean over frames, height and width, (batch, hidden_size).
-        hidden_states: Outputs of the stem and of the four stages, each (batch, channels, frames, height, width), or
-            `None` if you did not ask for them.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    last_hidden_state: Tensor | None = None  # features of the last stage (batch, hidden_size, frames', height', width')
+    pooler_output: Tensor | None = None  # their mean over frames, height and width (batch, hidden_size)
+    hidden_states: tuple[Tensor, ...] | None = None  # on request: outputs of the stem and the four stages
 
 
 class ViDiDiPreTrainedModel(PreTrainedModel):
@@ -48,12 +41,8 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module as the reference implementations do, except for weights from a checkpoint.
-
-        Convolutions follow torchvision: He-normal over the outputs in the R family, PyTorch's default in S3D. Linear
-        layers keep PyTorch's default, on which the projectors of VICReg, BYOL and SimCLR rely. The base class would
-        draw all of them from N(0, 0.02).
-        """
+        """Initializes one module as torchvision and, for heads, VICReg, BYOL and SimCLR do."""
+        # The base class would draw all of them from N(0, 0.02). `init` leaves weights from a checkpoint alone.
         if isinstance(module, nn.Conv3d) and self.config.backbone != "s3d":
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Conv3d | nn.Linear):
@@ -101,41 +90,29 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         Args:
             pixel_values: Normalized clips (batch, frames, channels, height, width) of at least 2 frames and 32 x 32
                 pixels. They may differ from the size in the configuration.
-            output_hidden_states: Whether to return the outputs of the stem and of the stages. Default:
-                `config.output_hidden_states`.
-            derivative_order: Order of the temporal derivative that the clips are; 0 for frames. It selects the
-                BatchNorm statistics if `config.batch_norm` is `"per_order"`, and tells derivatives from frames if
-                `config.derivative_scale` is `"unit"`.
+            output_hidden_states: Return the outputs of stem and stages. Default: `config.output_hidden_states`.
+            derivative_order: Order of the temporal derivative that the clips are; 0 for frames.
 
         Returns:
-            A [`ViDiDiModelOutput`], or a tuple with `return_dict=False`.
+            A [`ViDiDiModelOutput`], or a tuple with `return_dict=False`: `last_hidden_state` (batch, hidden_size,
+            frames', height', width'), `pooler_output` (batch, hidden_size) and on request `hidden_states`.
 
         Raises:
             ValueError: If the network cannot take clips of this shape.
         """
-        self._check_shape(pixel_values)
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 5:
+            raise ValueError(f"pixel_values must be (batch, frames, channels, height, width), got shape {shape}")
+        if shape[2] != (num_channels := self.config.num_channels):
+            raise ValueError(f"pixel_values must have {num_channels} channels in dimension 2, got shape {shape}")
+        if shape[1] < MIN_NUM_FRAMES or min(shape[3:]) < MIN_IMAGE_SIZE:
+            minimum = f"{MIN_NUM_FRAMES} frames of {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels"
+            raise ValueError(f"pixel_values must have at least {minimum}, got shape {shape}")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         select_order(self.backbone, derivative_order)
         pixel_values = rescale_derivative(pixel_values, derivative_order, self.config.derivative_scale)
         clip = pixel_values.transpose(1, 2)  # a view: the networks have channels before frames
         features, hidden_states = self.backbone(clip, bool(output_hidden_states))
-        return ViDiDiModelOutput(
-            last_hidden_state=features,
-            pooler_output=features.mean(dim=(2, 3, 4)),
-            hidden_states=hidden_states or None,
-        )
-
-    def _check_shape(self, pixel_values: Tensor) -> None:
-        shape, num_channels = tuple(pixel_values.shape), self.config.num_channels
-        if len(shape) != 5:
-            raise ValueError(f"pixel_values must be (batch, frames, channels, height, width), got shape {shape}")
-        if shape[2] != num_channels:
-            wanted = f"have {num_channels} channels in dimension 2 (config.num_channels)"
-        elif shape[1] < MIN_NUM_FRAMES:
-            wanted = f"have at least {MIN_NUM_FRAMES} frames"
-        elif min(shape[3:]) < MIN_IMAGE_SIZE:
-            wanted = f"be at least {MIN_IMAGE_SIZE} pixels high and wide"
-        else:
-            return
-        raise ValueError(f"pixel_values must {wanted}, got shape {shape}")
+        pooled = features.mean(dim=(2, 3, 4))
+        return ViDiDiModelOutput(features, pooled, hidden_states or None)

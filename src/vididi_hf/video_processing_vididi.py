@@ -20,7 +20,7 @@ _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "
 
 
 def clip_indices(starts: Sequence[int], num_video_frames: int, num_frames: int, stride: int) -> Tensor:
-    """Frame indices (clips, `num_frames`) of clips that begin at `starts`; past the end they go on at the beginning."""
+    """Frame indices (clips, `num_frames`) of clips that begin at `starts`; past the end they start over."""
     return torch.tensor([[(start + i * stride) % num_video_frames for i in range(num_frames)] for start in starts])
 
 
@@ -41,18 +41,7 @@ def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: in
 
 
 def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
-    """Spreads clips evenly over a video, for evaluation; a single clip comes from the center.
-
-    A video that is too short for one clip is played in a loop, with the starts spread over it. `extra_frames` are
-    further frames at the end of every clip, which derivatives use up.
-
-    Returns:
-        (`num_clips`, `num_frames + extra_frames`) int64 frame indices.
-
-    Example:
-        >>> uniform_clips(num_video_frames=40, num_clips=2, num_frames=4, stride=3).tolist()
-        [[0, 3, 6, 9], [30, 33, 36, 39]]
-    """
+    """Spreads clips evenly over a video that is looped if it is too short; a single clip comes from the center."""
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     if room < 0:
         starts = [clip * num_video_frames // num_clips for clip in range(num_clips)]
@@ -65,7 +54,7 @@ def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride
 
 
 class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
-    """Settings of a `ViDiDiVideoProcessor`, for the constructor and for a single call."""
+    """Settings of a `ViDiDiVideoProcessor`."""
 
     do_sample_frames: bool
     num_frames: int
@@ -92,13 +81,13 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
     """Turns videos into normalized clips and the temporal derivatives of these clips.
 
     The processor spreads clips evenly over each video (one clip: its center), resizes, crops at the center, normalizes,
-    and takes forward differences, as in pretraining. It samples as many extra frames as the highest order needs, so
-    that all orders have `num_frames` frames. Videos that are too short are looped.
+    and takes forward differences. It samples as many extra frames as the highest order needs, so that all orders have
+    `num_frames` frames. Videos that are too short are looped.
 
-    A video is one of: path or URL; encoded bytes; binary file object; the `{"path", "bytes"}` dictionary or the
-    torchcodec `VideoDecoder` of a `datasets` video column; NumPy array or tensor (frames, height, width, channels) or
-    (frames, channels, height, width); list of frames (PIL images, arrays, tensors). A list of those, or an array with
-    one more dimension, is a batch. Frames have the range 0 … 255. For floats in [0, 1], pass `do_rescale=False`.
+    A video is one of: path or URL; encoded bytes; binary file object; the dictionary or `VideoDecoder` of a `datasets`
+    video column; NumPy array or tensor (frames, height, width, channels) or (frames, channels, height, width); list of
+    frames (PIL images, arrays, tensors). A list of those, or an array with one more dimension, is a batch. Frames have
+    the range 0 … 255. For floats in [0, 1], pass `do_rescale=False`.
 
     Args:
         do_sample_frames: Sample clips. If `False`, all frames together are the one clip.
@@ -123,8 +112,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
     Raises:
         TypeError: For an unknown keyword.
-        ValueError: For an impossible setting, which the message names.
-        huggingface_hub.errors.StrictDataclassFieldValidationError: For a setting of the wrong type.
+        ValueError, huggingface_hub.errors.StrictDataclassFieldValidationError: For an impossible setting.
 
     Example:
         >>> import torch
@@ -134,8 +122,6 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         >>> inputs = processor(video)
         >>> inputs["pixel_values"].shape, inputs["pixel_values_order_1"].shape
         (torch.Size([1, 8, 3, 112, 112]), torch.Size([1, 8, 3, 112, 112]))
-        >>> processor([video, video], num_clips=10, num_frames=16, frame_stride=4)["pixel_values"].shape
-        torch.Size([2, 10, 16, 3, 112, 112])
     """
 
     valid_kwargs = ViDiDiVideoProcessorKwargs  # type: ignore[assignment]  # fewer than the base class takes
@@ -164,8 +150,8 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    @classmethod  # its two bases disagree on the name of the parameter
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Builds a processor from the content of a file, keeping (and ignoring) settings that the class lacks."""
         names = _FILE_KEYWORDS | cls.valid_kwargs.__annotations__.keys()
         known = {name: value for name, value in video_processor_dict.items() if name in names}
@@ -186,29 +172,24 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             width), or (batch, clips, frames, channels, height, width) for several clips.
 
         Raises:
-            BrokenVideoError: If a file cannot be read. It is a `ValueError` that names the file.
+            BrokenVideoError: If a file cannot be read.
             TypeError: If a video is of an unknown type, or a keyword is unknown.
             ValueError: If a setting is impossible, or the videos end up with different sizes.
         """
         settings = self._settings(kwargs)
-        orders = settings["derivative_orders"]
-        clips = [self._sample_clips(video, settings, max(orders)) for video in _split_batch(videos)]
+        clips = [self.sample_clips(video, **kwargs) for video in _split_batch(videos)]
         shapes = sorted({tuple(clip.shape) for clip in clips})
         if len(shapes) > 1:
             raise ValueError(
-                f"the videos of a batch must end up with one shape, got clips of {shapes}: "
-                "keep do_center_crop and do_sample_frames, or process the videos one by one"
+                f"clips of a batch must have one shape, got {shapes}: keep do_center_crop and do_sample_frames"
             )
         batch = torch.stack(clips)
-        views = self._views(batch.squeeze(1) if settings["num_clips"] == 1 else batch, settings)
-        names = ["pixel_values" if order == 0 else f"pixel_values_order_{order}" for order in orders]
+        views = self.views(batch.squeeze(1) if settings["num_clips"] == 1 else batch, **kwargs)
+        names = [f"pixel_values_order_{order}" if order else "pixel_values" for order in settings["derivative_orders"]]
         return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
 
     def sample_clips(self, video: Any, *, extra_frames: int | None = None, **kwargs: Any) -> Tensor:
         """Samples, resizes and crops the clips of one video, and leaves the rest to `views`.
-
-        Workers that decode on the CPU thus hand over bytes: a quarter of the size of normalized pixels, and no
-        derivatives.
 
         Args:
             video: A single video, in any form that the class lists.
@@ -218,19 +199,23 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         Returns:
             (clips, `num_frames + extra_frames`, channels, height, width), uint8 for video files, otherwise with the
             dtype of the given frames.
-
-        Raises:
-            BrokenVideoError, TypeError, ValueError: As in `preprocess`.
-
-        Example:
-            >>> import torch
-            >>> video = torch.randint(256, (40, 3, 120, 160), dtype=torch.uint8)
-            >>> ViDiDiVideoProcessor().sample_clips(video, num_clips=10, extra_frames=1).shape
-            torch.Size([10, 9, 3, 112, 112])
         """
         settings = self._settings(kwargs)
         extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
-        return self._sample_clips(video, settings, extra)
+
+        def choose(num_video_frames: int) -> Tensor:
+            if not settings["do_sample_frames"]:
+                return torch.arange(num_video_frames).unsqueeze(0)
+            counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
+            return uniform_clips(num_video_frames, *counts, extra_frames=extra)
+
+        clips = self._read(video, choose, settings)
+        frames = clips.flatten(0, 1).to(settings["device"])
+        if settings["do_resize"]:
+            frames = self.resize(frames, settings["size"], settings["resample"])
+        if settings["do_center_crop"]:
+            frames = self.center_crop(frames, settings["crop_size"])
+        return frames.unflatten(0, clips.shape[:2])
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
         """Normalizes and differentiates clips, on the device they are on.
@@ -242,29 +227,23 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
         Returns:
             One float tensor per order, each (…, frames − highest order, channels, height, width).
-
-        Raises:
-            ValueError: If the clips have too few frames, or a setting is impossible.
-
-        Example:
-            >>> import torch
-            >>> clips = torch.zeros(10, 9, 3, 112, 112, dtype=torch.uint8)
-            >>> [view.shape for view in ViDiDiVideoProcessor().views(clips, orders=(0, 1))]
-            [torch.Size([10, 8, 3, 112, 112]), torch.Size([10, 8, 3, 112, 112])]
         """
-        given = {"derivative_orders": None if orders is None else tuple(orders), **kwargs}
-        return self._views(clips, self._settings(given))
+        given = {} if orders is None else {"derivative_orders": tuple(orders)}
+        settings = self._settings(kwargs | given)
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        pixels = self.rescale_and_normalize(clips, **{name: settings[name] for name in names})
+        num_frames = clips.shape[-4] - max(settings["derivative_orders"])
+        return [derivative_view(pixels, order, num_frames) for order in settings["derivative_orders"]]
 
     def _settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Completes the settings of a call from the processor's own, and checks them."""
         given = {name: value for name, value in kwargs.items() if value is not None}
         names = self.valid_kwargs.__annotations__
-        for name in given:
-            if name not in names:
-                raise TypeError(f"{type(self).__name__} has no setting {name!r}, only {', '.join(names)}")
+        if unknown := sorted(given.keys() - names.keys()):
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(names)}")
         validate_typed_dict(self.valid_kwargs, given)  # type: ignore[type-var]
         own = {name: getattr(self, name, None) for name in names}
-        settings = self._standardize_kwargs(**{**own, **given})
+        settings = self._standardize_kwargs(**(own | given))
         self._validate_preprocess_kwargs(**settings)
         for name in ("num_frames", "frame_stride", "num_clips"):
             if settings[name] < 1:
@@ -280,21 +259,6 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         settings = super()._standardize_kwargs(**kwargs)
         settings["derivative_orders"] = tuple(settings["derivative_orders"])  # JSON has lists only
         return settings
-
-    def _sample_clips(self, video: Any, settings: dict[str, Any], extra_frames: int) -> Tensor:
-        def choose(num_video_frames: int) -> Tensor:
-            if not settings["do_sample_frames"]:
-                return torch.arange(num_video_frames).unsqueeze(0)
-            counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
-            return uniform_clips(num_video_frames, *counts, extra_frames=extra_frames)
-
-        clips = self._read(video, choose, settings)
-        frames = clips.flatten(0, 1).to(settings["device"])
-        if settings["do_resize"]:
-            frames = self.resize(frames, settings["size"], settings["resample"])
-        if settings["do_center_crop"]:
-            frames = self.center_crop(frames, settings["crop_size"])
-        return frames.unflatten(0, clips.shape[:2])
 
     def _read(self, video: Any, choose: Callable[[int], Tensor], settings: dict[str, Any]) -> Tensor:
         """Reads the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
@@ -322,13 +286,6 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             frame = np.ascontiguousarray(frame)
         return self.process_image(frame, input_data_format=settings["input_data_format"])
 
-    def _views(self, clips: Tensor, settings: dict[str, Any]) -> list[Tensor]:
-        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-        pixels = self.rescale_and_normalize(clips, **{name: settings[name] for name in names})
-        orders = settings["derivative_orders"]
-        num_frames = clips.shape[-4] - max(orders)
-        return [derivative_view(pixels, order, num_frames) for order in orders]
-
 
 def _split_batch(videos: Any) -> list[Any]:
     """Splits a video or a batch of videos into single videos."""
@@ -340,12 +297,11 @@ def _split_batch(videos: Any) -> list[Any]:
         return [videos]
     if not videos:
         raise ValueError("got an empty list instead of videos")
-    is_frame = [
-        isinstance(item, Image) or (isinstance(item, (np.ndarray, Tensor)) and item.ndim in (2, 3)) for item in videos
-    ]
-    if any(is_frame) and not all(is_frame):
+    arrays = (np.ndarray, Tensor)
+    is_frame = {isinstance(one, Image) or (isinstance(one, arrays) and one.ndim in (2, 3)) for one in videos}
+    if len(is_frame) == 2:
         raise ValueError("got a list that mixes frames and videos")
-    return [videos] if all(is_frame) else list(videos)
+    return [videos] if is_frame == {True} else list(videos)
 
 
 __all__ = ["BrokenVideoError", "ViDiDiVideoProcessor"]

@@ -42,13 +42,10 @@ def test_extremes() -> None:
     embeddings = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     same = byol_loss(embeddings, embeddings, 2 * embeddings, 0.5 * embeddings)
     opposite = byol_loss(embeddings, embeddings, -embeddings, -embeddings)
-    constant = byol_loss(*torch.ones(4, 6, 5))
     assert same.loss.item() == pytest.approx(0, abs=1e-6)
     assert opposite.loss.item() == pytest.approx(8)
-    assert opposite.terms["similarity"].item() == pytest.approx(-1)
     # Collapse costs nothing: only the moving target and the predictor keep BYOL from it.
-    assert constant.loss.item() == 0
-    assert constant.terms["similarity"].item() == 1
+    assert byol_loss(*torch.ones(4, 6, 5)).loss.item() == 0
 
 
 def test_each_view_predicts_the_other_views_target() -> None:
@@ -56,15 +53,6 @@ def test_each_view_predicts_the_other_views_target() -> None:
     swapped = embeddings.flip(1)
     assert byol_loss(embeddings, swapped, target_first=swapped, target_second=embeddings).loss.item() == 0
     assert byol_loss(embeddings, swapped, target_first=embeddings, target_second=swapped).loss.item() == 4
-
-
-def test_permuted_pairs_raise_the_loss() -> None:
-    predictions, targets = random_embeddings()[:2]
-    targets = predictions + 0.1 * targets
-    matched = byol_loss(predictions, predictions, targets, targets).loss
-    permuted = byol_loss(predictions, predictions, *targets.roll(1, dims=0).expand(2, -1, -1)).loss
-    assert matched < 0.2
-    assert permuted > 1
 
 
 def test_cosine_decay_equals_the_formula() -> None:

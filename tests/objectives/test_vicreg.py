@@ -21,8 +21,8 @@ def stated_terms(first: torch.Tensor, second: torch.Tensor) -> tuple[float, floa
     return invariance / (pairs * dimensions), variance, covariance
 
 
-def random_views(pairs: int = 6, dimensions: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def random_views(pairs: int = 6, dimensions: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
     # Deviations on both sides of 1, so that the hinge is open for some dimensions and closed for others.
     scale = torch.linspace(0.3, 1.7, dimensions, dtype=torch.float64)
     first = torch.randn(pairs, dimensions, generator=generator, dtype=torch.float64) * scale
@@ -51,7 +51,6 @@ def test_constant_embeddings_have_maximal_variance_term_and_finite_gradient() ->
     assert output.terms["variance"].item() == pytest.approx(1 - 1e-4**0.5)
     assert output.terms["invariance"].item() == output.terms["covariance"].item() == 0
     output.loss.backward()
-    assert constant.grad is not None
     assert constant.grad.isfinite().all()
 
 
@@ -64,13 +63,9 @@ def test_permuted_pairs_raise_only_the_invariance() -> None:
     torch.testing.assert_close(permuted["covariance"], matched["covariance"])
 
 
-def test_a_common_offset_changes_no_term() -> None:
-    first, second = random_views()
-    torch.testing.assert_close(vicreg_loss(first + 3, second + 3).terms, vicreg_loss(first, second).terms)
-
-
-def test_duplicated_dimensions_raise_only_the_covariance() -> None:
+def test_a_common_offset_changes_no_term_and_duplicated_dimensions_raise_only_the_covariance() -> None:
     first, second = random_views(pairs=64, dimensions=2)
+    torch.testing.assert_close(vicreg_loss(first + 3, second + 3).terms, vicreg_loss(first, second).terms)
     single, double = vicreg_loss(first, second).terms, vicreg_loss(first.repeat(1, 2), second.repeat(1, 2)).terms
     torch.testing.assert_close(double["invariance"], single["invariance"])
     torch.testing.assert_close(double["variance"], single["variance"])

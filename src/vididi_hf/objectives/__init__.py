@@ -1,4 +1,4 @@
-"""Objectives of two views: pure loss functions of embeddings, and modules that add heads and communication."""
+"""Objectives of two views: loss functions of embeddings, and modules that add heads and communication."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,44 +14,18 @@ OBJECTIVES: dict[str, type[VICReg] | type[BYOL] | type[SimCLR]] = {"vicreg": VIC
 
 
 def build_objective(name: str, hidden_size: int, options: Mapping[str, Any] | None = None) -> Objective:
-    """Builds an objective by name.
-
-    Args:
-        name: A key of `OBJECTIVES`.
-        hidden_size: Width of the encoder's features.
-        options: Keyword arguments of the class, such as `projector_sizes`.
-
-    Returns:
-        The objective with freshly initialized heads.
-
-    Raises:
-        ValueError: If the name or an option is unknown, or a value is impossible.
-
-    Example:
-        >>> build_objective("vicreg", 512, {"projector_sizes": [128, 128, 64]}).projector[-1].out_features
-        64
-    """
+    """Builds the objective of `OBJECTIVES[name]` with keyword arguments of its class, such as `projector_sizes`."""
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}, expected one of {', '.join(OBJECTIVES)}")
-    options = dict(options or {})
     allowed = [option for option in inspect.signature(OBJECTIVES[name]).parameters if option != "hidden_size"]
-    for option in options:
+    for option in options or {}:
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of objective {name!r}, expected one of {', '.join(allowed)}")
-    return OBJECTIVES[name](hidden_size, **options)
+    return OBJECTIVES[name](hidden_size, **(options or {}))
 
 
+# fmt: off
 __all__ = [
-    "BYOL",
-    "OBJECTIVES",
-    "Objective",
-    "ObjectiveOutput",
-    "SimCLR",
-    "VICReg",
-    "build_objective",
-    "byol_loss",
-    "cosine_decay",
-    "gather_with_gradient",
-    "nt_xent_loss",
-    "vicreg_loss",
+    "BYOL", "OBJECTIVES", "Objective", "ObjectiveOutput", "SimCLR", "VICReg", "build_objective", "byol_loss",
+    "cosine_decay", "gather_with_gradient", "nt_xent_loss", "vicreg_loss",
 ]

@@ -1,4 +1,4 @@
-"""What all objectives share: their output, their heads, and the care that their inputs need."""
+"""What all objectives share: their output, their heads, and the check of their inputs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,15 +9,10 @@ from torch import nn
 
 
 class ObjectiveOutput(NamedTuple):
-    """A loss and the terms it is made of.
-
-    Attributes:
-        loss: The scalar to minimize.
-        terms: Named scalars to log, unweighted and without gradient.
-    """
+    """A loss and the terms it is made of."""
 
     loss: torch.Tensor
-    terms: dict[str, torch.Tensor]
+    terms: dict[str, torch.Tensor]  # scalars to log, unweighted and without gradient
 
 
 class Objective(nn.Module):
@@ -44,9 +39,7 @@ class Objective(nn.Module):
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """A multilayer perceptron: Linear, BatchNorm and ReLU per hidden layer, then a linear layer without bias.
 
-    This is the projector of VICReg's reference implementation (github.com/facebookresearch/vicreg), and the projector
-    and predictor of BYOL's (github.com/google-deepmind/deepmind-research, byol). SimCLR's (github.com/google-research/
-    simclr) ends with another BatchNorm without offset, which is left out here.
+    VICReg's and BYOL's reference implementations have the same. SimCLR's ends with another BatchNorm without offset.
     """
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(f"a perceptron needs two or more positive integer sizes, input first, got {tuple(sizes)}")
@@ -58,16 +51,13 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def paired(first: torch.Tensor, second: torch.Tensor, minimum: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Checks that two tensors hold the paired embeddings of two views, and returns them in float32 or wider.
+    """Checks the paired embeddings of two views and returns them in float32 or wider.
 
-    Means and covariances over a batch lose too many digits in half precision. Autocast would narrow matrix products
-    again, so the losses switch it off around theirs.
+    Statistics over a batch lose too many digits in half precision, for which the losses also switch autocast off.
     """
     if first.shape != second.shape or first.ndim != 2:
-        raise ValueError(
-            "the two views must have the same shape (pairs, dimensions), "
-            f"got {tuple(first.shape)} and {tuple(second.shape)}"
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"the two views must have the same shape (pairs, dimensions), got {shapes}")
     if len(first) < minimum:
         raise ValueError(f"this objective needs at least {minimum} pairs in a batch, got {len(first)}")
     first, second = (view.to(torch.promote_types(view.dtype, torch.float32)) for view in (first, second))

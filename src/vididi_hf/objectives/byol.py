@@ -13,13 +13,10 @@ from vididi_hf.objectives.base import Objective, ObjectiveOutput, mlp, paired
 def byol_loss(
     first: torch.Tensor, second: torch.Tensor, target_first: torch.Tensor, target_second: torch.Tensor
 ) -> ObjectiveOutput:
-    r"""Computes the symmetric BYOL loss of predictions p and target embeddings z, all scaled to unit length.
+    """Computes the symmetric BYOL loss |p1 - z2|² + |p2 - z1|² of predictions p and targets z of unit length.
 
-    .. math::
-        \frac{1}{N} \sum_n \lVert \hat p_1 - \hat z_2 \rVert^2 + \lVert \hat p_2 - \hat z_1 \rVert^2
-
-    Each view predicts the other view's target (equation 2 of the paper, plus the same with the views swapped). No
-    gradient reaches the targets.
+    It is equation 2 of the paper plus the same with the views swapped, as a mean over pairs. No gradient reaches the
+    targets.
 
     Args:
         first: Online predictions from the first view (N, D).
@@ -32,11 +29,6 @@ def byol_loss(
 
     Raises:
         ValueError: If the four shapes differ or are not (N, D).
-
-    Example:
-        >>> output = byol_loss(*torch.randn(4, 64, 256))
-        >>> output.loss.shape, sorted(output.terms)
-        (torch.Size([]), ['similarity'])
     """
     loss = _squared_distance(first, target_second) + _squared_distance(second, target_first)
     # Between unit vectors ||p - z||^2 = 2 - 2 cos(p, z), and the loss is the sum of two such distances.
@@ -49,26 +41,7 @@ def _squared_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.T
 
 
 def cosine_decay(step: int, total_steps: int, base: float) -> float:
-    r"""Computes the EMA momentum of a step, which rises from `base` to 1 along half a cosine.
-
-    .. math::
-        \tau_k = 1 - (1 - \tau_0) \frac{\cos(\pi k / K) + 1}{2}
-
-    Args:
-        step: The step k, from 0 to `total_steps`.
-        total_steps: The number K of steps of the training, at least 1.
-        base: The momentum tau_0 at step 0, between 0 and 1.
-
-    Returns:
-        The momentum of step k.
-
-    Raises:
-        ValueError: If an argument is out of its range.
-
-    Example:
-        >>> [round(cosine_decay(step, 100, base=0.99), 4) for step in (0, 50, 100)]
-        [0.99, 0.995, 1.0]
-    """
+    """Computes the EMA momentum of a step, which rises from `base` to 1 along half a cosine."""
     if not 0 <= step <= total_steps or total_steps < 1:
         raise ValueError(f"step must lie between 0 and total_steps >= 1, got step {step} of {total_steps}")
     if not 0 <= base <= 1:
@@ -79,8 +52,8 @@ def cosine_decay(step: int, total_steps: int, base: float) -> float:
 class BYOL(Objective):
     """BYOL: the online network predicts the embeddings of its own moving average.
 
-    The loss is a mean over independent pairs, so it gathers nothing: averaged over processes with equal batches, its
-    gradient is that of the global batch. The value is that of the local batch.
+    The loss is a mean over independent pairs and gathers nothing: averaged over processes with equal batches, its
+    gradient is that of the global batch.
 
     Args:
         hidden_size: Width of the encoder's features.
@@ -110,10 +83,8 @@ class BYOL(Objective):
     ):
         projector = mlp((hidden_size, *projector_sizes))
         if tuple(predictor_sizes[-1:]) != tuple(projector_sizes[-1:]):
-            raise ValueError(
-                "predictor_sizes must end like projector_sizes, because the loss compares predictions with "
-                f"projections: got {tuple(predictor_sizes)} and {tuple(projector_sizes)}"
-            )
+            sizes = f"{tuple(predictor_sizes)} and {tuple(projector_sizes)}"
+            raise ValueError(f"predictor_sizes must end like projector_sizes, got {sizes}")
         super().__init__(projector, predictor=mlp((projector_sizes[-1], *predictor_sizes)))
 
     def forward(

@@ -13,9 +13,8 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenates a tensor over all processes, in rank order, along its first dimension.
 
     Every process then computes the same loss of the whole batch. The backward pass sums the gradients of all processes
-    for a row and hands them to the process that owns it: `world_size` times the gradient of that loss. Averaging
-    parameter gradients over processes, as `DistributedDataParallel` does, takes that factor out again. What remains is
-    exactly the gradient that one process with the whole batch would compute.
+    for a row: `world_size` times the gradient of that loss. `DistributedDataParallel` averages over processes and thus
+    leaves exactly the gradient that one process with the whole batch would compute.
 
     Args:
         tensor: Local rows (rows, ...). Shape and dtype must be the same on every process.
@@ -25,14 +24,17 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ValueError: On every process, if the number of rows differs between processes.
-
-    Example:
-        >>> gather_with_gradient(torch.randn(8, 128)).shape
-        torch.Size([8, 128])
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
-    _check_equal_rows(tensor)
+    # Backends answer unequal sizes with a hang or with garbage. Every call checks: a process that skipped it could not
+    # tell that another one's size changed.
+    counts = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}: "
+            "drop or pad the last incomplete batch"
+        )
     return _Gather.apply(tensor)
 
 
@@ -41,17 +43,6 @@ def gather_views(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tenso
     # In full precision already here, so that the sum of gradients over processes does not lose digits either.
     first, second = gather_with_gradient(torch.stack(paired(first, second), dim=1)).unbind(dim=1)
     return first, second
-
-
-def _check_equal_rows(tensor: torch.Tensor) -> None:
-    # Backends answer unequal sizes with a hang or with garbage, so the processes compare the sizes first. They do so on
-    # every call: a process that skipped it could not tell that another one's size changed.
-    counts = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
-    if len(set(counts)) > 1:
-        raise ValueError(
-            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}: "
-            "drop or pad the last incomplete batch"
-        )
 
 
 def _all_gather(tensor: torch.Tensor) -> torch.Tensor:

@@ -28,11 +28,6 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float =
 
     Raises:
         ValueError: If the shapes differ or are not (N, D), N is 1, or the temperature is not positive.
-
-    Example:
-        >>> output = nt_xent_loss(torch.randn(64, 128), torch.randn(64, 128))
-        >>> output.loss.shape, sorted(output.terms)
-        (torch.Size([]), ['accuracy', 'alignment', 'uniformity'])
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -54,8 +49,8 @@ class SimCLR(Objective):
 
     Args:
         hidden_size: Width of the encoder's features.
-        projector_sizes: Widths of the projector's hidden layers and output. Default: one hidden layer as wide as the
-            features and an output of 128, as in the reference implementation (github.com/google-research/simclr).
+        projector_sizes: Widths of the projector's hidden layers and output. Default: `(hidden_size, 128)`, as in the
+            reference implementation (github.com/google-research/simclr).
         temperature: See `nt_xent_loss`.
 
     Source: https://arxiv.org/abs/2002.05709.
@@ -68,9 +63,8 @@ class SimCLR(Objective):
     """
 
     def __init__(self, hidden_size: int, projector_sizes: Sequence[int] | None = None, temperature: float = 0.1):
-        if projector_sizes is None:
-            projector_sizes = (hidden_size, 128)
-        super().__init__(projector=mlp((hidden_size, *projector_sizes)))
+        sizes = (hidden_size, 128) if projector_sizes is None else projector_sizes
+        super().__init__(projector=mlp((hidden_size, *sizes)))
         self.temperature = temperature
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:

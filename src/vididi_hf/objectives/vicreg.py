@@ -40,11 +40,6 @@ def vicreg_loss(
 
     Raises:
         ValueError: If the shapes differ or are not (N, D), or N is 1.
-
-    Example:
-        >>> output = vicreg_loss(torch.randn(64, 128), torch.randn(64, 128))
-        >>> output.loss.shape, sorted(output.terms)
-        (torch.Size([]), ['covariance', 'invariance', 'variance'])
     """
     first, second = paired(first, second, minimum=2)
     invariance = F.mse_loss(first, second)
@@ -96,11 +91,8 @@ class VICReg(Objective):
         covariance_weight: float = 1.0,
     ):
         super().__init__(projector=mlp((hidden_size, *projector_sizes)))
-        self.invariance_weight = invariance_weight
-        self.variance_weight = variance_weight
-        self.covariance_weight = covariance_weight
+        self.weights = (invariance_weight, variance_weight, covariance_weight)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
         """Computes the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
-        weights = (self.invariance_weight, self.variance_weight, self.covariance_weight)
-        return vicreg_loss(*gather_views(first, second), *weights)
+        return vicreg_loss(*gather_views(first, second), *self.weights)
