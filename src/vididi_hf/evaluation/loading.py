@@ -14,15 +14,9 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
 def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tuple[Any, ViDiDiVideoProcessor]:
-    """Loads the model, on its device and in evaluation mode, and its processor.
+    """Loads a model of a class, on its device and in evaluation mode, and its processor.
 
-    Args:
-        options: Which model, on which device, and the clips it sees.
-        kind: The class of the model; by default the encoder alone.
-
-    Raises:
-        OSError: If the model does not exist, or lacks a file.
-        ValueError: If it is not a ViDiDi checkpoint, lacks weights, or the device does not exist.
+    An OSError or a ValueError says if the checkpoint or the device does not exist, or weights are missing.
     """
     location = check_location(options.model)
     try:
@@ -45,16 +39,14 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
             raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}")
     clips = {"num_frames": options.num_frames, "frame_stride": options.frame_stride}
     overrides: Any = {name: value for name, value in clips.items() if value is not None}
-    processor = ViDiDiVideoProcessor.from_pretrained(location, **overrides)
-    return model.to(device).eval(), processor
+    return model.to(device).eval(), ViDiDiVideoProcessor.from_pretrained(location, **overrides)
 
 
 def check_location(model: str) -> str:
-    """Returns where a model is: a folder, or an id on the Hub; "reference" is the encoder in this package.
+    """Returns where a model is: a folder or an id on the Hub. "reference" is the encoder in this package.
 
-    Raises:
-        FileNotFoundError: If `model` is neither a folder nor an id `owner/name`. If there is a folder `owner`, it is a
-            mistyped path. So the Hub is never asked about one.
+    If `model` is neither a folder nor an id `owner/name`, a FileNotFoundError says so. If a folder `owner` exists, it
+    is a mistyped path. So the Hub is never asked about one.
     """
     if model == REFERENCE:
         return str(Path(__file__).parents[1] / "reference_encoder")

@@ -5,7 +5,7 @@ They cache what you add in a file, or in memory with `keep_in_memory=True`. The 
 
 from vididi_hf.evaluation.metrics.accuracy import MeanClassAccuracy, TopKAccuracy
 from vididi_hf.evaluation.metrics.ava_map import AVAMeanAP
-from vididi_hf.evaluation.metrics.frame_map import FrameMeanAP
+from vididi_hf.evaluation.metrics.detection import FrameMeanAP
 from vididi_hf.evaluation.metrics.recall_at_k import RecallAtK
 
 __all__ = ["AVAMeanAP", "FrameMeanAP", "MeanClassAccuracy", "RecallAtK", "TopKAccuracy"]
