@@ -20,13 +20,10 @@ def test_top_k_accuracy_is_scikit_learns(tmp_path):
         assert found[f"top-{k}"] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=range(9)))
 
 
-def test_equal_scores_are_ranked_by_class():
+def test_equal_scores_are_ranked_by_class_and_what_cannot_be_ranked_is_named():
     metric = TopKAccuracy(keep_in_memory=True)
     found = metric.compute(predictions=np.ones((4, 4)), references=range(4), ks=(1, 2, 4, 9))
     assert found == {"top-1": 0.25, "top-2": 0.5, "top-4": 1.0, "top-9": 1.0}
-
-
-def test_what_cannot_be_ranked_is_named():
     with pytest.raises(ValueError, match="scores of 1 videos contain NaN"):
         TopKAccuracy(keep_in_memory=True).compute(predictions=[[0.5, 0.5], [np.nan, 0.1]], references=[0, 1])
     with pytest.raises(ValueError, match="labels must lie in 0 … 1, got 0 … 2"):
