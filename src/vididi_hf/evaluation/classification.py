@@ -37,7 +37,8 @@ class ClassificationEvaluator:
         split: The split of `videos`, for the result.
 
     Raises:
-        ValueError: If the data set has no labels, or an input is unknown.
+        ValueError: If the data set has no labels, an input is unknown, or, when called, no video can be decoded or
+            a label or an input does not fit the model.
 
     Source: the usual protocol for fine-tuned networks: 10 clips, center crop, mean of softmax.
 
@@ -73,11 +74,7 @@ class ClassificationEvaluator:
             check_inputs(self.inputs, CLASSIFIER_INPUTS)
 
     def __call__(self, model: ViDiDiForVideoClassification) -> EvaluationResult:
-        """Classifies every video.
-
-        Raises:
-            ValueError: If no video can be decoded, a label is not a class of the model, or an input does not fit it.
-        """
+        """Classifies every video."""
         inputs = [own_input(model)] if self.inputs is None else self.inputs
         labels = class_numbers(self.videos, model)
         probabilities, rows, broken = self.classify(model, inputs)
@@ -127,7 +124,7 @@ def own_input(model: ViDiDiClassifier) -> str:
 
 
 def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]:
-    """Returns `single_inputs(inputs)`, or raises a ValueError if the model takes another number of views."""
+    """Returns `single_inputs(inputs)`; a ValueError says if the model takes another number of views."""
     names = single_inputs(inputs)
     for name in names:
         if len(INPUTS[name]) != len(model.config.classifier_orders):
@@ -136,10 +133,7 @@ def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]
 
 
 def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:
-    """Returns the model's number of the class of each video, int64 (videos,).
-
-    Integer labels are numbers of the model's classes.
-    """
+    """Returns the model's class of each video, (videos,). Labels are matched by name, integers are class numbers."""
     number_of = {str(name): number for number, name in (model.config.id2label or {}).items()}
     kind = rows.features["label"]
     if isinstance(kind, datasets.Value) and "int" in kind.dtype:

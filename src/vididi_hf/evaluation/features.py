@@ -32,14 +32,10 @@ class VideoFeatures:
     broken: dict[str, str] = field(default_factory=dict)  # why the others cannot be decoded, by file
 
     def labels(self, dataset: datasets.Dataset) -> Tensor:
-        """Returns the labels of the videos, int64 (videos,)."""
         return torch.from_numpy(np.asarray(dataset["label"], dtype=np.int64))[self.rows]
 
     def combined(self, orders: Sequence[int]) -> Tensor:
-        """Concatenates the features of several orders, each of unit length: float32 (videos, orders · hidden_size).
-
-        The cosine of two such vectors is the mean of the cosines of the orders.
-        """
+        """Concatenates features of unit length (videos, orders · hidden_size): cosines are means of cosines."""
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
@@ -74,10 +70,7 @@ class EvaluationClips(Dataset):
     def batches(
         self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded.
-
-        Raises a NothingDecodedError at the end, if there were none.
-        """
+        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded."""
         loader = ordered_loader(self, batch_size, num_workers)
         for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
             for index, _, reasons in samples:
@@ -92,7 +85,7 @@ class EvaluationClips(Dataset):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and restores the mode of each of its modules afterwards."""
+    """Puts a model into evaluation mode meanwhile; each of its modules gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -106,7 +99,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def iterate_features(
     model: ViDiDiModel, clips: EvaluationClips, orders: Sequence[int], batch_size: int, num_workers: int, progress: bool
 ) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
-    """Computes the features of `extract_features` batch by batch: rows and, by order, float32 (videos, hidden_size)."""
+    """Yields rows and, by order, features float32 (videos, hidden_size) of each batch."""
     with evaluation_mode(model):
         for rows, batch in clips.batches(batch_size, num_workers, progress):
             views = clips.processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
@@ -128,10 +121,7 @@ def extract_features(
     num_workers: int = 0,
     progress: bool = False,
 ) -> VideoFeatures:
-    """Computes the pooled features of every video, averaged over evenly spaced clips.
-
-    The model is in evaluation mode meanwhile. Short videos are looped. Videos that cannot be decoded are skipped and
-    reported; if there are no others, a ValueError says so. Nothing is random.
+    """Computes the pooled features of the videos that can be decoded, averaged over evenly spaced clips.
 
     Source: the retrieval protocol of the authors' code of ViDiDi (arXiv 2409.02371): 10 clips, mean of pooled features.
     """
@@ -173,8 +163,8 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
         split: The split of `queries`, for the result.
 
     Raises:
-        ValueError: If a data set lacks labels or `group_column`, an input is unknown, or the queries would find
-            themselves.
+        ValueError: If a data set lacks labels or `group_column`, an input is unknown, the queries would find
+            themselves, or, when called, no video can be decoded or `group_column` leaves nothing to compare with.
     """
 
     gallery: datasets.Dataset
@@ -206,11 +196,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
         self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
 
     def __call__(self, model: ViDiDiModel) -> EvaluationResult:
-        """Embeds both data sets and scores the features.
-
-        Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
-        """
+        """Embeds both data sets and scores the features."""
         return self.score(*self.embed(model))
 
     def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
@@ -259,17 +245,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
 
 
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Numbers the labels of two data sets alike, whether they are text or numbers of different lists of classes.
-
-    Returns both data sets, unchanged if they agree. Otherwise `label` becomes a `ClassLabel`: first the classes of
-    `rows` in their order, then those that only `others` has. A video without a label is a ValueError.
-
-    Example:
-        >>> train, test = (datasets.Dataset.from_dict({"label": names}) for names in (["run", "hop"], ["sit", "run"]))
-        >>> train, test = with_class_labels(train, test)
-        >>> train["label"][:], test["label"][:], test.features["label"].names
-        ([1, 0], [2, 1], ['hop', 'run', 'sit'])
-    """
+    """Numbers the labels of two data sets alike, by name: first the classes of `rows`, then those of `others` only."""
     for part in (rows, others):
         missing = sum(label is None or label == -1 for label in part["label"])
         if missing:

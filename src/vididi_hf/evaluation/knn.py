@@ -24,15 +24,7 @@ def nearest_neighbors(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Finds the k gallery items most similar to each query by cosine, int64 (queries, min(k, gallery)).
-
-    Equally similar items come in the gallery's order. Items of the query's group are skipped; -1 fills up where the
-    other groups have too few. `chunk` queries are compared at a time, which limits the memory.
-
-    Example:
-        >>> nearest_neighbors(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
-        tensor([[1, 2]])
-    """
+    """Finds the k gallery items of other groups with the highest cosine, (queries, min(k, gallery)); -1 fills up."""
     gallery = F.normalize(gallery, dim=-1)
     found = []
     for rows in torch.arange(len(queries)).split(chunk):
@@ -54,13 +46,9 @@ def knn_probabilities(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> Tensor:
-    """Computes the share of the votes for each class, (queries, classes).
-
-    A neighbor with cosine similarity s adds exp(s / temperature) to the votes for its label. `nearest` (queries, k) are
-    the gallery items that vote; -1 is no item, and each query needs at least one.
-    """
+    """Returns the share of the votes (queries, classes): `nearest` (queries, k) vote with exp(cosine / temperature)."""
     scores = []
-    for rows in torch.arange(len(queries)).split(chunk):
+    for rows in torch.arange(len(queries)).split(chunk):  # which limits the memory
         voters = F.normalize(gallery[nearest[rows]], dim=-1)
         similarity = torch.einsum("qd,qkd->qk", F.normalize(queries[rows], dim=-1), voters)
         votes = (similarity.masked_fill(nearest[rows] < 0, -torch.inf) / temperature).softmax(dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +27,7 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Pipel
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Sets a random share of every class apart: at least one video of a class of two or more, and never all.
-
-    Returns the indices of the rest and of the part set apart, in rising order.
-    """
+    """Sets a random share of every class apart, but never all of it; returns the indices of the rest and the share."""
     apart = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
@@ -41,10 +38,7 @@ def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
 
 
 def choose_C(features: Tensor, labels: Tensor, candidates: Sequence[float] = C_VALUES, seed: int = 0) -> float:
-    """Chooses the C that classifies a fifth of the training videos best, after a fit to the others.
-
-    Of equally good values it returns the smallest, and the middle one if every class has a single video.
-    """
+    """Chooses the C that classifies a fifth of the training videos best; the middle one if that leaves no videos."""
     fitted, held_out = split_by_class(labels, 0.2, seed)
     ordered = sorted(candidates)
     if len(held_out) == 0:
@@ -92,6 +86,8 @@ class LinearEvaluator(FrozenEvaluator):
 
     def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
         """Fits and classifies, with features from `embed`, perhaps with other labels."""
+        searched = torch.full_like(gallery.labels, -1) if gallery.groups is None else gallery.groups
+        tested = torch.zeros_like(queries.labels) if queries.groups is None else queries.groups
         num_classes = 1 + int(torch.cat([gallery.labels, queries.labels]).max())
         probabilities: dict[str, Tensor] = {}
         chosen: dict[str, list[float]] = {}
@@ -100,7 +96,8 @@ class LinearEvaluator(FrozenEvaluator):
             known, asked = (torch.cat(parts, dim=-1).double() for parts in sides)
             probabilities[name] = torch.zeros(len(asked), num_classes, dtype=torch.float64)
             chosen[name] = []
-            for train, test in _folds(gallery, queries):
+            for group in tested.unique():
+                train, test = (searched != group).nonzero().flatten(), (tested == group).nonzero().flatten()
                 labels = gallery.labels[train]
                 classes = labels.unique()
                 if len(classes) == 1:  # which scikit-learn refuses
@@ -113,12 +110,3 @@ class LinearEvaluator(FrozenEvaluator):
         metrics = score_inputs(self.inputs, probabilities, queries.labels)
         how = {"classifier": "logistic regression", "C": chosen, "validation": "1/5 of the training videos"}
         return self.result(gallery, queries, metrics, **how)
-
-
-def _folds(gallery: EmbeddedVideos, queries: EmbeddedVideos) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the training videos and the test videos: indices into the gallery and into the queries."""
-    if gallery.groups is None or queries.groups is None:
-        yield torch.arange(len(gallery.labels)), torch.arange(len(queries.labels))
-        return
-    for group in queries.groups.unique():
-        yield (gallery.groups != group).nonzero().flatten(), (queries.groups == group).nonzero().flatten()

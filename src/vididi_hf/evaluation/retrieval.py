@@ -40,11 +40,7 @@ def load_retrieval_splits(
     query_split: str = "test",
     group_column: str | None = None,
 ) -> RetrievalSplits:
-    """Loads the gallery and the queries of a data set, whatever splits it has.
-
-    With `group_column`, or if there is no `query_split`, every video of `gallery_split` is a query. It is compared with
-    the videos that differ in that column, or with all the others.
-    """
+    """Loads gallery and queries. Without a `query_split`, each video of the gallery is compared with all the others."""
     gallery = load_video_dataset(name, root=root, split=gallery_split)
     if group_column is not None:
         return RetrievalSplits(gallery, gallery, group_column)

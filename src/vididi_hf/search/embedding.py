@@ -52,7 +52,11 @@ def run(options: EmbeddingOptions) -> None:
     """Runs `vididi embed`."""
     folder = embed_videos(options)
     if PartialState().is_main_process:
-        print(f"{summarize(read_report(folder))}\nin {folder}")
+        report = read_report(folder)
+        sizes = f"{report['dimensions']} dimensions, {len(report['shards'])} shards"
+        print(f"{report['embedded']} of {report['videos']} videos embedded, {sizes}\nin {folder}")
+        for video in report["failed_videos"]:
+            print(f"cannot be decoded and is skipped: {video['video']}: {video['reason']}")
 
 
 def embed_videos(options: EmbeddingOptions) -> Path:
@@ -131,16 +135,6 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != SCHEMA or "protocol" not in report:
         raise ValueError(f"{path} does not describe embeddings: it has no 'protocol', or its 'schema' is not {SCHEMA}")
     return report
-
-
-def summarize(report: dict[str, Any]) -> str:
-    """Says in a few lines how many videos were embedded, and which failed."""
-    sizes = f"{report['dimensions']} dimensions, {len(report['shards'])} shards"
-    lines = [f"{report['embedded']} of {report['videos']} videos embedded, {sizes}"]
-    if failed := report["failed_videos"]:
-        lines.append(f"{len(failed)} videos could not be decoded and are skipped:")
-        lines += [f"  {video['video']}: {video['reason']}" for video in failed]
-    return "\n".join(lines)
 
 
 def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: str, num_clips: int) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.options import MODEL_HELP, REFERENCE, DatasetOptions
 from vididi_hf.options import option
 
-INDEXES = ("exact", "faiss")
-
 
 @dataclass(kw_only=True)
 class _EmbeddedOptions(DatasetOptions):
@@ -21,15 +19,7 @@ class _EmbeddedOptions(DatasetOptions):
 
 @dataclass(kw_only=True)
 class EmbeddingOptions(_EmbeddedOptions):
-    """The options of `vididi embed`. Every field is a flag of the command.
-
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-
-    Example:
-        >>> EmbeddingOptions(dataset="path/to/videos").model
-        'reference'
-    """
+    """The options of `vididi embed`."""
 
     dataset: str = option(help=DATASET_HELP, positional=True)
     output_dir: str | None = option(
@@ -42,15 +32,7 @@ class EmbeddingOptions(_EmbeddedOptions):
 
 @dataclass(kw_only=True)
 class SearchOptions(_EmbeddedOptions):
-    """The options of `vididi search`. Every field is a flag of the command.
-
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-
-    Example:
-        >>> SearchOptions(dataset="path/to/videos", query=["clip.mp4"]).k
-        10
-    """
+    """The options of `vididi search`."""
 
     query: list[str] = option(help="Video files to find similar videos of.")
     dataset: str | None = option(  # type: ignore[assignment]
@@ -60,7 +42,7 @@ class SearchOptions(_EmbeddedOptions):
         default=None, help="Folder that `vididi embed` wrote, instead of a data set. Queries follow its protocol."
     )
     k: int = option(default=10, at_least=1, help="How many videos to find.")
-    index: str = option(default="exact", choices=INDEXES, help="How to search.")
+    index: str = option(default="exact", choices=("exact", "faiss"), help="How to search.")
     faiss_factory: str = option(default="Flat", help="Type of the FAISS index: Flat, HNSW32, ...")
     output_dir: str = option(default="search", old_names=("output",), help="Folder of search.json and search.png.")
     pictured: int = option(default=8, at_least=0, help="Queries in the picture; 0 draws none.")

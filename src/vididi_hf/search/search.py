@@ -85,10 +85,7 @@ class StoredEmbeddings:
     def search(
         self, queries: NDArray[np.float32], k: int, index: str = "exact", faiss_factory: str = "Flat"
     ) -> list[tuple[list[float], list[int]]]:
-        """Finds the k videos most similar to queries (queries, dimensions) of unit length.
-
-        Returns for each query the cosines of the videos found, most similar first, and their rows.
-        """
+        """Returns the cosines and the rows of the k videos most similar to each query, a unit vector."""
         k = min(k, len(self.vectors))
         if index == "exact":
             scores, rows = search_exact(queries, self.vectors, k)

@@ -1,7 +1,4 @@
-"""Metrics as `evaluate.Metric` classes: create one, `add_batch`, `compute`. They work offline, unlike `evaluate.load`.
-
-They cache what you add in a file, or in memory with `keep_in_memory=True`. The evaluators use them too.
-"""
+"""Metrics as `evaluate.Metric` classes: create one, `add_batch`, `compute`. They work offline."""
 
 from vididi_hf.evaluation.metrics.accuracy import MeanClassAccuracy, TopKAccuracy
 from vididi_hf.evaluation.metrics.ava_map import AVAMeanAP

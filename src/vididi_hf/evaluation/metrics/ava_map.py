@@ -33,15 +33,14 @@ def ava_mean_ap(
 
 
 def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
-    """Reads `video,second,x1,y1,x2,y2,action[,score]` into `boxes`, `labels` and `scores` of each key frame.
-
-    A row without an action gives its key frame, but no box. A ValueError names a row that cannot be read.
-    """
+    """Reads `video,second,x1,y1,x2,y2,action[,score]` by key frame; a row without an action gives no box."""
     frames: dict[KeyFrame, dict[str, list]] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.reader(file), 1):
             try:
-                frame = frames.setdefault((row[0], _second(row[1])), {"boxes": [], "labels": [], "scores": []})
+                if not (second := float(row[1])).is_integer():
+                    raise ValueError
+                frame = frames.setdefault((row[0], int(second)), {"boxes": [], "labels": [], "scores": []})
                 if len(row) > 6 and row[6]:
                     frame["labels"].append(int(row[6]))
                     frame["boxes"].append(list(map(float, row[2:6])))
@@ -72,8 +71,7 @@ def read_ava_actions(path: str | Path) -> dict[int, str]:
 
 def read_ava_excluded(path: str | Path) -> set[KeyFrame]:
     """Reads a list of excluded key frames, `video,second`."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return {(row[0], _second(row[1])) for row in csv.reader(file)}
+    return set(read_ava_csv(path))
 
 
 class AVAMeanAP(VideoMetric):
@@ -134,9 +132,3 @@ def _mean_ap(
     kept = [number for number, row in enumerate(truth) if (row["video"], row["second"]) not in skipped]
     detections, wanted = (flatten_frames([rows[number] for number in kept]) for rows in (found, truth))
     return average_precisions(detections, wanted, sorted(classes), iou_threshold)
-
-
-def _second(text: str) -> int:
-    if float(text) != int(float(text)):
-        raise ValueError(f"key frames are at whole seconds, got {text}")
-    return int(float(text))

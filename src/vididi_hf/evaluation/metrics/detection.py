@@ -62,13 +62,10 @@ def box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def match_detections(detections: LabelledBoxes, truth: LabelledBoxes, iou_threshold: float) -> NDArray[np.bool_]:
-    """Decides which detections of one class are correct, in the order of falling scores.
-
-    Each detection, of equal ones the first first, is compared with the box of its frame that it overlaps most. It is
-    correct if the overlap reaches the threshold and no earlier detection had the same box.
-
-    Source: the matching of PASCAL VOC (Everingham et al., 2010), as the evaluation of AVA uses it.
-    """
+    """Decides, in the order of falling scores, which detections of one class are correct."""
+    # PASCAL VOC (Everingham et al., 2010), as AVA uses it: each detection, of equal scores the first first, is compared
+    # with the box of its frame that it overlaps most. It is correct if the overlap reaches the threshold and no earlier
+    # detection had the same box.
     ranked = detections.select(np.argsort(-detections.scores, kind="stable"))
     truth = truth.select(np.argsort(truth.frames, kind="stable"))
     # Every pair of a detection and a box of its frame, without a loop over frames.
@@ -91,18 +88,11 @@ def match_detections(detections: LabelledBoxes, truth: LabelledBoxes, iou_thresh
 
 
 def average_precision(correct: NDArray[np.bool_], num_truth: int) -> float:
-    """Computes the average precision of PASCAL VOC since 2010 over all points; NaN if there is nothing to find.
-
-    It is the area under the curve of precision over recall, where precision is first made to fall. `correct` is in the
-    order of falling scores.
-
-    Example:
-        >>> average_precision(np.array([True, False, True]), num_truth=2)  # 1/2 · 1 + 1/2 · 2/3
-        0.8333333333333333
-    """
+    """Returns the area under precision over recall, of detections in the order of falling scores (PASCAL VOC 2010)."""
     if num_truth == 0:
         return float("nan")
     precision = np.cumsum(correct) / np.arange(1, len(correct) + 1)
+    # Over all points of recall, the highest precision from there on.
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float(highest[correct].sum() / num_truth)
 

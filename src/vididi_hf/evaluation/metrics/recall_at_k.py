@@ -41,12 +41,7 @@ class RecallAtK(VideoMetric):
 
 
 def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> float:
-    """Computes the mean over queries of the average precision of the whole ranking, between 0 and 1.
-
-    The average precision of a query is the mean, over the gallery items of its label, of the precision at the rank of
-    each. A query whose label the gallery does not contain counts as 0, as in R@k. The labels are int64: those of the
-    *whole* gallery, nearest first, (queries, gallery), where -1 is no neighbor, and those of the queries (queries,).
-    """
+    """Computes the mAP of rankings of the *whole* gallery, where -1 is no neighbor; no hit counts as 0."""
     hits = (neighbor_labels == query_labels[:, None]).double()
     precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
     return ((precision * hits).sum(dim=1) / hits.sum(dim=1).clamp(min=1)).mean().item()
