@@ -136,7 +136,8 @@ def twins(tmp_path_factory, write_video):
     folder = tmp_path_factory.mktemp("videos")
     paths = []
     for index in range(6):
-        noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(index // 2))
+        blocks = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(index // 2))
+        noise = blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
         frames = (noise * 200 + 4 * (index % 2)).to(torch.uint8).repeat(9, 1, 1, 1)
         paths.append(str(write_video(folder / f"{index}.mp4", frames)))
     return with_video_column(paths, ["a", "b"] * 3, source=["s1", "s1", "s2", "s2", "s3", "s3"])

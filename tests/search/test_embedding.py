@@ -52,7 +52,7 @@ def by_hand(checkpoint: Path, videos: Path, orders: tuple[int, ...]) -> torch.Te
 
 
 @pytest.mark.parametrize(("inputs", "orders"), [("frames", (0,)), ("derivative", (1,)), ("both", (0, 1))])
-def test_the_shards_are_a_data_set_of_what_the_protocol_gives(options, checkpoint, videos, inputs, orders):
+def test_the_shards_are_a_data_set_and_the_protocol_is_beside_them(options, checkpoint, videos, inputs, orders):
     folder = embed_videos(options(inputs=inputs))
     rows = read(folder)
     expected = by_hand(checkpoint, videos, orders)
@@ -71,16 +71,11 @@ def test_the_shards_are_a_data_set_of_what_the_protocol_gives(options, checkpoin
     assert rows["video"][:] == [str(videos.parent / f"{number}.mp4") for number in GOOD]
     assert rows.features["label"].int2str(rows["label"][:]) == ["cab"[number % 3] for number in GOOD]
     assert rows["camera"][:] == [number % 2 for number in GOOD]
-
-
-def test_the_protocol_beside_them(options, checkpoint, videos):
-    folder = embed_videos(options())
-    report = json.loads((folder / "embeddings.json").read_text())
-    assert report == read_report(folder)
+    report = read_report(folder)
     assert (report["model"], report["dataset"], report["split"]) == (str(checkpoint), str(videos), "all")
-    assert (report["videos"], report["embedded"], report["dimensions"]) == (11, 10, 8)
+    assert (report["videos"], report["embedded"], report["dimensions"]) == (11, 10, 8 * len(orders))
     protocol = report["protocol"]
-    assert (protocol["inputs"], protocol["num_clips"]) == ("frames", 2)
+    assert (protocol["inputs"], protocol["num_clips"]) == (inputs, 2)
     assert (protocol["num_frames"], protocol["frame_stride"], protocol["size"]) == (3, 2, {"shortest_edge": 36})
     assert [shard["rows"] for shard in report["shards"]] == [3, 4, 3]
     assert {shard["file"] for shard in report["shards"]} == set(shards(folder))
@@ -117,24 +112,10 @@ module.embed_videos(module.EmbeddingOptions(**json.loads(sys.argv[1])))
     assert shards(tmp_path / "killed") == shards(embed_videos(options(output_dir=str(tmp_path / "whole"))))
 
 
-def test_a_finished_call_computes_nothing_again(options, monkeypatch):
+def test_another_protocol_and_other_videos_are_refused_by_name(options, videos, tmp_path, monkeypatch):
     before = shards(embed_videos(options()))
-    monkeypatch.setattr(module, "iterate_features", None)
+    monkeypatch.setattr(module, "iterate_features", None)  # a finished call computes nothing again
     assert shards(embed_videos(options(batch_size=1))) == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "difference"),
-    [
-        ({"num_clips": 1}, "num_clips was 2 and is 1"),
-        ({"inputs": "both"}, "inputs was 'frames' and is 'both'"),
-        ({"frame_stride": 1}, "frame_stride was 2 and is 1"),
-        ({"videos_per_shard": 5}, "videos_per_shard was 4 and is 5"),
-        ({"random_init": True}, "encoder was '[0-9a-f]{16}' and is '[0-9a-f]{16}'"),
-    ],
-)
-def test_another_protocol_and_other_videos_are_refused_by_name(options, videos, tmp_path):
-    before = shards(embed_videos(options()))
     lines = videos.read_text().splitlines()
     shorter = tmp_path / "clips.csv"
     shorter.write_text("\n".join(lines[:1] + [str(videos.parent / line) for line in lines[1:-1]]))
@@ -177,18 +158,17 @@ def test_videos_stored_as_bytes_are_called_by_the_names_beside_them(options, vid
     assert failed["train/00000003"] == "there is no video in it"
 
 
-def test_a_shard_of_broken_videos_only_is_empty(options, videos, tmp_path):
-    (tmp_path / "clips.csv").write_text("\n".join(["video"] + [str(videos.parent / f"{i}.mp4") for i in (3, 3, 0)]))
-    folder = embed_videos(options(dataset=str(tmp_path / "clips.csv"), videos_per_shard=2))
+def test_broken_videos_only(options, videos, tmp_path):
+    broken = videos.parent / f"{BROKEN}.mp4"
+    changes = {"dataset": str(tmp_path / "clips.csv"), "videos_per_shard": 2}
+    (tmp_path / "clips.csv").write_text(f"video\n{broken}\n{broken}\n{videos.parent / '0.mp4'}\n")
+    folder = embed_videos(options(**changes, output_dir=str(tmp_path / "one shard of two")))
     assert [shard["rows"] for shard in read_report(folder)["shards"]] == [0, 1]
     assert read(folder)["row"][:] == [2]
     assert StoredEmbeddings.open(folder).vectors.shape == (1, 8)
-
-
-def test_no_video_can_be_decoded(options, videos, tmp_path):
-    (tmp_path / "clips.csv").write_text(f"video\n{videos.parent / '3.mp4'}\n")
+    (tmp_path / "clips.csv").write_text(f"video\n{broken}\n")
     with pytest.raises(ValueError, match=r"none of the 1 videos can be decoded; see .*embeddings\.json"):
-        embed_videos(options(dataset=str(tmp_path / "clips.csv")))
+        embed_videos(options(**changes))
     with pytest.raises(ValueError, match="has no embeddings: none of the 1 videos could be decoded"):
         StoredEmbeddings.open(tmp_path / "embeddings")
 
