@@ -9,6 +9,7 @@ from vididi_hf import ViDiDiConfig
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers, own_input
+from vididi_hf.evaluation.inputs import INPUTS
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +27,30 @@ def build(rows, **changes):
 def by_hand(model, processor, rows, orders, num_clips):
     """Every clip alone through encoder and classifier; then the mean of the probabilities."""
     found = []
-    with torch.no_grad():
-        for row in rows:
-            clips = processor.sample_clips(row["video"], num_clips=num_clips, extra_frames=1)
-            per_clip = []
-            for clip in clips:
-                frames = processor.views(clip[None], orders=(0,))[0]
-                views = {0: frames[:, :4], 1: frames[:, 1:5] - frames[:, :4]}
+    for row in rows:
+        per_clip = []
+        for clip in processor.sample_clips(row["video"], num_clips=num_clips, extra_frames=1):
+            frames = processor.views(clip[None], orders=(0,))[0]
+            views = {0: frames[:, :4], 1: frames[:, 1:5] - frames[:, :4]}
+            with torch.no_grad():
                 pooled = [model.vididi(views[order], derivative_order=order).pooler_output for order in orders]
                 per_clip.append(model.classifier(torch.cat(pooled, dim=1)).softmax(-1)[0])
-            found.append(torch.stack(per_clip).mean(0))
+        found.append(torch.stack(per_clip).mean(0))
     return torch.stack(found)
 
 
 def test_probabilities_are_means_over_clips(rows, processor):
-    model = build(rows).eval()
+    model = build(rows)
+    model.train_only("last_stage")
+    modes = [module.training for module in model.train().modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     evaluator = ClassificationEvaluator(rows, processor, num_clips=3, batch_size=3)
     probabilities, found_rows, broken = evaluator.classify(model, ["ensemble"])
-    assert found_rows.tolist() == list(range(8))
-    assert broken == {}
-    expected = {
-        name: by_hand(model, processor, rows, orders, 3) for name, orders in (("frames", [0]), ("derivative", [1]))
-    }
+    assert [module.training for module in model.modules()] == modes  # some are frozen
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert (found_rows.tolist(), broken) == (list(range(8)), {})
+    model.eval()
+    expected = {name: by_hand(model, processor, rows, INPUTS[name], 3) for name in ("frames", "derivative")}
     torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
     result = ClassificationEvaluator(rows, processor, ["ensemble", "frames"], num_clips=3, dataset="motion")(model)
     labels = np.array(rows["label"])
@@ -77,17 +80,6 @@ def test_a_model_of_both_sees_both(rows, processor):
         ClassificationEvaluator(rows, processor, inputs=("frames",))(model)
 
 
-def test_modes_come_back_and_nothing_moves(rows, processor):
-    model = build(rows)
-    model.train_only("last_stage")
-    model.train()
-    modes = [module.training for module in model.modules()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ClassificationEvaluator(rows, processor, num_clips=1)(model)
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
 def test_broken_videos_are_named_and_skipped(rows, processor, broken_videos):
     good = [row["path"] for row in rows.cast_column("video", datasets.Video(decode=False))["video"]]
     labels = rows.features["label"].int2str(rows["label"])
@@ -104,14 +96,12 @@ def test_labels_are_matched_by_name(rows):
     names = rows.features["label"].names
     assert class_numbers(datasets.Dataset.from_dict({"label": names[::-1]}), model).tolist() == list(range(8))[::-1]
     assert class_numbers(datasets.Dataset.from_dict({"label": [3, 0]}), model).tolist() == [3, 0]
-    with pytest.raises(ValueError, match="1 labels of the data set are not among the model's 8 classes: dancing"):
+    with pytest.raises(ValueError, match=r"1 labels of the data set are not among the model's 8 classes .*: dancing"):
         class_numbers(datasets.Dataset.from_dict({"label": ["dancing", names[0]]}), model)
 
 
 def test_impossible_settings_are_named(rows, processor):
     with pytest.raises(ValueError, match="no column 'label'"):
         ClassificationEvaluator(rows.remove_columns("label"), processor)
-    with pytest.raises(ValueError, match="unknown input 'flow'"):
-        ClassificationEvaluator(rows, processor, inputs=("flow",))
     with pytest.raises(ValueError, match="are not one of"):
         own_input(build(rows, classifier_orders=(2,)))

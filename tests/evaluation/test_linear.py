@@ -1,6 +1,5 @@
 """The linear probe: the optimum of its objective, the choice of C, and the protocol; the encoder does not change."""
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -8,17 +7,17 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.linear import LinearEvaluator, choose_C, fit_logistic_regression, split_by_class
 
 
 def blobs(seed, number=400, classes=6, dimensions=20, noise=2.5):
-    """Classes that overlap, in dimensions of very different scales."""
+    """Classes that overlap, in dimensions of very different scales, one of which is constant."""
     centers = np.random.default_rng(0).normal(size=(classes, dimensions))
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, size=number)
     features = (centers[labels] + noise * generator.normal(size=(number, dimensions))) * np.logspace(-2, 2, dimensions)
+    features[:, 4] = 7.0
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 
@@ -34,32 +33,22 @@ def reference(features, labels, C):
 def test_the_fit_minimizes_the_regularized_cross_entropy(C):
     """At the minimum of C · Σ cross-entropy + ½ ‖W‖², a convex function, its gradient is zero."""
     features, labels = blobs(1)
-    standardized = (features.double() - features.double().mean(0)) / features.double().std(0, correction=0)
+    scales = features.double().std(0, correction=0)
+    scales[4] = 1
+    standardized = (features.double() - features.double().mean(0)) / scales
     fitted = fit_logistic_regression(features, labels, C)[-1]
     weight = torch.tensor(fitted.coef_, requires_grad=True)
     bias = torch.tensor(fitted.intercept_, requires_grad=True)
 
-    def objective(weight, bias):
-        loss = F.cross_entropy(standardized @ weight.T + bias, labels, reduction="sum")
-        return C * loss + weight.square().sum() / 2
-
-    objective(weight, bias).backward()
+    loss = F.cross_entropy(standardized @ weight.T + bias, labels, reduction="sum")
+    (C * loss + weight.square().sum() / 2).backward()
     scale = C * len(labels)
     assert weight.grad.abs().max() < 1e-4 * scale
     assert bias.grad.abs().max() < 1e-4 * scale
-    with torch.no_grad():
-        assert objective(weight, bias) < objective(0.99 * weight, bias)
-        assert objective(weight, bias) < objective(1.01 * weight, bias)
     others, wanted = blobs(2)
     probabilities = fit_logistic_regression(features, labels, C).predict_proba(others.double().numpy())
     np.testing.assert_allclose(probabilities, reference(features, labels, C)(others), atol=2e-3)
     assert 0.3 < (probabilities.argmax(1) == wanted.numpy()).mean() < 0.95
-
-
-def test_a_constant_feature_does_no_harm():
-    features, labels = blobs(1, classes=3)
-    features[:, 4] = 7.0
-    assert np.isfinite(fit_logistic_regression(features, labels, C=1.0).predict_proba(features.double().numpy())).all()
 
 
 def test_a_share_of_every_class_is_set_apart():
@@ -76,12 +65,10 @@ def test_C_is_the_best_on_the_part_that_was_held_out():
     features, labels = blobs(1, number=150, noise=4.0)
     fitted, held_out = split_by_class(labels, 0.2, seed=5)
     candidates = (1e-5, 1e-2, 10.0)
-    accuracies = [
-        (
-            reference(features[fitted], labels[fitted], C)(features[held_out]).argmax(1) == labels[held_out].numpy()
-        ).mean()
-        for C in candidates
-    ]
+    accuracies = []
+    for C in candidates:
+        predicted = reference(features[fitted], labels[fitted], C)(features[held_out]).argmax(1)
+        accuracies.append((predicted == labels[held_out].numpy()).mean())
     assert len(set(accuracies)) > 1
     assert choose_C(features, labels, candidates[::-1], seed=5) == candidates[int(np.argmax(accuracies))]
     assert choose_C(features[:3], torch.arange(3), (1e-2, 1.0, 10.0)) == 1.0  # nothing to choose by
@@ -90,7 +77,11 @@ def test_C_is_the_best_on_the_part_that_was_held_out():
 def test_the_evaluator_fits_to_one_split_and_scores_the_other(model, processor, splits):
     inputs = ("both", "frames", "derivative", "ensemble")
     settings = {"num_clips": 2, "C": (0.01, 1.0), "seed": 3, "dataset": "motion"}
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result = LinearEvaluator(*splits, processor, inputs=inputs, **settings)(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())  # nothing moves
+    assert all(module.training for module in model.modules())
     train, test = (extract_features(model, processor, part, orders=(0, 1), num_clips=2).by_order for part in splits)
     labels, wanted = (torch.tensor(part["label"]) for part in splits)
     probabilities = {}
@@ -107,16 +98,6 @@ def test_the_evaluator_fits_to_one_split_and_scores_the_other(model, processor, 
     assert result["primary_metric"]["input"] == "both"
     assert (result["task"], result["dataset"], result["split"]) == ("linear", "motion", "test")
     assert (result["protocol"]["gallery_videos"], result["protocol"]["query_videos"]) == (16, 8)
-
-
-def test_nothing_in_the_encoder_moves_though_it_came_in_training_mode(model, processor, splits):
-    model.train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    LinearEvaluator(*splits, processor, inputs=("ensemble",), num_clips=1, C=(1.0,))(model)
-    assert any("running_mean" in name for name in before)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(module.training for module in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_one_value_of_a_column_is_left_out_at_a_time(model, processor, splits):
@@ -141,22 +122,8 @@ def test_one_class_to_learn_from_is_predicted(model, processor, splits):
     assert result["protocol"]["C"] == {"frames": []}
 
 
-def test_labels_that_are_text(model, processor, splits):
-    text = [
-        with_video_column(
-            [row["path"] for row in part.cast_column("video", datasets.Video(decode=False))["video"]]
-        ).add_column("label", part.features["label"].int2str(part["label"]))
-        for part in splits
-    ]
-    settings = {"inputs": ("frames",), "num_clips": 1, "C": (1.0,)}
-    expected = LinearEvaluator(*splits, processor, **settings)(model)
-    assert LinearEvaluator(*text, processor, **settings)(model)["metrics"] == expected["metrics"]
-
-
 def test_impossible_settings_and_old_names(processor, splits):
     with pytest.raises(ValueError, match="C must be one or more positive numbers"):
         LinearEvaluator(*splits, processor, C=(0.0, 1.0))
     with pytest.warns(FutureWarning, match="strengths is now called C"):
         assert LinearEvaluator(*splits, processor, strengths=(1.0,)).C == (1.0,)
-    with pytest.raises(ValueError, match="linear needs labels, and the gallery data set has no column 'label'"):
-        LinearEvaluator(splits[0].remove_columns("label"), splits[1], processor)

@@ -30,16 +30,7 @@ def test_a_result_is_a_mapping_that_json_can_write(result):
         "metrics": result.metrics,
         "primary_metric": {"name": "top-1", "input": "frames", "value": 0.5, "greater_is_better": True},
     }
-    assert len(result) == 6
-    with pytest.raises(KeyError):
-        result["model"]
-
-
-def test_impossible_results_are_named():
-    with pytest.raises(ValueError, match="task must be one of retrieval"):
-        EvaluationResult("cooking", {"frames": {"top-1": 0.5}}, {}, primary="top-1")
-    with pytest.raises(ValueError, match="'R@1' is not among the metrics: top-1"):
-        EvaluationResult("retrieval", {"frames": {"top-1": 0.5}}, {}, primary="R@1")
+    assert "model" not in result
 
 
 def test_a_model_card_takes_the_reports_and_gives_them_back(result, tmp_path):
@@ -62,13 +53,6 @@ def test_a_model_card_takes_the_reports_and_gives_them_back(result, tmp_path):
         ("top-1, k-NN (frames)", 0.125),
     ]
     assert card.data.eval_results[0].metric_type == "accuracy"
-
-
-def test_a_report_is_written_whole_or_not_at_all(tmp_path):
-    path = write_report(tmp_path / "a/b/metrics.json", {"schema": 1})
-    with pytest.raises(TypeError):
-        write_report(path, {"schema": object()})
-    assert json.loads(path.read_text()) == {"schema": 1}
 
 
 @pytest.mark.parametrize(

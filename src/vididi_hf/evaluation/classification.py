@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -22,14 +22,13 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 class ClassificationEvaluator:
     """Classifies the videos of a data set by the mean of the probabilities of their clips.
 
-    Clips are evenly spaced and cropped at the center. Short videos are looped. Labels are matched with the model's
-    classes by name.
+    Clips are evenly spaced and cropped at the center. Short videos are looped. Labels are matched by name.
 
     Args:
         videos: The labeled test videos.
-        processor: Selects and prepares the clips. It defines their length and stride.
-        inputs: What the model sees, some of "frames", "derivative", "both" and "ensemble"; None means the input of its
-            training. A model of one input accepts another one; "both" needs a model of both.
+        processor: Defines length, stride and size of the clips.
+        inputs: Some of "frames", "derivative", "both" (which needs a model of both) and "ensemble". Default: the input
+            of the training.
         num_clips: Clips per video.
         batch_size: Videos per forward pass.
         num_workers: Processes that decode videos.
@@ -38,7 +37,8 @@ class ClassificationEvaluator:
         split: The split of `videos`, for the result.
 
     Raises:
-        ValueError: If the data set has no labels, or an input is unknown.
+        ValueError: If the data set has no labels, an input is unknown, or, when called, no video can be decoded or
+            a label or an input does not fit the model.
 
     Source: the usual protocol for fine-tuned networks: 10 clips, center crop, mean of softmax.
 
@@ -74,47 +74,32 @@ class ClassificationEvaluator:
             check_inputs(self.inputs, CLASSIFIER_INPUTS)
 
     def __call__(self, model: ViDiDiForVideoClassification) -> EvaluationResult:
-        """Classifies every video.
-
-        Raises:
-            ValueError: If no video can be decoded, a label is not a class of the model, or an input does not fit it.
-        """
+        """Classifies every video."""
         inputs = [own_input(model)] if self.inputs is None else self.inputs
         labels = class_numbers(self.videos, model)
         probabilities, rows, broken = self.classify(model, inputs)
-        return EvaluationResult(
-            self.task,
-            score_inputs(inputs, probabilities, labels[rows]),
-            {
-                "videos": len(rows),
-                "classes": model.config.num_labels,
-                "trained_input": own_input(model),
-                "clips_per_video": self.num_clips,
-                "frames_per_clip": self.processor.num_frames,
-                "frame_stride": self.processor.frame_stride,
-                "crop": "center",
-                "clips_combined": "mean of softmax",
-                "failed_videos": sorted(broken),
-            },
-            primary=self.primary_metric,
-            dataset=self.dataset,
-            split=self.split,
-        )
+        protocol = {
+            "videos": len(rows),
+            "classes": model.config.num_labels,
+            "trained_input": own_input(model),
+            "clips_per_video": self.num_clips,
+            "frames_per_clip": self.processor.num_frames,
+            "frame_stride": self.processor.frame_stride,
+            "crop": "center",
+            "clips_combined": "mean of softmax",
+            "failed_videos": sorted(broken),
+        }
+        metrics = score_inputs(inputs, probabilities, labels[rows])
+        where: Any = {"dataset": self.dataset, "split": self.split}
+        return EvaluationResult(self.task, metrics, protocol, primary=self.primary_metric, **where)
 
     @torch.no_grad()
     def classify(
         self, model: ViDiDiForVideoClassification, inputs: Sequence[str]
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
-        """Computes the probabilities of every video that can be decoded.
-
-        Returns:
-            For each of `single_inputs(inputs)` float32 (videos, classes); the rows of the videos; and the error message
-            of each video that cannot be decoded, by file.
-        """
+        """Returns the probabilities (videos, classes) of each single input, the videos' rows, and why others failed."""
         names = suitable_inputs(model, inputs)
-        extra_frames = max(orders_of(names))
-        num_frames = self.processor.num_frames
-        clips = EvaluationClips(self.videos, self.processor, self.num_clips, extra_frames)
+        clips = EvaluationClips(self.videos, self.processor, self.num_clips, max(orders_of(names)))
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         rows: list[int] = []
         with evaluation_mode(model):
@@ -123,23 +108,23 @@ class ClassificationEvaluator:
                 frames = batch.flatten(0, 1).to(model.device, non_blocking=True)
                 frames = self.processor.views(frames, orders=(0,))[0].to(model.dtype)
                 for name in names:
-                    orders = INPUTS[name]
                     # Derivatives use up frames; the clips of all inputs have the same length.
-                    logits = model(frames[:, : num_frames + max(orders)], derivative_orders=orders).logits
+                    used = frames[:, : self.processor.num_frames + max(INPUTS[name])]
+                    logits = model(used, derivative_orders=INPUTS[name]).logits
                     found[name].append(logits.float().softmax(-1).unflatten(0, (len(batch_rows), -1)).mean(1).cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(rows), clips.broken
 
 
 def own_input(model: ViDiDiClassifier) -> str:
     """Returns the name of the input that a model was trained with."""
-    for name, orders in INPUTS.items():
-        if orders == tuple(model.config.classifier_orders):
-            return name
-    raise ValueError(f"the model's classifier_orders {model.config.classifier_orders} are not one of {INPUTS}")
+    names = {orders: name for name, orders in INPUTS.items()}
+    if (own := tuple(model.config.classifier_orders)) not in names:
+        raise ValueError(f"the model's classifier_orders {own} are not one of {INPUTS}")
+    return names[own]
 
 
 def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]:
-    """Returns `single_inputs(inputs)`, or raises a ValueError if the model takes another number of views."""
+    """Returns `single_inputs(inputs)`; a ValueError says if the model takes another number of views."""
     names = single_inputs(inputs)
     for name in names:
         if len(INPUTS[name]) != len(model.config.classifier_orders):
@@ -148,19 +133,15 @@ def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]
 
 
 def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:
-    """Returns the model's number of the class of each video, int64 (videos,).
-
-    Integer labels are numbers of the model's classes. A ValueError names labels that the model does not know.
-    """
+    """Returns the model's class of each video, (videos,). Labels are matched by name, integers are class numbers."""
     number_of = {str(name): number for number, name in (model.config.id2label or {}).items()}
     kind = rows.features["label"]
     if isinstance(kind, datasets.Value) and "int" in kind.dtype:
         number_of = {str(number): number for number in number_of.values()}
     names = label_names(rows)
-    unknown = sorted(set(names) - set(number_of))
-    if unknown:
+    if unknown := sorted(set(names) - set(number_of)):
         raise ValueError(
-            f"{len(unknown)} labels of the data set are not among the model's {len(number_of)} classes: "
-            f"{', '.join(unknown[:5])}; the model has {', '.join(list(number_of)[:5])}, ..."
+            f"{len(unknown)} labels of the data set are not among the model's {len(number_of)} classes "
+            f"({', '.join(list(number_of)[:5])}, ...): {', '.join(unknown[:5])}"
         )
     return torch.tensor([number_of[name] for name in names])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pandas as pd
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
@@ -27,32 +26,31 @@ from vididi_hf.evaluation.options import (
     RetrievalOptions,
 )
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
-
-PICTURE = "retrieval.png"
 
 
 def evaluate_retrieval(options: RetrievalOptions) -> None:
     """Runs `vididi evaluate retrieval`."""
-    output = json_path(options.output)
-    evaluator, result = _evaluate_frozen(options, RetrievalEvaluator)
-    _write_frozen(options, result)
+    evaluator, result = _evaluate_frozen(options, options.output, RetrievalEvaluator)
     if options.gallery_queries > 0:
-        picture = output.with_name(PICTURE) if output.name == METRICS_JSON else output.with_suffix(".png")
-        _draw(options, result, evaluator.queries, evaluator.gallery, picture)
+        shown = choose_queries(result.queries.labels(evaluator.queries), options.gallery_queries, options.seed)
+        neighbors = {name: found[shown] for name, found in result.neighbors.items()}
+        title = f"{Path(options.model).name}{' (random weights)' if options.random_init else ''}: nearest videos"
+        rows = result.queries.rows[shown]
+        figure = plot_retrieval(evaluator.queries, rows, evaluator.gallery, neighbors, title=title)
+        path = json_path(options.output)
+        save_figure(figure, path.with_name("retrieval.png" if path.name == METRICS_JSON else f"{path.stem}.png"))
 
 
 def evaluate_knn(options: KNNOptions) -> None:
     """Runs `vididi evaluate knn`."""
-    _, result = _evaluate_frozen(options, KNNEvaluator, k=options.k, temperature=options.temperature)
-    _write_frozen(options, result)
+    _evaluate_frozen(options, options.output, KNNEvaluator, k=options.k, temperature=options.temperature)
 
 
 def evaluate_linear(options: LinearOptions) -> None:
     """Runs `vididi evaluate linear`."""
-    _, result = _evaluate_frozen(options, LinearEvaluator, C=options.C, seed=options.seed)
-    _write_frozen(options, result)
+    _evaluate_frozen(options, options.output, LinearEvaluator, C=options.C, seed=options.seed)
 
 
 def evaluate_classification(options: ClassificationOptions) -> None:
@@ -62,8 +60,7 @@ def evaluate_classification(options: ClassificationOptions) -> None:
     shared = {**_shared_settings(options), "num_clips": options.num_clips, "split": options.split}
     result = ClassificationEvaluator(rows, processor, **shared)(model)
     write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
-    print(f"{result.protocol['videos']} videos, {result.protocol['classes']} classes")
-    _print_metrics(result)
+    _print(result, f"{result.protocol['videos']} videos, {result.protocol['classes']} classes")
 
 
 def evaluate_detection(options: DetectionOptions) -> None:
@@ -74,8 +71,7 @@ def evaluate_detection(options: DetectionOptions) -> None:
     evaluator = build_evaluator(options, rows, processor, output, **_shared_settings(options), split=options.split)
     result = evaluator(model)
     write_results(output, evaluator, result, options.model, _facts(options))
-    print(f"{result.protocol['key_frames']} key frames, {result.protocol['boxes']} boxes")
-    _print_metrics(result)
+    _print(result, f"{result.protocol['key_frames']} key frames, {result.protocol['boxes']} boxes")
 
 
 def json_path(output: str) -> Path:
@@ -97,36 +93,22 @@ def print_failed(result: EvaluationResult) -> None:
 
 
 def _evaluate_frozen(
-    options: FrozenOptions, kind: type[FrozenEvaluator], **settings: Any
+    options: FrozenOptions, output: str, kind: type[FrozenEvaluator], **settings: Any
 ) -> tuple[FrozenEvaluator, Any]:
     model, processor = load_encoder(options)
     gallery = load_video_dataset(options.dataset, root=options.dataset_root, split=options.gallery_split)
-    queries = gallery
+    queries, split = gallery, options.gallery_split
     if not options.group_column:
-        queries = load_video_dataset(options.dataset, root=options.dataset_root, split=options.query_split)
-    evaluator: Any = kind(
-        gallery,
-        queries,
-        processor,
-        **_shared_settings(options),
-        num_clips=options.num_clips,
-        group_column=options.group_column,
-        split=_query_split(options),
-        **settings,
-    )
-    return evaluator, evaluator(model)
-
-
-def _write_frozen(options: RetrievalOptions | KNNOptions | LinearOptions, result: EvaluationResult) -> None:
-    result.protocol |= {"gallery_split": options.gallery_split, "query_split": _query_split(options)}
-    write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
-    shown = result.protocol
-    print(f"{shown['query_videos']} queries, {shown['gallery_videos']} gallery videos, {shown['classes']} classes")
-    _print_metrics(result)
-
-
-def _query_split(options: FrozenOptions) -> str:
-    return options.gallery_split if options.group_column else options.query_split
+        split = options.query_split
+        queries = load_video_dataset(options.dataset, root=options.dataset_root, split=split)
+    settings |= {**_shared_settings(options), "num_clips": options.num_clips, "group_column": options.group_column}
+    evaluator: Any = kind(gallery, queries, processor, **settings, split=split)
+    result = evaluator(model)
+    result.protocol |= {"gallery_split": options.gallery_split, "query_split": split}
+    write_report(json_path(output), report_of(result, options.model, **_facts(options)))
+    counts = [result.protocol[name] for name in ("query_videos", "gallery_videos", "classes")]
+    _print(result, "{} queries, {} gallery videos, {} classes".format(*counts))
+    return evaluator, result
 
 
 def _shared_settings(options: Any) -> dict[str, Any]:
@@ -139,21 +121,6 @@ def _facts(options: Any) -> dict[str, Any]:
     return {"random_init": options.random_init, "seed": options.seed, "source": options.dataset}
 
 
-def _print_metrics(result: EvaluationResult) -> None:
-    print(format_table(result.metrics))
+def _print(result: EvaluationResult, counts: str) -> None:
+    print(f"{counts}\n{format_table(result.metrics)}")
     print_failed(result)
-
-
-def _draw(
-    options: RetrievalOptions, result: RetrievalResult, queries: datasets.Dataset, gallery: datasets.Dataset, path: Path
-) -> None:
-    """Draws a few queries with their neighbors, one row per input."""
-    shown = choose_queries(result.queries.labels(queries), options.gallery_queries, options.seed)
-    figure = plot_retrieval(
-        queries,
-        result.queries.rows[shown],
-        gallery,
-        {name: neighbors[shown] for name, neighbors in result.neighbors.items()},
-        title=f"{Path(options.model).name}{' (random weights)' if options.random_init else ''}: nearest videos",
-    )
-    save_figure(figure, path)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from vididi_hf.data.workers import ordered_loader
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of
+from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import _AcceptsOldNames, option
 from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
@@ -24,27 +25,17 @@ from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProce
 
 @dataclass
 class VideoFeatures:
-    """Features of the videos of a data set.
+    """Features of the videos of a data set that can be decoded."""
 
-    Attributes:
-        by_order: For each derivative order, float32 (videos, hidden_size).
-        rows: int64 (videos,), the rows of the data set that the features belong to.
-        broken: The error message of each video that cannot be decoded, by file. These videos have no features.
-    """
-
-    by_order: dict[int, Tensor]
-    rows: Tensor
-    broken: dict[str, str] = field(default_factory=dict)
+    by_order: dict[int, Tensor]  # float32 (videos, hidden_size) for each derivative order
+    rows: Tensor  # int64 (videos,), the rows of the data set that the features belong to
+    broken: dict[str, str] = field(default_factory=dict)  # why the others cannot be decoded, by file
 
     def labels(self, dataset: datasets.Dataset) -> Tensor:
-        """Returns the labels of the videos, int64 (videos,)."""
         return torch.from_numpy(np.asarray(dataset["label"], dtype=np.int64))[self.rows]
 
     def combined(self, orders: Sequence[int]) -> Tensor:
-        """Concatenates the features of several orders, each of unit length: float32 (videos, orders · hidden_size).
-
-        The cosine of two such vectors is the mean of the cosines of the orders.
-        """
+        """Concatenates features of unit length (videos, orders · hidden_size): cosines are means of cosines."""
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
 
@@ -53,17 +44,13 @@ class NothingDecodedError(ValueError):
 
 
 class EvaluationClips(Dataset):
-    """The clips that an evaluation uses. Workers decode and crop them, and return `uint8`.
-
-    `batches` fills `broken`, the error message of each video that cannot be decoded by file, and `broken_rows`, the
-    same by row. Derivatives use up the `extra_frames` of each clip.
-    """
+    """The clips that an evaluation uses. Workers decode and crop them, and return `uint8`."""
 
     def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
-        self.processor = processor
-        self.num_clips = num_clips
-        self.extra_frames = extra_frames
+        self.processor, self.num_clips = processor, num_clips
+        self.extra_frames = extra_frames  # which derivatives use up
+        # Why videos cannot be decoded, by file and by row. `batches` fills both.
         self.broken: dict[str, str] = {}
         self.broken_rows: dict[int, str] = {}
 
@@ -76,35 +63,29 @@ class EvaluationClips(Dataset):
             return index, None, {f"row {index}": "there is no video in it"}
         try:
             clips = self.processor.sample_clips(video, num_clips=self.num_clips, extra_frames=self.extra_frames)
+            return index, clips, {}
         except BrokenVideoError as error:
             return index, None, {error.source: error.reason}
-        return index, clips, {}
 
     def batches(
         self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded.
-
-        Raises a NothingDecodedError at the end, if there were none.
-        """
+        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded."""
         loader = ordered_loader(self, batch_size, num_workers)
-        nothing_yet = True
         for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
             for index, _, reasons in samples:
                 for source, reason in reasons.items():
                     self.broken[source] = self.broken_rows[index] = reason
-            good = [(index, clips) for index, clips, _ in samples if clips is not None]
-            if good:
-                nothing_yet = False
-                yield [index for index, _ in good], torch.stack([clips for _, clips in good])
-        if nothing_yet:
+            if good := {index: clips for index, clips, _ in samples if clips is not None}:
+                yield list(good), torch.stack(list(good.values()))
+        if len(self.broken_rows) == len(self):
             examples = "; ".join(f"{source}: {reason}" for source, reason in list(self.broken.items())[:3])
             raise NothingDecodedError(f"none of the {len(self)} videos can be decoded: {examples}")
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and restores the mode of each of its modules afterwards."""
+    """Puts a model into evaluation mode meanwhile; each of its modules gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -116,14 +97,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()  # not inference_mode, because its tensors cannot train a classifier
 def iterate_features(
-    model: ViDiDiModel,
-    clips: EvaluationClips,
-    orders: Sequence[int],
-    batch_size: int,
-    num_workers: int = 0,
-    progress: bool = False,
+    model: ViDiDiModel, clips: EvaluationClips, orders: Sequence[int], batch_size: int, num_workers: int, progress: bool
 ) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
-    """Computes the features of `extract_features` batch by batch: rows and, by order, float32 (videos, hidden_size)."""
+    """Yields rows and, by order, features float32 (videos, hidden_size) of each batch."""
     with evaluation_mode(model):
         for rows, batch in clips.batches(batch_size, num_workers, progress):
             views = clips.processor.views(batch.flatten(0, 1).to(model.device, non_blocking=True), orders)
@@ -145,62 +121,27 @@ def extract_features(
     num_workers: int = 0,
     progress: bool = False,
 ) -> VideoFeatures:
-    """Computes the pooled features of every video, averaged over evenly spaced clips.
-
-    The model is in evaluation mode meanwhile. Short videos are looped. Videos that cannot be decoded are skipped and
-    reported. Nothing is random.
-
-    Args:
-        model: The encoder. Its device is used.
-        processor: Selects, resizes and crops the clips. It defines their length and stride.
-        dataset: A data set with a column `video`.
-        orders: The derivative orders to embed; 0 is the frames.
-        num_clips: Clips per video.
-        batch_size: Videos per forward pass.
-        num_workers: Processes that decode videos.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The features of each order, and the rows they belong to.
-
-    Raises:
-        ValueError: If no video can be decoded, or an argument is impossible.
+    """Computes the pooled features of the videos that can be decoded, averaged over evenly spaced clips.
 
     Source: the retrieval protocol of the authors' code of ViDiDi (arXiv 2409.02371): 10 clips, mean of pooled features.
-
-    Example:
-        >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
-        >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
-        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
-        >>> features = extract_features(model, ViDiDiVideoProcessor(), rows, orders=(0, 1), num_clips=2)
-        >>> features.by_order[1].shape
-        torch.Size([8, 64])
     """
     clips = EvaluationClips(dataset, processor, num_clips, max(orders, default=0))
-    vectors: dict[int, list[Tensor]] = {order: [] for order in orders}
     rows: list[int] = []
+    parts: list[dict[int, Tensor]] = []
     for batch_rows, features in iterate_features(model, clips, orders, batch_size, num_workers, progress):
         rows += batch_rows
-        for order, part in features.items():
-            vectors[order].append(part)
-    return VideoFeatures(
-        {order: torch.cat(parts) for order, parts in vectors.items()}, torch.tensor(rows), clips.broken
-    )
+        parts.append(features)
+    by_order = {order: torch.cat([part[order] for part in parts]) for order in orders}
+    return VideoFeatures(by_order, torch.tensor(rows), clips.broken)
 
 
 @dataclass
 class EmbeddedVideos:
-    """The features of a gallery or of queries.
-
-    Attributes:
-        features: The features, in the order of the rows that can be decoded.
-        labels: int64 (videos,).
-        groups: int64 (videos,), numbers of the values of `group_column`; None without that column.
-    """
+    """The features of a gallery or of queries."""
 
     features: VideoFeatures
-    labels: Tensor
-    groups: Tensor | None = None
+    labels: Tensor  # int64 (videos,)
+    groups: Tensor | None = None  # int64 (videos,), numbers of the values of `group_column`
 
 
 @dataclass
@@ -210,7 +151,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     Args:
         gallery: The labeled videos to search or to learn from (the training split).
         queries: The labeled test videos. With `group_column` it may be `gallery` itself, which is then embedded once.
-        processor: Selects and prepares the clips. It defines their length and stride.
+        processor: Defines length, stride and size of the clips.
         inputs: What the encoder sees. The first one gives the primary metric.
         num_clips: Clips per video, whose features are averaged.
         batch_size: Videos per forward pass.
@@ -222,8 +163,8 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
         split: The split of `queries`, for the result.
 
     Raises:
-        ValueError: If a data set lacks labels or `group_column`, an input is unknown, or the queries would find
-            themselves.
+        ValueError: If a data set lacks labels or `group_column`, an input is unknown, the queries would find
+            themselves, or, when called, no video can be decoded or `group_column` leaves nothing to compare with.
     """
 
     gallery: datasets.Dataset
@@ -247,54 +188,47 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
             if "label" not in rows.column_names:
                 raise ValueError(f"{self.task} needs labels, and the {role} data set has no column 'label'")
             if self.group_column is not None and self.group_column not in rows.column_names:
-                raise ValueError(
-                    f"the {role} data set has no column {self.group_column!r} (group_column); "
-                    f"it has {', '.join(rows.column_names)}"
-                )
+                columns = ", ".join(rows.column_names)
+                raise ValueError(f"the {role} data set has no column {self.group_column!r} (group_column) in {columns}")
         if self.queries is self.gallery and self.group_column is None:
             raise ValueError("gallery and queries are one data set, so every query would find itself: set group_column")
         check_inputs(self.inputs, self.known_inputs)
         self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
 
-    def embed(self, model: ViDiDiModel) -> tuple[EmbeddedVideos, EmbeddedVideos]:
-        """Computes the features of gallery and queries.
+    def __call__(self, model: ViDiDiModel) -> EvaluationResult:
+        """Embeds both data sets and scores the features."""
+        return self.score(*self.embed(model))
 
-        Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
-        """
-        gallery = self._embed(model, self.gallery)
-        queries = gallery if self.queries is self.gallery else self._embed(model, self.queries)
+    def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
+        """Measures with features from `embed`, perhaps with other labels."""
+        raise NotImplementedError
+
+    def embed(self, model: ViDiDiModel) -> tuple[EmbeddedVideos, EmbeddedVideos]:
+        """Computes the features of gallery and queries."""
+        names = ("num_clips", "batch_size", "num_workers", "progress")
+        settings: Any = {"orders": orders_of(self.inputs), **{name: getattr(self, name) for name in names}}
+        parts = []
+        for rows in [self.gallery] if self.queries is self.gallery else [self.gallery, self.queries]:
+            features = extract_features(model, self.processor, rows, **settings)
+            parts.append(EmbeddedVideos(features, features.labels(rows)))
+        gallery, queries = parts[0], parts[-1]
         if self.group_column is not None:
             columns = [rows[self.group_column][:] for rows in (self.gallery, self.queries)]
             numbers = {value: number for number, value in enumerate(dict.fromkeys([*columns[0], *columns[1]]))}
-            searched, asked = (
-                torch.tensor([numbers[value] for value in column])[part.features.rows]
-                for part, column in zip((gallery, queries), columns)
-            )
-            if (searched == searched[0]).all() and (asked == searched[0]).any():
+            searched, asked = (torch.tensor([numbers[value] for value in column]) for column in columns)
+            gallery.groups, queries.groups = searched[gallery.features.rows], asked[queries.features.rows]
+            if (gallery.groups == gallery.groups[0]).all() and (queries.groups == gallery.groups[0]).any():
                 raise ValueError(
                     f"group_column {self.group_column!r} leaves nothing to compare some queries with: "
                     "the videos need at least 2 different values in this column"
                 )
-            gallery.groups, queries.groups = searched, asked
         return gallery, queries
 
-    def _embed(self, model: ViDiDiModel, rows: datasets.Dataset) -> EmbeddedVideos:
-        features = extract_features(
-            model,
-            self.processor,
-            rows,
-            orders=orders_of(self.inputs),
-            num_clips=self.num_clips,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            progress=self.progress,
-        )
-        return EmbeddedVideos(features, features.labels(rows))
-
-    def protocol(self, gallery: EmbeddedVideos, queries: EmbeddedVideos, **more: Any) -> dict[str, Any]:
-        """Describes how the numbers were measured; `more` is what the evaluator adds."""
-        return {
+    def result(
+        self, gallery: EmbeddedVideos, queries: EmbeddedVideos, metrics: dict[str, dict[str, float]], **more: Any
+    ) -> EvaluationResult:
+        """Builds the result; `more` says how this evaluator measured."""
+        protocol = {
             "gallery_videos": len(gallery.labels),
             "query_videos": len(queries.labels),
             "classes": len(torch.cat([gallery.labels, queries.labels]).unique()),
@@ -306,25 +240,12 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
             "failed_videos": sorted(gallery.features.broken | queries.features.broken),
             **more,
         }
-
-
-def num_classes_of(*parts: EmbeddedVideos) -> int:
-    """Returns one more than the highest label."""
-    return 1 + max(int(part.labels.max()) for part in parts)
+        where: Any = {"dataset": self.dataset, "split": self.split}
+        return EvaluationResult(self.task, metrics, protocol, primary=self.primary_metric, **where)
 
 
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Numbers the labels of two data sets alike, whether they are text or numbers of different lists of classes.
-
-    Returns both data sets, unchanged if they agree. Otherwise `label` becomes a `ClassLabel`: first the classes of
-    `rows` in their order, then those that only `others` has. A video without a label is a ValueError.
-
-    Example:
-        >>> train, test = (datasets.Dataset.from_dict({"label": names}) for names in (["run", "hop"], ["sit", "run"]))
-        >>> train, test = with_class_labels(train, test)
-        >>> train["label"][:], test["label"][:], test.features["label"].names
-        ([1, 0], [2, 1], ['hop', 'run', 'sit'])
-    """
+    """Numbers the labels of two data sets alike, by name: first the classes of `rows`, then those of `others` only."""
     for part in (rows, others):
         missing = sum(label is None or label == -1 for label in part["label"])
         if missing:
@@ -333,7 +254,7 @@ def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple
     is_text = any(isinstance(kind, datasets.Value) and "string" in kind.dtype for kind in kinds)
     if not is_text and (kinds[0] == kinds[1] or not all(isinstance(kind, datasets.ClassLabel) for kind in kinds)):
         return rows, others
-    names = list(dict.fromkeys(name for part in (rows, others) for name in _class_names(part)))
+    names = list(dict.fromkeys([*_class_names(rows), *_class_names(others)]))
     numbered = _numbered(rows, names)
     return numbered, numbered if others is rows else _numbered(others, names)
 
@@ -350,8 +271,7 @@ def _class_names(rows: datasets.Dataset) -> list[str]:
 
 
 def _numbered(rows: datasets.Dataset, names: list[str]) -> datasets.Dataset:
-    numbers = {name: number for number, name in enumerate(names)}
-    labels: Any = [numbers[name] for name in label_names(rows)]
+    labels: Any = [names.index(name) for name in label_names(rows)]
     # The new column comes first, because a data set without columns has no rows.
     rows = rows.add_column("label_number", labels, feature=datasets.ClassLabel(names=names))
     return rows.remove_columns("label").rename_column("label_number", "label")

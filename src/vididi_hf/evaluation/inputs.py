@@ -9,7 +9,6 @@ INPUTS: dict[str, tuple[int, ...]] = {"frames": (0,), "derivative": (1,), "both"
 
 ENSEMBLE = "ensemble"
 """The mean of the probabilities that a classifier of the frames and one of the derivative predict."""
-
 ENSEMBLE_OF = ("frames", "derivative")
 CLASSIFIER_INPUTS = (*INPUTS, ENSEMBLE)
 

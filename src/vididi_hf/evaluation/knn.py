@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vididi_hf.evaluation.features import FrozenEvaluator, num_classes_of
+from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, single_inputs
 from vididi_hf.evaluation.metrics.accuracy import score_inputs
 from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.modeling_vididi import ViDiDiModel
 
 
 def nearest_neighbors(
@@ -24,18 +24,8 @@ def nearest_neighbors(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Finds the k most similar gallery items by cosine similarity.
-
-    Items with the query's group are skipped. Equally similar items come in the gallery's order. The result is int64
-    (queries, min(k, gallery)), most similar first, with -1 where the other groups have fewer items. `chunk` queries are
-    compared at a time, which limits the memory.
-
-    Example:
-        >>> nearest_neighbors(torch.tensor([[1.0, 0.2]]), torch.tensor([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), k=2)
-        tensor([[1, 2]])
-    """
+    """Finds the k gallery items of other groups with the highest cosine, (queries, min(k, gallery)); -1 fills up."""
     gallery = F.normalize(gallery, dim=-1)
-    k = min(k, len(gallery))
     found = []
     for rows in torch.arange(len(queries)).split(chunk):
         similarity = F.normalize(queries[rows], dim=-1) @ gallery.T
@@ -56,20 +46,12 @@ def knn_probabilities(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> Tensor:
-    """Computes the share of the votes for each class, (queries, classes).
-
-    A neighbor with cosine similarity s adds exp(s / temperature) to the votes for its label. `nearest` (queries, k) are
-    the gallery items that vote; -1 is no item, and each query needs at least one.
-
-    Source: the weighted k-NN classifier of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
-    Discrimination" (CVPR 2018), with its temperature. DINO (Caron et al., ICCV 2021) uses it with k = 20.
-    """
+    """Returns the share of the votes (queries, classes): `nearest` (queries, k) vote with exp(cosine / temperature)."""
     scores = []
-    for rows in torch.arange(len(queries)).split(chunk):
+    for rows in torch.arange(len(queries)).split(chunk):  # which limits the memory
         voters = F.normalize(gallery[nearest[rows]], dim=-1)
         similarity = torch.einsum("qd,qkd->qk", F.normalize(queries[rows], dim=-1), voters)
-        similarity = similarity.masked_fill(nearest[rows] < 0, -torch.inf)
-        votes = (similarity / temperature).softmax(dim=1)
+        votes = (similarity.masked_fill(nearest[rows] < 0, -torch.inf) / temperature).softmax(dim=1)
         scores.append(votes.new_zeros(len(rows), num_classes).scatter_add_(1, gallery_labels[nearest[rows]], votes))
     return torch.cat(scores)
 
@@ -85,13 +67,13 @@ class KNNEvaluator(FrozenEvaluator):
         k: Neighbors that vote.
         temperature: At lower values, the nearest neighbors count more.
 
-    Source: see `knn_probabilities`.
+    Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), with its
+    temperature. DINO (Caron et al., ICCV 2021) uses it with k = 20.
 
     Example:
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
-        >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
-        >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> train, test = (load_video_dataset("motion", split=s, num_train=8, num_test=8) for s in ("train", "test"))
         >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
         >>> result = KNNEvaluator(train, test, processor, inputs=("ensemble",), num_clips=1, k=3)(model)
         >>> sorted(result["metrics"]["ensemble"]), result["protocol"]["query_videos"]
@@ -112,27 +94,17 @@ class KNNEvaluator(FrozenEvaluator):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
-    def __call__(self, model: ViDiDiModel) -> EvaluationResult:
-        """Embeds both data sets and lets the gallery vote on every query.
-
-        Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
-        """
-        gallery, queries = self.embed(model)
+    def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
+        """Lets the gallery vote on every query, with features from `embed`."""
+        num_classes = 1 + int(torch.cat([gallery.labels, queries.labels]).max())
+        groups: Any = {"query_groups": queries.groups, "gallery_groups": gallery.groups}
         probabilities = {}
         for name in single_inputs(self.inputs):
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
-            nearest = nearest_neighbors(
-                asked, searched, self.k, query_groups=queries.groups, gallery_groups=gallery.groups
-            )
+            nearest = nearest_neighbors(asked, searched, self.k, **groups)
             probabilities[name] = knn_probabilities(
-                asked, searched, nearest, gallery.labels, num_classes_of(gallery, queries), self.temperature
+                asked, searched, nearest, gallery.labels, num_classes, self.temperature
             )
-        return EvaluationResult(
-            self.task,
-            score_inputs(self.inputs, probabilities, queries.labels),
-            self.protocol(gallery, queries, similarity="cosine", neighbors=self.k, temperature=self.temperature),
-            primary=self.primary_metric,
-            dataset=self.dataset,
-            split=self.split,
-        )
+        metrics = score_inputs(self.inputs, probabilities, queries.labels)
+        how = {"similarity": "cosine", "neighbors": self.k, "temperature": self.temperature}
+        return self.result(gallery, queries, metrics, **how)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator, num_classes_of
+from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, single_inputs
 from vididi_hf.evaluation.metrics.accuracy import score_inputs
 from vididi_hf.evaluation.options import C_VALUES
 from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import option
 
 
@@ -28,10 +27,7 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Pipel
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Sets a random share of every class apart: at least one video of a class of two or more, and never all.
-
-    Returns the indices of the rest and of the part set apart, in rising order.
-    """
+    """Sets a random share of every class apart, but never all of it; returns the indices of the rest and the share."""
     apart = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
@@ -42,20 +38,13 @@ def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
 
 
 def choose_C(features: Tensor, labels: Tensor, candidates: Sequence[float] = C_VALUES, seed: int = 0) -> float:
-    """Chooses the C that classifies a fifth of the training videos best, after a fit to the others.
-
-    Of equally good values it returns the smallest, and the middle one if every class has a single video.
-    """
+    """Chooses the C that classifies a fifth of the training videos best; the middle one if that leaves no videos."""
     fitted, held_out = split_by_class(labels, 0.2, seed)
     ordered = sorted(candidates)
     if len(held_out) == 0:
         return ordered[len(ordered) // 2]
-
-    def accuracy(C: float) -> float:
-        classifier = fit_logistic_regression(features[fitted], labels[fitted], C)
-        return classifier.score(features[held_out].double().numpy(), labels[held_out].numpy())
-
-    return max(ordered, key=accuracy)
+    validation = features[held_out].double().numpy(), labels[held_out].numpy()
+    return max(ordered, key=lambda C: fit_logistic_regression(features[fitted], labels[fitted], C).score(*validation))
 
 
 @dataclass
@@ -65,8 +54,7 @@ class LinearEvaluator(FrozenEvaluator):
     A fifth of the *training* videos (of every class) chooses the regularization, then all of them are used for the fit.
     With `group_column`, this is repeated for every value of the column that the queries have.
 
-    The input "both" concatenates the features of frames and derivative. "ensemble" averages the probabilities of two
-    regressions.
+    The input "both" concatenates the features of frames and derivative; "ensemble" averages two regressions.
 
     Args:
         C: The inverse regularization strengths to choose from, as in scikit-learn's `LogisticRegression`.
@@ -77,8 +65,7 @@ class LinearEvaluator(FrozenEvaluator):
     Example:
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
-        >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
-        >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> train, test = (load_video_dataset("motion", split=s, num_train=8, num_test=8) for s in ("train", "test"))
         >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
         >>> result = LinearEvaluator(train, test, processor, inputs=("frames",), num_clips=1)(model)
         >>> sorted(result["metrics"]["frames"]), result["protocol"]["gallery_videos"]
@@ -97,57 +84,29 @@ class LinearEvaluator(FrozenEvaluator):
         if not self.C or not min(self.C) > 0:
             raise ValueError(f"C must be one or more positive numbers, got {list(self.C)}")
 
-    def __call__(self, model: ViDiDiModel) -> EvaluationResult:
-        """Embeds both data sets, fits, and classifies.
-
-        Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves nothing to learn a query's class from.
-        """
-        return self.score(*self.embed(model))
-
     def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> EvaluationResult:
         """Fits and classifies, with features from `embed`, perhaps with other labels."""
-        num_classes = num_classes_of(gallery, queries)
+        searched = torch.full_like(gallery.labels, -1) if gallery.groups is None else gallery.groups
+        tested = torch.zeros_like(queries.labels) if queries.groups is None else queries.groups
+        num_classes = 1 + int(torch.cat([gallery.labels, queries.labels]).max())
         probabilities: dict[str, Tensor] = {}
         chosen: dict[str, list[float]] = {}
         for name in single_inputs(self.inputs):
-            known, asked = (
-                torch.cat([part.features.by_order[order] for order in INPUTS[name]], dim=-1)
-                for part in (gallery, queries)
-            )
+            sides = [[part.features.by_order[order] for order in INPUTS[name]] for part in (gallery, queries)]
+            known, asked = (torch.cat(parts, dim=-1).double() for parts in sides)
             probabilities[name] = torch.zeros(len(asked), num_classes, dtype=torch.float64)
             chosen[name] = []
-            for train, test in _folds(gallery, queries):
+            for group in tested.unique():
+                train, test = (searched != group).nonzero().flatten(), (tested == group).nonzero().flatten()
                 labels = gallery.labels[train]
                 classes = labels.unique()
                 if len(classes) == 1:  # which scikit-learn refuses
                     probabilities[name][test, classes[0]] = 1.0
                     continue
                 C = choose_C(known[train], labels, self.C, self.seed)
-                classifier = fit_logistic_regression(known[train], labels, C)
-                predicted = torch.from_numpy(classifier.predict_proba(asked[test].double().numpy()))
-                probabilities[name][test[:, None], classes] = predicted
+                predicted = fit_logistic_regression(known[train], labels, C).predict_proba(asked[test].numpy())
+                probabilities[name][test[:, None], classes] = torch.from_numpy(predicted)
                 chosen[name].append(C)
-        return EvaluationResult(
-            self.task,
-            score_inputs(self.inputs, probabilities, queries.labels),
-            self.protocol(
-                gallery,
-                queries,
-                classifier="logistic regression",
-                C=chosen,
-                validation="1/5 of the training videos",
-            ),
-            primary=self.primary_metric,
-            dataset=self.dataset,
-            split=self.split,
-        )
-
-
-def _folds(gallery: EmbeddedVideos, queries: EmbeddedVideos) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the training videos and the test videos: indices into the gallery and into the queries."""
-    if gallery.groups is None or queries.groups is None:
-        yield torch.arange(len(gallery.labels)), torch.arange(len(queries.labels))
-        return
-    for group in queries.groups.unique():
-        yield (gallery.groups != group).nonzero().flatten(), (queries.groups == group).nonzero().flatten()
+        metrics = score_inputs(self.inputs, probabilities, queries.labels)
+        how = {"classifier": "logistic regression", "C": chosen, "validation": "1/5 of the training videos"}
+        return self.result(gallery, queries, metrics, **how)

@@ -14,19 +14,11 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
 def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tuple[Any, ViDiDiVideoProcessor]:
-    """Loads the model, on its device and in evaluation mode, and its processor.
-
-    Args:
-        options: Which model, on which device, and the clips it sees.
-        kind: The class of the model; by default the encoder alone.
-
-    Raises:
-        OSError: If the model does not exist, or lacks a file.
-        ValueError: If it is not a ViDiDi checkpoint, lacks weights, or the device does not exist.
-    """
+    """Loads a model, on its device and in evaluation mode, and its processor."""
     location = check_location(options.model)
     try:
-        device = torch.device(_best_device() if options.device == "auto" else options.device)
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = torch.device(best if options.device == "auto" else options.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ValueError(f"device {options.device!r} cannot be used: {error}") from error
@@ -43,29 +35,18 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
         if missing := sorted(report["missing_keys"]):
             part = "encoder" if kind is ViDiDiModel else "model"
             raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}")
-    clips = {"num_frames": options.num_frames, "frame_stride": options.frame_stride}
-    overrides: Any = {name: value for name, value in clips.items() if value is not None}
-    processor = ViDiDiVideoProcessor.from_pretrained(location, **overrides)
-    return model.to(device).eval(), processor
+    names = ("num_frames", "frame_stride")
+    overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return model.to(device).eval(), ViDiDiVideoProcessor.from_pretrained(location, **overrides)
 
 
 def check_location(model: str) -> str:
-    """Returns where a model is: a folder, or an id on the Hub; "reference" is the encoder in this package.
-
-    Raises:
-        FileNotFoundError: If `model` is neither a folder nor an id `owner/name`. If there is a folder `owner`, it is a
-            mistyped path. So the Hub is never asked about one.
-    """
+    """Returns where a model is: a folder, or an id `owner/name` on the Hub, never asked about mistyped paths."""
     if model == REFERENCE:
         return str(Path(__file__).parents[1] / "reference_encoder")
     path = Path(model)
+    # If there is a folder `owner`, it is a mistyped path.
     names_owner = len(path.parts) == 2 and not path.is_absolute() and not model.startswith((".", "~"))
     if not path.is_dir() and not (names_owner and not path.parent.exists()):
         raise FileNotFoundError(f"no folder {model!r}, and it is not the id of a model on the Hub (owner/name) either")
     return model
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

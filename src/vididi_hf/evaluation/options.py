@@ -11,34 +11,20 @@ from vididi_hf.options import Options, option
 
 REFERENCE = "reference"
 """The name of the small encoder that the package contains."""
-
 MODEL_HELP = f"Folder of a checkpoint, id of a model on the Hub, or {REFERENCE!r} for the encoder in this package."
+_HELP = f"Some of {', '.join(CLASSIFIER_INPUTS)}"
 C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclass(kw_only=True)
 class EncoderOptions(Options):
-    """The model to evaluate and the clips it sees. Every field is a flag of the command.
-
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-
-    Example:
-        >>> EncoderOptions(model="runs/mine", num_frames=16).batch_size
-        16
-    """
+    """The model to evaluate and the clips it sees."""
 
     model: str = option(help=MODEL_HELP)
-    random_init: bool = option(
-        default=False, help="Replace the weights by random ones, to measure the architecture without training."
-    )
+    random_init: bool = option(default=False, help="Use random weights, to measure the architecture without training.")
     num_clips: int = option(default=10, at_least=1, help="Clips per video, evenly spaced; their features are averaged.")
-    num_frames: int | None = option(
-        default=None, at_least=2, help="Frames per clip; by default those of the checkpoint."
-    )
-    frame_stride: int | None = option(
-        default=None, at_least=1, help="Distance between the frames of a clip; by default that of the checkpoint."
-    )
+    num_frames: int | None = option(default=None, at_least=2, help="Frames per clip; by default the checkpoint's.")
+    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance; by default the checkpoint's.")
     batch_size: int = option(default=16, at_least=1, help="Videos per forward pass; each has num_clips clips.")
     num_workers: int = option(default=2, at_least=0, help="Processes that decode videos.")
     device: str = option(default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
@@ -46,57 +32,53 @@ class EncoderOptions(Options):
 
 
 @dataclass(kw_only=True)
-class FrozenOptions(EncoderOptions):
-    """The options that all evaluations of a frozen encoder share."""
+class DatasetOptions(EncoderOptions):
+    """A model and the data set that it is evaluated on."""
 
     dataset: str = option(help=DATASET_HELP)
     dataset_root: str | None = option(default=None, help=ROOT_HELP)
+    progress: bool = option(default=True, help="Show progress bars.")
+
+
+@dataclass(kw_only=True)
+class FrozenOptions(DatasetOptions):
+    """The options that all evaluations of a frozen encoder share."""
+
     gallery_split: str = option(default="train", help=f"Split to search or to learn from; {ALL_ROWS!r} takes all rows.")
     query_split: str = option(default="test", help="Split of the test videos.")
     group_column: str | None = option(
         default=None,
         old_names=("leave_out",),
-        help="Compare each video of gallery_split only with videos that differ in this column, such as the recording "
-        "a clip was cut from. query_split is not used then.",
+        help="Compare each video of gallery_split only with videos that differ in this column; ignores query_split.",
     )
     inputs: list[str] = option(
         default_factory=lambda: list(INPUTS), choices=tuple(INPUTS), help=f"Some of {', '.join(INPUTS)}."
     )
-    progress: bool = option(default=True, help="Show progress bars.")
 
 
 @dataclass(kw_only=True)
 class RetrievalOptions(FrozenOptions):
     """The options of `vididi evaluate retrieval`."""
 
-    output: str = option(
-        default="retrieval", help="Folder of metrics.json and retrieval.png, or a .json file next to the picture."
-    )
+    output: str = option(default="retrieval", help="Folder of metrics.json and retrieval.png, or a .json file.")
     gallery_queries: int = option(default=4, at_least=0, help="Queries in the picture; 0 draws none.")
 
 
 @dataclass(kw_only=True)
-class _ClassifyingOptions(FrozenOptions):
-    inputs: list[str] = option(
-        default_factory=lambda: list(CLASSIFIER_INPUTS),
-        choices=CLASSIFIER_INPUTS,
-        help=f"Some of {', '.join(CLASSIFIER_INPUTS)}.",
-    )
-
-
-@dataclass(kw_only=True)
-class KNNOptions(_ClassifyingOptions):
+class KNNOptions(FrozenOptions):
     """The options of `vididi evaluate knn`."""
 
+    inputs: list[str] = option(default_factory=lambda: list(CLASSIFIER_INPUTS), choices=CLASSIFIER_INPUTS, help=_HELP)
     k: int = option(default=20, at_least=1, help="Neighbors that vote.")
     temperature: float = option(default=0.07, help="Lower values let the nearest neighbors count more.")
     output: str = option(default="knn", help="Folder of metrics.json, or a .json file.")
 
 
 @dataclass(kw_only=True)
-class LinearOptions(_ClassifyingOptions):
+class LinearOptions(FrozenOptions):
     """The options of `vididi evaluate linear`."""
 
+    inputs: list[str] = option(default_factory=lambda: list(CLASSIFIER_INPUTS), choices=CLASSIFIER_INPUTS, help=_HELP)
     C: list[float] = option(
         default_factory=lambda: list(C_VALUES),
         old_names=("strengths",),
@@ -106,34 +88,21 @@ class LinearOptions(_ClassifyingOptions):
 
 
 @dataclass(kw_only=True)
-class ClassificationOptions(EncoderOptions):
+class ClassificationOptions(DatasetOptions):
     """The options of `vididi evaluate classification`."""
 
-    dataset: str = option(help=DATASET_HELP)
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
     split: str = option(default="test", help=f"Split of the test videos; {ALL_ROWS!r} takes all rows.")
     inputs: list[str] | None = option(
-        default=None,
-        choices=CLASSIFIER_INPUTS,
-        help=f"Some of {', '.join(CLASSIFIER_INPUTS)}; by default the input of the training.",
+        default=None, choices=CLASSIFIER_INPUTS, help=f"{_HELP}; by default the input of the training."
     )
     output: str = option(default="classification", help="Folder of metrics.json, or a .json file.")
-    progress: bool = option(default=True, help="Show progress bars.")
 
 
 @dataclass(kw_only=True)
-class DetectionOptions(BoxOptions, EncoderOptions):
+class DetectionOptions(BoxOptions, ClassificationOptions):
     """The options of `vididi evaluate detection`."""
 
     dataset: str = option(help="jhmdb, ucf101-24, ava, or any data set with the same box columns.")
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
-    split: str = option(default="test", help=f"Split of the test videos; {ALL_ROWS!r} takes all rows.")
-    inputs: list[str] | None = option(
-        default=None,
-        choices=CLASSIFIER_INPUTS,
-        help=f"Some of {', '.join(CLASSIFIER_INPUTS)}; by default the input of the training.",
-    )
     batch_size: int = option(default=16, at_least=1, help="Key frames per forward pass.")
     output: str = option(default="detection", help="Folder of metrics.json, the predictions and the picture.")
-    progress: bool = option(default=True, help="Show progress bars.")
     num_clips: int = field(default=1, init=False)  # the one around the key frame

@@ -34,52 +34,22 @@ _KEYS = ("task", "dataset", "split", "protocol", "metrics", "primary_metric")
 
 @dataclass
 class EvaluationResult(Mapping[str, Any]):
-    """The metrics of an evaluation and how they were measured.
+    """The metrics of an evaluation and how they were measured, as a mapping of the keys of `metrics.json`."""
 
-    It is a mapping of the keys `task` to `primary_metric` of the table above, so `dict(result)` can be written as JSON.
-
-    Args:
-        task: A key of `TASKS`.
-        metrics: By input ("frames", "derivative", ...), numbers by name.
-        protocol: How they were measured.
-        primary: The name of the metric to compare models by, one of those of the first input.
-        greater_is_better: Whether a greater value of it is better.
-        dataset: The name of the data set.
-        split: The evaluated split.
-
-    Raises:
-        ValueError: If the task is unknown, or the primary metric is not among the metrics.
-
-    Example:
-        >>> numbers = {"frames": {"R@1": 0.25, "R@5": 0.5}}
-        >>> result = EvaluationResult("retrieval", numbers, {"clips_per_video": 10}, primary="R@1")
-        >>> result["primary_metric"]
-        {'name': 'R@1', 'input': 'frames', 'value': 0.25, 'greater_is_better': True}
-        >>> result.model_index("me/model")[0]["results"][0]["metrics"][1]["name"]
-        'R@5, retrieval (frames)'
-    """
-
-    task: str
-    metrics: dict[str, dict[str, float]]
-    protocol: dict[str, Any]
-    primary: str
+    task: str  # a key of `TASKS`
+    metrics: dict[str, dict[str, float]]  # by input ("frames", "derivative", ...), numbers by name
+    protocol: dict[str, Any]  # how they were measured
+    primary: str  # the name of the metric to compare models by, one of those of the first input
     greater_is_better: bool = True
     dataset: str = "unknown"
     split: str = "test"
 
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
-        first = next(iter(self.metrics.values()), {})
-        if self.primary not in first:
-            raise ValueError(f"the primary metric {self.primary!r} is not among the metrics: {', '.join(first)}")
-
     @property
     def primary_metric(self) -> dict[str, Any]:
         """The number to compare models by: that of the first input."""
-        first = next(iter(self.metrics))
-        value = self.metrics[first][self.primary]
-        return {"name": self.primary, "input": first, "value": value, "greater_is_better": self.greater_is_better}
+        first, numbers = next(iter(self.metrics.items()))
+        better = {"greater_is_better": self.greater_is_better}
+        return {"name": self.primary, "input": first, "value": numbers[self.primary], **better}
 
     def __getitem__(self, key: str) -> Any:
         if key not in _KEYS:
@@ -92,10 +62,10 @@ class EvaluationResult(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(_KEYS)
 
-    def eval_results(self) -> list[EvalResult]:
-        """Returns one `huggingface_hub.EvalResult` for every number."""
+    def model_index(self, model: str) -> list[dict[str, Any]]:
+        """Returns the entries of `model-index` in the YAML header of the model's card."""
         task_type, task_name, method = TASKS[self.task]
-        return [
+        entries = [
             EvalResult(
                 task_type=task_type,
                 task_name=task_name,
@@ -111,35 +81,22 @@ class EvaluationResult(Mapping[str, Any]):
             for shown, numbers in self.metrics.items()
             for name, value in numbers.items()
         ]
-
-    def model_index(self, model: str) -> list[dict[str, Any]]:
-        """Returns the entries of `model-index` in the YAML header of the model's card."""
-        return eval_results_to_model_index(model, self.eval_results())
+        return eval_results_to_model_index(model, entries)
 
 
 def report_of(result: EvaluationResult, model: str, **facts: Any) -> dict[str, Any]:
     """Builds the content of `metrics.json`; `facts` are further keys. The card gets the name of a folder only."""
     name = Path(model).resolve().name if Path(model).exists() else model
-    return {
-        "schema": SCHEMA,
-        **result,
-        "model": model,
-        **facts,
-        "versions": versions(),
-        "model_index": result.model_index(name),
-    }
+    about = {"model": model, **facts, "versions": versions(), "model_index": result.model_index(name)}
+    return {"schema": SCHEMA, **result, **about}
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of the libraries that the numbers depend on."""
     from vididi_hf import __version__
 
-    return {
-        "vididi_hf": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+    libraries = {"vididi_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {**libraries, "python": platform.python_version()}
 
 
 def write_report(path: str | Path, report: dict[str, Any]) -> Path:
@@ -169,12 +126,7 @@ def collect_eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResul
 
 
 def dataset_name(name: str | Path) -> str:
-    """Returns a data set's name for readers: that of its folder, without the path, or `name` itself.
-
-    Example:
-        >>> dataset_name("videos/jhmdb/clips.csv"), dataset_name("motion"), dataset_name("owner/name")
-        ('jhmdb', 'motion', 'owner/name')
-    """
+    """Returns a data set's name for readers: that of its folder, without the path, or `name` itself."""
     path = Path(name).expanduser()
     if path.suffix.lower() in (".csv", ".parquet"):
         return path.resolve().parent.name

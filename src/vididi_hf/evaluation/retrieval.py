@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import torch
@@ -12,13 +12,12 @@ from torch import Tensor
 
 from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator, VideoFeatures, num_classes_of
+from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator, VideoFeatures
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import knn_probabilities, nearest_neighbors
 from vididi_hf.evaluation.metrics import RecallAtK, TopKAccuracy
 from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT, mean_average_precision
 from vididi_hf.evaluation.results import EvaluationResult
-from vididi_hf.modeling_vididi import ViDiDiModel
 
 KNN = 20
 ROW = "row"
@@ -26,17 +25,11 @@ ROW = "row"
 
 
 class RetrievalSplits(NamedTuple):
-    """The two sides of retrieval.
-
-    Attributes:
-        gallery: The videos to search.
-        queries: The test videos, or `gallery` itself if the data set has no test split.
-        group_column: The column in which a query must differ from the gallery videos it is compared with, or None.
-    """
+    """The two sides of retrieval."""
 
     gallery: datasets.Dataset
-    queries: datasets.Dataset
-    group_column: str | None
+    queries: datasets.Dataset  # the gallery itself if there is no test split
+    group_column: str | None  # in which a query must differ from the videos it is compared with
 
 
 def load_retrieval_splits(
@@ -47,11 +40,7 @@ def load_retrieval_splits(
     query_split: str = "test",
     group_column: str | None = None,
 ) -> RetrievalSplits:
-    """Loads the gallery and the queries of a data set, whatever splits it has.
-
-    With `group_column`, or if there is no `query_split`, every video of `gallery_split` is a query. It is compared with
-    the videos that differ in that column, or with all the others.
-    """
+    """Loads gallery and queries. Without a `query_split`, each video of the gallery is compared with all the others."""
     gallery = load_video_dataset(name, root=root, split=gallery_split)
     if group_column is not None:
         return RetrievalSplits(gallery, gallery, group_column)
@@ -64,14 +53,9 @@ def load_retrieval_splits(
 
 @dataclass
 class RetrievalResult(EvaluationResult):
-    """The metrics R@k, mAP and the accuracy of a k-NN classifier by input, and the neighbors.
+    """The metrics R@k, mAP and the accuracy of a k-NN classifier by input, and the neighbors."""
 
-    Attributes:
-        neighbors: By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 where `group_column`
-            leaves fewer videos to compare a query with.
-        queries: The features of the queries, whose `rows` are the rows of the query data set.
-    """
-
+    # By input, int64 (queries, 50): *rows of the gallery data set*, nearest first; -1 if `group_column` leaves fewer.
     neighbors: dict[str, Tensor] = field(kw_only=True)
     queries: VideoFeatures = field(kw_only=True)
 
@@ -89,8 +73,7 @@ class RetrievalEvaluator(FrozenEvaluator):
     Example:
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
         >>> model = ViDiDiModel(ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1)))
-        >>> train = load_video_dataset("motion", split="train", num_train=8, num_test=8)
-        >>> test = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> train, test = (load_video_dataset("motion", split=s, num_train=8, num_test=8) for s in ("train", "test"))
         >>> processor = ViDiDiVideoProcessor(size=32, crop_size=32)
         >>> result = RetrievalEvaluator(train, test, processor, inputs=("frames",), num_clips=1)(model)
         >>> list(result["metrics"]["frames"])
@@ -100,54 +83,30 @@ class RetrievalEvaluator(FrozenEvaluator):
     task = "retrieval"
     primary_metric = "R@1"
 
-    def __call__(self, model: ViDiDiModel) -> RetrievalResult:
-        """Embeds both data sets and ranks the gallery for every query.
-
-        Raises:
-            ValueError: If no video can be decoded, or `group_column` leaves nothing to compare a query with.
-        """
-        return self.score(*self.embed(model))
-
     def score(self, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> RetrievalResult:
         """Ranks the gallery for every query, with features from `embed`, perhaps with other labels."""
         metrics, neighbors = {}, {}
+        num_classes = 1 + int(torch.cat([gallery.labels, queries.labels]).max())
+        wanted = queries.labels.numpy()
         for name in self.inputs:
             asked, searched = (part.features.combined(INPUTS[name]) for part in (queries, gallery))
             nearest, mean_precision = _rank(asked, searched, gallery, queries)
-            missing = nearest < 0
-            recalls = RecallAtK(keep_in_memory=True).compute(
-                predictions=gallery.labels[nearest].masked_fill(missing, -1).numpy(), references=queries.labels.numpy()
-            )
-            votes = knn_probabilities(
-                asked, searched, nearest[:, :KNN], gallery.labels, num_classes_of(gallery, queries)
-            )
-            accuracy = TopKAccuracy(keep_in_memory=True).compute(
-                predictions=votes.numpy(), references=queries.labels.numpy(), ks=(1,)
-            )
-            metrics[name] = {**recalls, "mAP": mean_precision, f"{KNN}-NN": accuracy["top-1"]}
-            neighbors[name] = gallery.features.rows[nearest].masked_fill(missing, -1)
-        return RetrievalResult(
-            self.task,
-            metrics,
-            self.protocol(gallery, queries, similarity="cosine"),
-            primary=self.primary_metric,
-            dataset=self.dataset,
-            split=self.split,
-            neighbors=neighbors,
-            queries=queries.features,
-        )
+            found = gallery.labels[nearest].masked_fill(nearest < 0, -1)
+            recalls = RecallAtK(keep_in_memory=True).compute(predictions=found.numpy(), references=wanted)
+            votes = knn_probabilities(asked, searched, nearest[:, :KNN], gallery.labels, num_classes).numpy()
+            knn = TopKAccuracy(keep_in_memory=True).compute(predictions=votes, references=wanted, ks=(1,))
+            metrics[name] = {**recalls, "mAP": mean_precision, f"{KNN}-NN": knn["top-1"]}
+            neighbors[name] = gallery.features.rows[nearest].masked_fill(nearest < 0, -1)
+        result = self.result(gallery, queries, metrics, similarity="cosine")
+        return RetrievalResult(**vars(result), neighbors=neighbors, queries=queries.features)
 
 
-def _rank(
-    asked: Tensor, searched: Tensor, gallery: EmbeddedVideos, queries: EmbeddedVideos, chunk: int = 256
-) -> tuple[Tensor, float]:
+def _rank(asked: Tensor, searched: Tensor, gallery: EmbeddedVideos, queries: EmbeddedVideos) -> tuple[Tensor, float]:
     """Returns the first neighbors of every query, and the mAP of the whole rankings, which do not fit into memory."""
     nearest, precisions = [], []
-    for rows in torch.arange(len(asked)).split(chunk):
-        groups = None if queries.groups is None else queries.groups[rows]
-        ranking = nearest_neighbors(
-            asked[rows], searched, len(searched), query_groups=groups, gallery_groups=gallery.groups
-        )
+    for rows in torch.arange(len(asked)).split(256):
+        groups: Any = {} if queries.groups is None else {"query_groups": queries.groups[rows]}
+        ranking = nearest_neighbors(asked[rows], searched, len(searched), gallery_groups=gallery.groups, **groups)
         labels = gallery.labels[ranking].masked_fill(ranking < 0, -1)
         precisions.append(mean_average_precision(labels, queries.labels[rows]) * len(rows))
         nearest.append(ranking[:, : max(RECALL_AT)])

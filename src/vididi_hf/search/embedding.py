@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,14 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm.auto import tqdm
 
 from vididi_hf.data.folders import default_root
-from vididi_hf.data.preparation.shards import (
-    DATA_FOLDER,
-    StoredSplit,
-    common_folder,
-    read_record,
-    shard_path,
-    write_tables,
-)
+from vididi_hf.data.preparation import shards
+from vididi_hf.data.preparation.shards import DATA_FOLDER, StoredSplit, read_record
 from vididi_hf.data.registry import ALL_ROWS, DATASETS, load_video_dataset
 from vididi_hf.evaluation.features import EvaluationClips, NothingDecodedError, VideoFeatures, iterate_features
 from vididi_hf.evaluation.inputs import INPUTS
@@ -46,11 +41,8 @@ SCHEMA = 1
 # The slowest process may finish this much later than the fastest.
 _PATIENCE = timedelta(days=7)
 # What a processor does to a video. The other settings are number of clips, orders and place of computation.
-_PROCESSING = tuple(
-    name
-    for name in ViDiDiVideoProcessorKwargs.__annotations__
-    if name not in ("num_clips", "derivative_orders", "device", "return_tensors", "do_sample_frames")
-)
+_OTHER_SETTINGS = ("num_clips", "derivative_orders", "device", "return_tensors", "do_sample_frames")
+_PROCESSING = tuple(name for name in ViDiDiVideoProcessorKwargs.__annotations__ if name not in _OTHER_SETTINGS)
 # What the weights of an encoder do not show.
 _CHOICES = ("backbone", "batch_norm", "derivative_orders", "derivative_scale")
 
@@ -60,17 +52,21 @@ def run(options: EmbeddingOptions) -> None:
     """Runs `vididi embed`."""
     folder = embed_videos(options)
     if PartialState().is_main_process:
-        print(f"{summarize(read_report(folder))}\nin {folder}")
+        report = read_report(folder)
+        sizes = f"{report['dimensions']} dimensions, {len(report['shards'])} shards"
+        print(f"{report['embedded']} of {report['videos']} videos embedded, {sizes}\nin {folder}")
+        for video in report["failed_videos"]:
+            print(f"cannot be decoded and is skipped: {video['video']}: {video['reason']}")
 
 
 def embed_videos(options: EmbeddingOptions) -> Path:
     """Writes the embeddings of all videos of a split to Parquet shards.
 
-    Several processes (`accelerate launch`, `torchrun`) share the shards. The content of the shards depends only on the
-    videos and the options, not on the number of processes or on interruptions. After an interruption, the same call
-    continues and keeps every finished shard. Videos that cannot be decoded have no row.
+    Several processes (`accelerate launch`, `torchrun`) share the shards. The shards depend only on the videos and the
+    options. After an interruption, the same call continues and keeps every finished shard. Videos that cannot be
+    decoded have no row.
 
-    The rows have the columns of the data set, except that `video` is the path of the file (or the name stored with its
+    The rows have the columns of the data set, where `video` is now the path of the file (or the name stored with its
     bytes), and two more: `row`, the row in the split, and `embedding`, a vector of unit length.
 
     Args:
@@ -82,7 +78,7 @@ def embed_videos(options: EmbeddingOptions) -> Path:
     Raises:
         FileNotFoundError: If the model or the data set does not exist.
         ValueError: If the split does not exist, no video can be decoded, an embedding is not finite, or the folder has
-            embeddings of other videos or of another protocol; the message names the differences.
+            embeddings of other videos or of another protocol.
         OSError: If the output cannot be written. Finished shards stay.
 
     Example:
@@ -110,12 +106,10 @@ def embed_videos(options: EmbeddingOptions) -> Path:
     missing = work.missing_shards()
     state.wait_for_everyone()  # no process writes before all have looked
     mine = missing[state.process_index :: state.num_processes]
-    with tqdm(
-        total=sum(len(work.split.shards[number]) for number in mine),
-        desc=f"embed (1 of {state.num_processes} processes)" if state.num_processes > 1 else "embed",
-        unit="video",
-        disable=not (options.progress and state.is_main_process),
-    ) as bar:
+    total = sum(len(work.split.shards[number]) for number in mine)
+    title = f"embed (1 of {state.num_processes} processes)" if state.num_processes > 1 else "embed"
+    hidden = not (options.progress and state.is_main_process)
+    with tqdm(total=total, desc=title, unit="video", disable=hidden) as bar:
         for number in mine:
             work.write_shard(number, bar)
     state.wait_for_everyone()
@@ -143,19 +137,6 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     return report
 
 
-def summarize(report: dict[str, Any]) -> str:
-    """Says in a few lines how many videos were embedded, and which failed."""
-    failed = report["failed_videos"]
-    lines = [
-        f"{report['embedded']} of {report['videos']} videos embedded, {report['dimensions']} dimensions, "
-        f"{len(report['shards'])} shards"
-    ]
-    if failed:
-        lines.append(f"{len(failed)} videos could not be decoded and are skipped:")
-        lines += [f"  {video['video']}: {video['reason']}" for video in failed]
-    return "\n".join(lines)
-
-
 def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: str, num_clips: int) -> dict[str, Any]:
     """Returns, as JSON, everything that an embedding depends on apart from the video."""
     processing = {name: getattr(processor, name) for name in _PROCESSING}
@@ -177,14 +158,6 @@ def encoder_digest(model: ViDiDiModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lists what differs between two protocols: `"num_clips was 10 and is 2"`."""
-    names = dict.fromkeys([*was, *now])
-    return [
-        f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in names if was.get(name) != now.get(name)
-    ]
-
-
 def embeddings_of(features: VideoFeatures, inputs: str) -> Tensor:
     """Returns one vector of unit length per video, float32 (videos, orders · hidden_size)."""
     return F.normalize(features.combined(INPUTS[inputs]), dim=-1)
@@ -203,34 +176,34 @@ class _Work:
         self.options, self.model, self.processor = options, model, processor
         self.rows = rows.cast_column(VIDEO, datasets.Video(decode=False))
         self.protocol = make_protocol(model, processor, options.inputs, options.num_clips)
-        self.settings = {**self.protocol, "videos_per_shard": options.videos_per_shard}
+        self.settings = self.protocol | {"videos_per_shard": options.videos_per_shard}
         # The name that 🤗 Datasets gives to a single split, in characters that it accepts.
         name = "train" if options.split == ALL_ROWS else re.sub(r"\W", "_", options.split)
         settings = {**self.settings, "files": _files_digest(self.rows)}
-        self.split = StoredSplit(name, rows, common_folder([rows]), settings, options.videos_per_shard, shuffle=False)
+        root = shards.common_folder([rows])
+        self.split = StoredSplit(name, rows, root, settings, options.videos_per_shard, shuffle=False)
         self.folder = Path(options.output_dir or default_root("embeddings") / self.split.identity[:16])
         count = len(self.split.shards)
-        self.paths = [shard_path(self.folder, name, number, count) for number in range(count)]
+        self.paths = [shards.shard_path(self.folder, name, number, count) for number in range(count)]
         self.orders = INPUTS[options.inputs]
         self.dimensions = model.config.hidden_size * len(self.orders)
-        others = {column: kind for column, kind in rows.features.items() if column != VIDEO}
-        self.features = datasets.Features(
-            {
-                VIDEO: datasets.Value("string"),
-                **others,
-                ROW: datasets.Value("int64"),
-                EMBEDDING: datasets.List(datasets.Value("float32"), length=self.dimensions),
-            }
-        )
+        added = {VIDEO: datasets.Value("string"), ROW: datasets.Value("int64")}
+        self.features = datasets.Features(rows.features | added)
+        self.features[EMBEDDING] = datasets.List(datasets.Value("float32"), length=self.dimensions)
 
     def missing_shards(self) -> list[int]:
         """Lists the unfinished shards, or raises a ValueError if the folder has shards of another call."""
         for path in sorted((self.folder / DATA_FOLDER).glob("*.parquet")):
             found = read_record(path)
             if found is None or found.get("identity") != self.split.identity or path not in self.paths:
-                changed = differences(found["settings"], self.settings) if found else []
+                was = found["settings"] if found else self.settings
+                changed = "; ".join(
+                    f"{name} was {was.get(name)!r} and is {self.settings.get(name)!r}"
+                    for name in dict.fromkeys([*was, *self.settings])
+                    if was.get(name) != self.settings.get(name)
+                )
                 raise ValueError(
-                    f"{path} is not a shard of these embeddings: {'; '.join(changed) or 'it has other videos'}. "
+                    f"{path} is not a shard of these embeddings: {changed or 'it has other videos'}. "
                     "Choose another output_dir, or remove that folder"
                 )
         return [number for number, path in enumerate(self.paths) if not path.exists()]
@@ -242,15 +215,17 @@ class _Work:
         table = rows.with_format("arrow")[:]
         names = [self._name(row, path) for row, path in zip(chosen, pc.struct_field(table[VIDEO], "path").to_pylist())]
         clips = EvaluationClips(rows, self.processor, self.options.num_clips, max(self.orders))
+        loading = self.options.batch_size, self.options.num_workers, False
         good, vectors = [], torch.empty(0, self.dimensions)
-        for batch, features in self._features(clips):
-            part = embeddings_of(VideoFeatures(features, torch.tensor(batch)), self.options.inputs)
-            if not part.isfinite().all():
-                [at, *_] = (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()
-                raise ValueError(f"the embedding of {names[batch[at]]} is not finite: check the model for NaN")
-            good += batch
-            vectors = torch.cat([vectors, part])
-            bar.update(len(batch))
+        with suppress(NothingDecodedError):
+            for batch, features in iterate_features(self.model, clips, self.orders, *loading):
+                part = embeddings_of(VideoFeatures(features, torch.tensor(batch)), self.options.inputs)
+                for row, finite in zip(batch, part.isfinite().all(dim=1)):
+                    if not finite:
+                        raise ValueError(f"the embedding of {names[row]} is not finite: check the model for NaN")
+                good += batch
+                vectors = torch.cat([vectors, part])
+                bar.update(len(batch))
         failed = [{"video": names[row], "reason": reason} for row, reason in sorted(clips.broken_rows.items())]
         bar.update(len(failed))
         columns = {name: table[name].take(pa.array(good, pa.int64())) for name in table.column_names if name != VIDEO}
@@ -261,12 +236,13 @@ class _Work:
         stored = pa.table([columns[name] for name in schema.names], schema=schema)
         footer = {"identity": self.split.identity, "settings": self.settings, "videos": len(chosen), "failed": failed}
         # 🤗 Datasets cannot read a row group without rows.
-        write_tables(self.paths[number], schema, [stored] if good else [], footer)
+        shards.write_tables(self.paths[number], schema, [stored] if good else [], footer)
 
     def write_report(self) -> None:
         """Writes what all shards contain, once they are finished."""
         records = [read_record(path) or {} for path in self.paths]
         failed = [video for found in records for video in found["failed"]]
+        rows = [found["videos"] - len(found["failed"]) for found in records]
         options = self.options
         is_path = options.dataset not in DATASETS and os.path.exists(options.dataset)
         report = {
@@ -280,23 +256,11 @@ class _Work:
             "protocol": self.protocol,
             "dimensions": self.dimensions,
             "videos": len(self.rows),
-            "embedded": len(self.rows) - len(failed),
+            "embedded": sum(rows),
             "failed_videos": failed,
-            "shards": [
-                {"file": path.name, "rows": found["videos"] - len(found["failed"])}
-                for path, found in zip(self.paths, records)
-            ],
+            "shards": [{"file": path.name, "rows": count} for path, count in zip(self.paths, rows)],
         }
         write_text(self.folder / EMBEDDINGS_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-
-    def _features(self, clips: EvaluationClips) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
-        """Yields the features of the videos that can be decoded, if any."""
-        try:
-            yield from iterate_features(
-                self.model, clips, self.orders, self.options.batch_size, self.options.num_workers
-            )
-        except NothingDecodedError:
-            return
 
     def _name(self, row: int, path: str | None) -> str:
         """Names a video by the path of its file, or by the name stored with its bytes."""

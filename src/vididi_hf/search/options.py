@@ -4,69 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, ROOT_HELP
+from vididi_hf.data.options import ALL_ROWS, DATASET_HELP
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.options import MODEL_HELP, REFERENCE, EncoderOptions
+from vididi_hf.evaluation.options import MODEL_HELP, REFERENCE, DatasetOptions
 from vididi_hf.options import option
-
-INDEXES = ("exact", "faiss")
 
 
 @dataclass(kw_only=True)
-class EmbeddingOptions(EncoderOptions):
-    """The options of `vididi embed`. Every field is a flag of the command.
+class _EmbeddedOptions(DatasetOptions):
+    model: str = option(default=REFERENCE, help=MODEL_HELP)
+    split: str = option(default=ALL_ROWS, help=f"Split to embed or to search; {ALL_ROWS!r} takes all rows.")
+    inputs: str = option(default="frames", choices=tuple(INPUTS), help="What the encoder sees.")
 
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
 
-    Example:
-        >>> EmbeddingOptions(dataset="path/to/videos").model
-        'reference'
-    """
+@dataclass(kw_only=True)
+class EmbeddingOptions(_EmbeddedOptions):
+    """The options of `vididi embed`."""
 
     dataset: str = option(help=DATASET_HELP, positional=True)
-    model: str = option(default=REFERENCE, help=MODEL_HELP)
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
-    split: str = option(default=ALL_ROWS, help=f"Split to embed; {ALL_ROWS!r} takes all rows.")
-    inputs: str = option(default="frames", choices=tuple(INPUTS), help="What the encoder sees.")
     output_dir: str | None = option(
         default=None, old_names=("output",), help="Folder of the shards; by default one in the user's cache."
     )
     videos_per_shard: int = option(
         default=256, at_least=1, help="Videos per shard. An interrupted run repeats at most one shard per process."
     )
-    progress: bool = option(default=True, help="Show a progress bar.")
 
 
 @dataclass(kw_only=True)
-class SearchOptions(EncoderOptions):
-    """The options of `vididi search`. Every field is a flag of the command.
-
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-
-    Example:
-        >>> SearchOptions(dataset="path/to/videos", query=["clip.mp4"]).k
-        10
-    """
+class SearchOptions(_EmbeddedOptions):
+    """The options of `vididi search`."""
 
     query: list[str] = option(help="Video files to find similar videos of.")
-    dataset: str | None = option(
+    dataset: str | None = option(  # type: ignore[assignment]
         default=None, positional=True, help=f"{DATASET_HELP} Its embeddings are cached for the next search."
     )
-    model: str = option(default=REFERENCE, help=MODEL_HELP)
     embeddings: str | None = option(
         default=None, help="Folder that `vididi embed` wrote, instead of a data set. Queries follow its protocol."
     )
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
-    split: str = option(default=ALL_ROWS, help=f"Split to search; {ALL_ROWS!r} takes all rows.")
-    inputs: str = option(default="frames", choices=tuple(INPUTS), help="What the encoder sees.")
     k: int = option(default=10, at_least=1, help="How many videos to find.")
-    index: str = option(default="exact", choices=INDEXES, help="How to search.")
+    index: str = option(default="exact", choices=("exact", "faiss"), help="How to search.")
     faiss_factory: str = option(default="Flat", help="Type of the FAISS index: Flat, HNSW32, ...")
     output_dir: str = option(default="search", old_names=("output",), help="Folder of search.json and search.png.")
     pictured: int = option(default=8, at_least=0, help="Queries in the picture; 0 draws none.")
-    progress: bool = option(default=True, help="Show a progress bar.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,5 +56,4 @@ class SearchOptions(EncoderOptions):
 
     def embedding_options(self) -> EmbeddingOptions:
         """Returns the options for embedding `dataset` into the user's cache."""
-        shared = {spec.name for spec in fields(EmbeddingOptions)} & {spec.name for spec in fields(self)}
-        return EmbeddingOptions(**{name: getattr(self, name) for name in shared - {"output_dir"}})
+        return EmbeddingOptions(**{spec.name: getattr(self, spec.name) for spec in fields(_EmbeddedOptions)})

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
@@ -25,17 +26,11 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.files import write_text
-from vididi_hf.search.embedding import (
-    EMBEDDING,
-    ROW,
-    VIDEO,
-    embed_videos,
-    embeddings_of,
-    encoder_digest,
-    processor_of,
-    read_report,
-)
+from vididi_hf.search import embedding
+from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos, embeddings_of
 from vididi_hf.search.options import SearchOptions
+from vididi_hf.visualization import plot_retrieval, save_figure
+from vididi_hf.visualization.neighbors import video_label
 
 # Similarities computed at a time, which limits the memory.
 _SCORES_AT_ONCE = 2**24
@@ -46,35 +41,32 @@ def run(options: SearchOptions) -> None:
     stored, answers = search_videos(options)
     print(format_answers(answers))
     output = Path(options.output_dir)
-    report = answers_report(stored, answers, options)
+    report = {
+        "embeddings": str(stored.folder),
+        "index": options.index if options.index == "exact" else f"faiss, {options.faiss_factory}",
+        "videos": len(stored.vectors),
+        "protocol": stored.report["protocol"],
+        "answers": [asdict(answer) for answer in answers],
+    }
     write_text(output / "search.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if options.pictured > 0:
-        from vididi_hf.visualization import save_figure
-
         save_figure(plot_answers(stored, answers[: options.pictured]), output / "search.png")
 
 
 @dataclass
 class StoredEmbeddings:
-    """The output of `embed_videos`.
-
-    Attributes:
-        folder: Its folder.
-        report: The content of `embeddings.json`.
-        rows: Everything but the vectors: `video`, `row` and, if known, `label` and other columns.
-        vectors: float32 (videos, dimensions), of unit length.
-    """
+    """The output of `embed_videos`."""
 
     folder: Path
-    report: dict[str, Any]
-    rows: datasets.Dataset
-    vectors: NDArray[np.float32]
+    report: dict[str, Any]  # the content of `embeddings.json`
+    rows: datasets.Dataset  # everything but the vectors: `video`, `row`, and the other columns of the data set
+    vectors: NDArray[np.float32]  # (videos, dimensions), of unit length
 
     @classmethod
     def open(cls, folder: str | Path) -> StoredEmbeddings:
         """Reads the embeddings in a folder; a FileNotFoundError or ValueError says what is wrong with it."""
         folder = Path(folder)
-        report = read_report(folder)
+        report = embedding.read_report(folder)
         if not report["embedded"]:
             raise ValueError(f"{folder} has no embeddings: none of the {report['videos']} videos could be decoded")
         tables = []
@@ -82,33 +74,18 @@ class StoredEmbeddings:
             path = folder / DATA_FOLDER / shard["file"]
             if not path.is_file():
                 raise FileNotFoundError(f"{folder} lacks a shard of its embeddings: {path}")
-            table = pq.read_table(path)
-            if table.num_rows != shard["rows"]:
-                raise ValueError(f"{path} has {table.num_rows} rows instead of {shard['rows']}")
-            tables.append(table)
-        tables = [table for table in tables if table.num_rows]
-        vectors = np.concatenate([table[EMBEDDING].combine_chunks().flatten().to_numpy() for table in tables])
-        rows = [datasets.Dataset(datasets.table.InMemoryTable(table)).remove_columns(EMBEDDING) for table in tables]
-        return cls(folder, report, datasets.concatenate_datasets(rows), vectors.reshape(-1, report["dimensions"]))
+            tables.append(pq.read_table(path))
+            if (count := tables[-1].num_rows) != shard["rows"]:
+                raise ValueError(f"{path} has {count} rows instead of {shard['rows']}")
+        table = pa.concat_tables(tables)
+        vectors = table[EMBEDDING].combine_chunks().flatten().to_numpy().reshape(-1, report["dimensions"])
+        rows = datasets.Dataset(datasets.table.InMemoryTable(table)).remove_columns(EMBEDDING)
+        return cls(folder, report, rows, vectors)
 
     def search(
         self, queries: NDArray[np.float32], k: int, index: str = "exact", faiss_factory: str = "Flat"
     ) -> list[tuple[list[float], list[int]]]:
-        """Finds the videos most similar to queries.
-
-        Args:
-            queries: float32 (queries, dimensions), of unit length.
-            k: How many to find.
-            index: `"exact"`, or `"faiss"`, which needs faiss-cpu or faiss-gpu.
-            faiss_factory: The type of the FAISS index: `"Flat"`, `"HNSW32"`, `"IVF1024,Flat"`, ...
-
-        Returns:
-            For each query the cosines of the videos found, most similar first, and their rows.
-
-        Raises:
-            ImportError: If FAISS is not installed.
-            ValueError: If FAISS cannot build the index.
-        """
+        """Returns the cosines and the rows of the k videos most similar to each query, a unit vector."""
         k = min(k, len(self.vectors))
         if index == "exact":
             scores, rows = search_exact(queries, self.vectors, k)
@@ -118,21 +95,14 @@ class StoredEmbeddings:
         return [(some[found >= 0].tolist(), found[found >= 0].tolist()) for some, found in zip(scores, rows)]
 
     def playable(self, rows: Sequence[int]) -> datasets.Dataset:
-        """Returns some of the rows with their videos.
-
-        Raises:
-            FileNotFoundError: If neither the files nor the data set still exist.
-            ValueError: If the data set has changed.
-        """
+        """Returns some of the rows with their videos; an error says if neither the files nor the data set exist."""
         stored = self.rows.select(rows)
         if all(map(os.path.isfile, stored[VIDEO])):
             return stored.cast_column(VIDEO, datasets.Video())
         name, split = self.report["dataset"], self.report["split"]
         source = load_video_dataset(name, root=self.report["dataset_root"], split=split)
-        if len(source) != self.report["videos"]:
-            raise ValueError(
-                f"{name} has {len(source)} videos, but had {self.report['videos']} when {self.folder} was written"
-            )
+        if len(source) != (before := self.report["videos"]):
+            raise ValueError(f"{name} has {len(source)} videos, but had {before} when {self.folder} was written")
         videos = source.select(stored[ROW][:]).select_columns(VIDEO)
         return datasets.concatenate_datasets([videos, stored.remove_columns(VIDEO)], axis=1)
 
@@ -153,31 +123,25 @@ def _search_with_faiss(
         import faiss
     except ImportError as error:
         raise ImportError(f"FAISS is not installed ({error}): pip install 'vididi-hf[faiss]'") from error
-    numbered = datasets.Dataset.from_dict({ROW: range(len(vectors))})  # the index belongs to a data set
     try:
-        numbered.add_faiss_index_from_external_arrays(
-            vectors,
-            EMBEDDING,
-            string_factory=factory,
-            metric_type=faiss.METRIC_INNER_PRODUCT,
-            train_size=len(vectors),
-        )
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"FAISS cannot build an index {factory!r} of {len(vectors)} vectors: {reason}") from error
-    found = numbered.search_batch(EMBEDDING, queries, k=k)
-    return found.total_scores, found.total_indices
+    return index.search(queries, k)
 
 
 @dataclass
 class FoundVideo:
-    """A video that was found: rank 1 is the most similar one, and `row` is its row among the embeddings."""
+    """A video that was found."""
 
-    rank: int
+    rank: int  # from 1, the most similar one
     score: float
     label: str | None
     video: str
-    row: int
+    row: int  # among the embeddings
 
 
 @dataclass
@@ -216,40 +180,35 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         >>> [video.rank for video in answer.found]
         [1, 2, 3]
     """
-    from vididi_hf.visualization.neighbors import video_label
-
     folder = options.embeddings or embed_videos(options.embedding_options())
     stored = StoredEmbeddings.open(folder)
     protocol = stored.report["protocol"]
-    _check_choices(options, protocol, str(folder))
+    for spec in fields(SearchOptions):  # do not ignore a choice that the embeddings do not follow
+        chosen, stored_choice = getattr(options, spec.name), protocol.get(spec.name)
+        if spec.name in protocol and chosen not in (spec.default, stored_choice):
+            raise ValueError(f"{spec.name} is {chosen!r}, but {folder} was embedded with {stored_choice!r}")
     model, _ = load_encoder(options)
-    if (digest := encoder_digest(model)) != protocol["encoder"]:
+    if (digest := embedding.encoder_digest(model)) != protocol["encoder"]:
+        other = f"{stored.report['model']}, {protocol['encoder']}"
         raise ValueError(
-            f"{folder} has embeddings of another encoder ({stored.report['model']}, {protocol['encoder']}) than "
-            f"{options.model} ({digest}): set model to that one, or embed the videos again"
+            f"{folder} has embeddings of another encoder ({other}) than {options.model} ({digest}): "
+            "set model to that one, or embed the videos again"
         )
-    inputs = protocol["inputs"]
-    features = extract_features(
-        model,
-        processor_of(protocol),
-        with_video_column(options.query),
-        orders=INPUTS[inputs],
-        num_clips=protocol["num_clips"],
-        batch_size=options.batch_size,
-        num_workers=min(options.num_workers, len(options.query) - 1),
-    )
+    processor, inputs = embedding.processor_of(protocol), protocol["inputs"]
+    how: Any = {"orders": INPUTS[inputs], "num_clips": protocol["num_clips"], "batch_size": options.batch_size}
+    how["num_workers"] = min(options.num_workers, len(options.query) - 1)
+    features = extract_features(model, processor, with_video_column(options.query), **how)
     if features.broken:
         raise ValueError("; ".join(f"cannot read the video {video}: {why}" for video, why in features.broken.items()))
-    places: dict[str, list[int]] = {}  # of each query among the videos searched
-    asked = {os.path.abspath(query) for query in options.query}
+    places: dict[str, list[int]] = {os.path.abspath(query): [] for query in options.query}  # among the videos searched
     for row, video in enumerate(stored.rows[VIDEO]):
-        if video in asked:
-            places.setdefault(video, []).append(row)
-    most = options.k + max(map(len, places.values()), default=0)
+        if video in places:
+            places[video].append(row)
+    most = options.k + max(map(len, places.values()))
     neighbors = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
     answers = []
     for query, (scores, rows) in zip(options.query, neighbors):
-        own = places.get(os.path.abspath(query), [])
+        own = places[os.path.abspath(query)]
         others = [(score, row) for score, row in zip(scores, rows) if row not in own][: options.k]
         found = [
             FoundVideo(rank, score, video_label(stored.rows, row), stored.rows[row][VIDEO], row)
@@ -257,25 +216,6 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         ]
         answers.append(SearchAnswer(query, video_label(stored.rows, own[0]) if own else None, found))
     return stored, answers
-
-
-def _check_choices(options: SearchOptions, protocol: dict[str, Any], folder: str) -> None:
-    """Raises a ValueError if the embeddings do not follow a choice, instead of ignoring the choice."""
-    for spec in fields(SearchOptions):
-        chosen = getattr(options, spec.name)
-        if spec.name in protocol and chosen != spec.default and chosen != protocol[spec.name]:
-            raise ValueError(f"{spec.name} is {chosen!r}, but {folder} was embedded with {protocol[spec.name]!r}")
-
-
-def answers_report(stored: StoredEmbeddings, answers: Sequence[SearchAnswer], options: SearchOptions) -> dict[str, Any]:
-    """Builds the content of `search.json`."""
-    return {
-        "embeddings": str(stored.folder),
-        "index": options.index if options.index == "exact" else f"faiss, {options.faiss_factory}",
-        "videos": len(stored.vectors),
-        "protocol": stored.report["protocol"],
-        "answers": [asdict(answer) for answer in answers],
-    }
 
 
 def format_answers(answers: Sequence[SearchAnswer]) -> str:
@@ -292,15 +232,10 @@ def format_answers(answers: Sequence[SearchAnswer]) -> str:
 
 def plot_answers(stored: StoredEmbeddings, answers: Sequence[SearchAnswer], shown: int = 8) -> Figure:
     """Draws queries with the first `shown` videos that were found for them; see `plot_retrieval` and `playable`."""
-    from vididi_hf.visualization import plot_retrieval
-
-    labeled = any(answer.label for answer in answers)
-    queries = with_video_column(
-        [answer.query for answer in answers], [answer.label for answer in answers] if labeled else None
-    )
+    labels = [answer.label for answer in answers]
+    queries = with_video_column([answer.query for answer in answers], labels if any(labels) else None)
     rows = list(dict.fromkeys(video.row for answer in answers for video in answer.found[:shown]))
     place = {row: number for number, row in enumerate(rows)}
     found = [[place[video.row] for video in answer.found[:shown]] for answer in answers]
-    longest = max(map(len, found))
-    padded = [places + [-1] * (longest - len(places)) for places in found]
+    padded = [places + [-1] * (max(map(len, found)) - len(places)) for places in found]
     return plot_retrieval(queries, range(len(answers)), stored.playable(rows), {"": padded}, num_neighbors=shown)

@@ -60,14 +60,25 @@ def test_classes_and_key_frames_that_do_not_count():
     assert ava_mean_ap(found, truth, [12, 17], excluded=[("film", 903)])[0] == 1.0
 
 
-def test_a_detection_in_a_key_frame_without_ground_truth_is_wrong_unless_excluded():
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({902: ([BOX, OTHER], [12, 12], [0.7, 0.7])}, 1.0),  # of equal scores the first counts first
+        ({902: ([OTHER, BOX], [12, 12], [0.7, 0.7])}, 0.5),
+        ({902: ([BOX], [12], [0.5]), 903: ([BOX], [12], [0.9])}, 0.5),  # a detection without ground truth is wrong
+        ({}, 0.0),
+    ],
+)
+def test_one_box_by_hand(found, expected):
     truth = {("film", 902): {"boxes": [BOX], "labels": [12]}}
-    found = {
-        ("film", 902): {"boxes": [BOX], "labels": [12], "scores": [0.5]},
-        ("other", 902): {"boxes": [BOX], "labels": [12], "scores": [0.9]},
-    }
-    assert ava_mean_ap(found, truth, [12])[0] == 0.5
-    assert ava_mean_ap(found, truth, [12], excluded=[("other", 902)])[0] == 1.0
+    names = ("boxes", "labels", "scores")
+    found = {("film", second): dict(zip(names, values)) for second, values in found.items()}
+    assert ava_mean_ap(found, truth, [12])[0] == expected
+    if ("film", 903) in found:
+        assert ava_mean_ap(found, truth, [12], excluded=[("film", 903)])[0] == 1.0
+    assert math.isnan(ava_mean_ap({}, {}, [12])[0])
+    with pytest.raises(ValueError, match="classes is empty"):
+        ava_mean_ap(found, truth, [])
 
 
 def test_one_box_may_have_many_labels_but_each_only_once():
@@ -77,21 +88,6 @@ def test_one_box_may_have_many_labels_but_each_only_once():
     }
     _, precisions = ava_mean_ap(found, truth, [12, 80])
     assert precisions == {12: pytest.approx((1 + 2 / 3) / 2), 80: 1.0}
-
-
-def test_of_equal_scores_the_first_counts_first():
-    truth = {("film", 902): {"boxes": [BOX], "labels": [12]}}
-    for boxes, expected in (([BOX, OTHER], 1.0), ([OTHER, BOX], 0.5)):
-        found = {("film", 902): {"boxes": boxes, "labels": [12, 12], "scores": [0.7, 0.7]}}
-        assert ava_mean_ap(found, truth, [12])[0] == expected
-
-
-def test_nothing_detected_and_nothing_to_detect():
-    truth = {("film", 902): {"boxes": [BOX], "labels": [12]}}
-    assert ava_mean_ap({}, truth, [12])[0] == 0.0
-    assert math.isnan(ava_mean_ap({}, {}, [12])[0])
-    with pytest.raises(ValueError, match="classes is empty"):
-        ava_mean_ap({}, truth, [])
 
 
 def test_rows_are_read_as_ava_writes_them(tmp_path):
@@ -109,11 +105,9 @@ def test_rows_are_read_as_ava_writes_them(tmp_path):
         read_ava_actions(path)
 
 
-def test_the_metric_wants_the_same_key_frames_on_both_sides():
-    row = {"video": "film", "second": 902, "boxes": [BOX], "labels": [12]}
-    metric = AVAMeanAP(keep_in_memory=True)
-    with pytest.raises(ValueError, match="the same key frames"):
-        metric.compute(predictions=[{**row, "scores": [1.0]}], references=[{**row, "second": 903}], classes=[12])
-    twice = {"predictions": [{**row, "scores": [1.0]}] * 2, "references": [row] * 2}
-    with pytest.raises(ValueError, match="each once"):
-        AVAMeanAP(keep_in_memory=True).compute(**twice, classes=[12])
+@pytest.mark.parametrize(("seconds", "others"), [((902,), (903,)), ((902, 902), (902, 902))])
+def test_the_metric_wants_the_same_key_frames_on_both_sides_each_once(seconds, others):
+    row = {"video": "film", "boxes": [BOX], "labels": [12]}
+    found, truth = [{**row, "scores": [1.0], "second": at} for at in seconds], [{**row, "second": at} for at in others]
+    with pytest.raises(ValueError, match="the same key frames in the same order, each once"):
+        AVAMeanAP(keep_in_memory=True).compute(predictions=found, references=truth, classes=[12])

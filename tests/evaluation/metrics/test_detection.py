@@ -1,4 +1,4 @@
-"""Matching and average precision against loops that follow the definition box by box."""
+"""Matching, average precision and frame-mAP against loops that follow the definition, and cases by hand."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,28 @@ import torch
 from sklearn.metrics import auc
 from torchvision.ops import box_iou as torchvision_box_iou
 
+from vididi_hf.evaluation.metrics import FrameMeanAP
 from vididi_hf.evaluation.metrics.detection import (
     LabelledBoxes,
     average_precision,
     average_precisions,
     box_iou,
+    flatten_frames,
     match_detections,
 )
+
+LEFT, RIGHT, ELSEWHERE = [0, 0, 4, 4], [10, 0, 14, 4], [20, 20, 24, 24]
+
+
+def frame(*rows):
+    """A frame of (box, label) or (box, label, score)."""
+    names = ("boxes", "labels", "scores")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names) if not rows or i < len(rows[0])}
+
+
+def frame_mean_ap(found, truth, iou_threshold=0.5):
+    classes = sorted({label for one in truth for label in one["labels"]})
+    return average_precisions(flatten_frames(found), flatten_frames(truth), classes, iou_threshold)
 
 
 def random_boxes(generator, number):
@@ -22,9 +37,9 @@ def random_boxes(generator, number):
 
 def match_by_loops(detections, truth, threshold):
     taken, right = set(), []
-    for index in sorted(range(len(detections)), key=lambda i: -detections.scores[i]):
+    for index in sorted(range(len(detections.scores)), key=lambda i: -detections.scores[i]):
         best, best_iou = None, -1.0
-        for other in range(len(truth)):
+        for other in range(len(truth.frames)):
             if truth.frames[other] != detections.frames[index]:
                 continue
             (ax, ay, bx, by), (cx, cy, dx, dy) = detections.boxes[index], truth.boxes[other]
@@ -42,7 +57,7 @@ def match_by_loops(detections, truth, threshold):
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_matching_is_that_of_the_loops(seed, threshold):
     generator = np.random.default_rng(seed)
-    truth = LabelledBoxes(generator.integers(0, 9, size=25), random_boxes(generator, 25), np.zeros(25))
+    truth = LabelledBoxes(generator.integers(0, 9, size=25), random_boxes(generator, 25), np.zeros(25), np.zeros(25))
     scores = generator.integers(0, 20, size=120) / 20  # with ties
     detections = LabelledBoxes(generator.integers(0, 11, size=120), random_boxes(generator, 120), np.zeros(120), scores)
     found = match_detections(detections, truth, threshold)
@@ -55,14 +70,7 @@ def test_iou_is_torchvisions_and_empty_boxes_overlap_nothing():
     first, second = random_boxes(generator, 12), random_boxes(generator, 7)
     expected = torchvision_box_iou(torch.from_numpy(first), torch.from_numpy(second)).numpy()
     np.testing.assert_allclose(box_iou(first[:, None], second), expected)
-    assert box_iou([1, 1, 1, 1], [1, 1, 1, 1]) == 0
-
-
-def test_an_overlap_of_exactly_the_threshold_is_right():
-    truth = LabelledBoxes([0], [[0, 0, 2, 2]], [0])
-    detections = LabelledBoxes([0], [[0, 0, 2, 1]], [0], [0.5])
-    assert match_detections(detections, truth, 0.5).tolist() == [True]
-    assert match_detections(detections, truth, 0.501).tolist() == [False]
+    assert box_iou(np.ones(4), np.ones(4)) == 0
 
 
 def test_average_precision_is_the_area_under_the_falling_curve():
@@ -79,22 +87,58 @@ def test_average_precision_is_the_area_under_the_falling_curve():
         assert area >= auc(recall, precision)  # which neither makes it fall nor begins at 0
 
 
-def test_without_ground_truth_there_is_no_average_precision():
-    truth = LabelledBoxes([0], [[0, 0, 1, 1]], [1])
-    detections = LabelledBoxes([0, 0], [[0, 0, 1, 1]] * 2, [1, 2], [0.9, 0.9])
-    mean, precisions = average_precisions(detections, truth, [1, 2])
-    assert mean == precisions[1] == 1.0
+def test_two_frames_by_hand(tmp_path):
+    truth = [frame((LEFT, 0), (RIGHT, 1)), frame((LEFT, 0))]
+    found = [
+        frame((LEFT, 0, 0.9), (RIGHT, 0, 0.8), (RIGHT, 1, 0.3)),  # right, wrong class, right
+        frame((ELSEWHERE, 1, 0.6), (LEFT, 0, 0.7)),  # wrong place, right
+    ]
+    metric = FrameMeanAP(cache_dir=str(tmp_path))
+    for prediction, reference in zip(found, truth):
+        metric.add(prediction=prediction, reference=reference)
+    computed = metric.compute(iou_threshold=0.5)
+    # Class 0: right, wrong, right -> (1 + 2/3) / 2. Class 1: wrong, right -> 1/2.
+    assert computed["AP"] == pytest.approx({0: 5 / 6, 1: 1 / 2})
+    assert computed["frame-mAP"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "expected"),
+    [
+        ([[(LEFT, 0, 0.5), (LEFT, 0, 0.9), (LEFT, 0, 0.7)]], [[(LEFT, 0)]], 1),  # a box is found once
+        ([[(LEFT, 0, 0.5), (LEFT, 0, 0.9)], [(RIGHT, 0, 0.1)]], [[(LEFT, 0)], [(RIGHT, 0)]], (1 + 2 / 3) / 2),
+        ([[(LEFT, 0, 0.5), (ELSEWHERE, 0, 0.5)]], [[(LEFT, 0)]], 1),  # of equal scores the first counts first
+        ([[(ELSEWHERE, 0, 0.5), (LEFT, 0, 0.5)]], [[(LEFT, 0)]], 0.5),
+        ([[], [(LEFT, 0, 0.9)]], [[(LEFT, 0)], []], 0),  # boxes of other frames do not match
+        ([[]], [[(LEFT, 0)]], 0),
+        ([[(LEFT, 0, 0.9)]], [[]], np.nan),
+        ([], [], np.nan),
+    ],
+)
+def test_cases_by_hand(found, truth, expected):
+    mean, _ = frame_mean_ap([frame(*rows) for rows in found], [frame(*rows) for rows in truth])
+    assert mean == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_threshold_is_the_least_overlap_and_missing_classes_do_not_count():
+    truth, found = [frame((LEFT, 0))], [frame(([0, 0, 4, 3], 0, 0.9), (LEFT, 2, 0.9))]  # overlap 3/4
+    assert frame_mean_ap(found, truth, 0.75)[0] == 1.0
+    assert frame_mean_ap(found, truth, 0.76)[0] == 0.0
+    mean, precisions = average_precisions(flatten_frames(found), flatten_frames(truth), [0, 2])
+    assert mean == precisions[0] == 1.0
     assert np.isnan(precisions[2])
-    assert np.isnan(average_precisions(detections, truth, [2])[0])
+    with pytest.raises(ValueError, match="iou_threshold must be greater than 0 and at most 1, got 0"):
+        frame_mean_ap(found, truth, 0)
 
 
-def test_impossible_boxes_are_named():
-    with pytest.raises(ValueError, match=r"x1 <= x2 and y1 <= y2, got \[2.0, 0.0, 1.0, 1.0\]"):
-        LabelledBoxes([0], [[2, 0, 1, 1]], [0])
-    with pytest.raises(ValueError, match="finite"):
-        LabelledBoxes([0], [[0, 0, 1, 1]], [0], [float("nan")])
-    with pytest.raises(ValueError, match=r"\[1, 1, 2\]"):
-        LabelledBoxes([0], [[0, 0, 1, 1]], [0, 1])
-    truth = LabelledBoxes([0], [[0, 0, 1, 1]], [0])
-    with pytest.raises(ValueError, match="need scores"):
-        match_detections(truth, truth, 0.5)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (frame(([2, 0, 1, 1], 0)), r"x1 <= x2 and y1 <= y2, got \[2.0, 0.0, 1.0, 1.0\]"),
+        (frame((LEFT, 0, float("nan"))), "finite"),
+        ({"boxes": [LEFT, RIGHT], "labels": [0]}, "frame 1 has 2 boxes, 1 labels"),
+    ],
+)
+def test_impossible_boxes_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        flatten_frames([frame(), bad])

@@ -1,11 +1,8 @@
-"""Metrics as `evaluate.Metric` classes: create one, `add_batch`, `compute`. They work offline, unlike `evaluate.load`.
-
-They cache what you add in a file, or in memory with `keep_in_memory=True`. The evaluators use them too.
-"""
+"""Metrics as `evaluate.Metric` classes: create one, `add_batch`, `compute`. They work offline."""
 
 from vididi_hf.evaluation.metrics.accuracy import MeanClassAccuracy, TopKAccuracy
 from vididi_hf.evaluation.metrics.ava_map import AVAMeanAP
-from vididi_hf.evaluation.metrics.frame_map import FrameMeanAP
+from vididi_hf.evaluation.metrics.detection import FrameMeanAP
 from vididi_hf.evaluation.metrics.recall_at_k import RecallAtK
 
 __all__ = ["AVAMeanAP", "FrameMeanAP", "MeanClassAccuracy", "RecallAtK", "TopKAccuracy"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import datasets
-import evaluate
 import numpy as np
 import torch
+from sklearn.metrics import recall_score
 from torch import Tensor
 
-from vididi_hf.evaluation.inputs import ENSEMBLE, ENSEMBLE_OF
+from vididi_hf.evaluation.inputs import single_inputs
+from vididi_hf.evaluation.metrics.base import VideoMetric
 
 
-class TopKAccuracy(evaluate.Metric):
+class TopKAccuracy(VideoMetric):
     """Share of videos whose label is among the k classes with the highest scores.
 
     A prediction is the list of the scores of all classes; a reference is a label. Among equal scores the class with the
@@ -27,15 +29,7 @@ class TopKAccuracy(evaluate.Metric):
         {'top-1': 0.5}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of videos whose label is among the k classes with the highest scores.",
-            citation="",
-            inputs_description="predictions: scores of all classes. references: labels.",
-            features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("float64")), "references": datasets.Value("int64")}
-            ),
-        )
+    columns: ClassVar = {"predictions": datasets.List(datasets.Value("float64")), "references": datasets.Value("int64")}
 
     def _compute(
         self, predictions: list[list[float]], references: list[int], ks: Sequence[int] = (1, 5)
@@ -50,7 +44,7 @@ class TopKAccuracy(evaluate.Metric):
         return {f"top-{k}": float((rank < k).mean()) for k in ks}
 
 
-class MeanClassAccuracy(evaluate.Metric):
+class MeanClassAccuracy(VideoMetric):
     """Mean over classes of the share of their videos that are recognized, so every class counts the same.
 
     Predictions and references are labels. Classes without a video do not count. `compute` returns
@@ -61,17 +55,11 @@ class MeanClassAccuracy(evaluate.Metric):
         {'mean-class': 0.5}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Mean over classes of the share of their videos that are recognized.",
-            citation="",
-            inputs_description="predictions: predicted labels. references: labels.",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
+    columns: ClassVar = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        predicted, labels = np.asarray(predictions), np.asarray(references)
-        return {"mean-class": float(np.mean([(predicted[labels == one] == one).mean() for one in np.unique(labels)]))}
+        classes = np.unique(references)
+        return {"mean-class": float(recall_score(references, predictions, labels=classes, average="macro"))}
 
 
 def score_inputs(
@@ -80,8 +68,7 @@ def score_inputs(
     """Returns top-1, top-5 and mean-class by input, from the probabilities (videos, classes) of each single input."""
     metrics = {}
     for name in inputs:
-        parts = ENSEMBLE_OF if name == ENSEMBLE else (name,)
-        scores = torch.stack([probabilities[part] for part in parts]).mean(dim=0).numpy()
+        scores = torch.stack([probabilities[part] for part in single_inputs([name])]).mean(dim=0).numpy()
         top, mean = TopKAccuracy(keep_in_memory=True), MeanClassAccuracy(keep_in_memory=True)
         metrics[name] = {
             **top.compute(predictions=scores, references=labels.numpy()),

@@ -6,55 +6,48 @@ import csv
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
-import evaluate
 
-from vididi_hf.evaluation.metrics.detection import average_precisions
-from vididi_hf.evaluation.metrics.frame_map import flatten_frames
+from vididi_hf.evaluation.metrics.base import VideoMetric
+from vididi_hf.evaluation.metrics.detection import SCORES_COLUMN, TRUTH_COLUMNS, average_precisions, flatten_frames
 
 KeyFrame = tuple[str, int]
 """(video, second): a key frame of AVA."""
 
 _NOTHING: dict[str, list] = {"boxes": [], "labels": [], "scores": []}
+_KEY_FRAME_COLUMNS = {"video": datasets.Value("string"), "second": datasets.Value("int64"), **TRUTH_COLUMNS}
 
 
 def ava_mean_ap(
     predictions: Mapping[KeyFrame, Mapping[str, Any]],
     references: Mapping[KeyFrame, Mapping[str, Any]],
     classes: Collection[int],
-    excluded: Collection[KeyFrame] = (),
+    excluded: Iterable[KeyFrame] = (),
     iou_threshold: float = 0.5,
 ) -> tuple[float, dict[int, float]]:
     """Computes `AVAMeanAP` for frames by key frame: the mean, and the average precision of each class."""
-    if not classes:
-        raise ValueError("classes is empty: give the numbers of the evaluated classes")
-    skipped = set(excluded)
-    key_frames = [key for key in {**references, **predictions} if key not in skipped]
-    detections = flatten_frames([predictions.get(key, _NOTHING) for key in key_frames] or [_NOTHING])
-    truth = flatten_frames([_without_scores(references.get(key, _NOTHING)) for key in key_frames] or [_NOTHING])
-    return average_precisions(detections, truth, sorted(classes), iou_threshold)
+    found, truth = align_key_frames(predictions, references)
+    return _mean_ap(found, truth, classes, excluded, iou_threshold)
 
 
 def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
-    """Reads `video,second,x1,y1,x2,y2,action[,score]` into `boxes`, `labels` and `scores` of each key frame.
-
-    A row without an action gives its key frame, but no box. A ValueError names a row that cannot be read.
-    """
+    """Reads `video,second,x1,y1,x2,y2,action[,score]` by key frame; a row without an action gives no box."""
     frames: dict[KeyFrame, dict[str, list]] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.reader(file), 1):
             try:
-                frame = frames.setdefault((row[0], _second(row[1])), {"boxes": [], "labels": [], "scores": []})
+                if not (second := float(row[1])).is_integer():
+                    raise ValueError
+                frame = frames.setdefault((row[0], int(second)), {"boxes": [], "labels": [], "scores": []})
                 if len(row) > 6 and row[6]:
                     frame["labels"].append(int(row[6]))
-                    frame["boxes"].append([float(value) for value in row[2:6]])
-                    frame["scores"] += [float(value) for value in row[7:8]]
+                    frame["boxes"].append(list(map(float, row[2:6])))
+                    frame["scores"] += map(float, row[7:8])
             except (ValueError, IndexError):
-                raise ValueError(
-                    f"{path}, line {number} is not a row of video,second,x1,y1,x2,y2,action,score: {','.join(row)}"
-                ) from None
+                wanted = "video,second,x1,y1,x2,y2,action,score"
+                raise ValueError(f"{path}, line {number} is not a row of {wanted}: {','.join(row)}") from None
     return frames
 
 
@@ -78,11 +71,10 @@ def read_ava_actions(path: str | Path) -> dict[int, str]:
 
 def read_ava_excluded(path: str | Path) -> set[KeyFrame]:
     """Reads a list of excluded key frames, `video,second`."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return {(row[0], _second(row[1])) for row in csv.reader(file)}
+    return set(read_ava_csv(path))
 
 
-class AVAMeanAP(evaluate.Metric):
+class AVAMeanAP(VideoMetric):
     """AVA's mean average precision over the evaluated classes.
 
     A prediction is a key frame's `{"video", "second", "boxes", "labels", "scores"}`. The reference in the same place is
@@ -101,22 +93,7 @@ class AVAMeanAP(evaluate.Metric):
         {'mAP@0.5': 1.0, 'AP': {12: 1.0}}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        frame = {
-            "video": datasets.Value("string"),
-            "second": datasets.Value("int64"),
-            "boxes": datasets.List(datasets.List(datasets.Value("float64"), length=4)),
-            "labels": datasets.List(datasets.Value("int64")),
-        }
-        return evaluate.MetricInfo(
-            description="Mean average precision over the evaluated classes of AVA.",
-            citation="",
-            inputs_description="predictions: video, second, boxes, labels, scores of a key frame. references: the same "
-            "key frame without scores.",
-            features=datasets.Features(
-                {"predictions": {**frame, "scores": datasets.List(datasets.Value("float64"))}, "references": frame}
-            ),
-        )
+    columns: ClassVar = {"predictions": {**_KEY_FRAME_COLUMNS, **SCORES_COLUMN}, "references": _KEY_FRAME_COLUMNS}
 
     def _compute(
         self,
@@ -126,11 +103,10 @@ class AVAMeanAP(evaluate.Metric):
         excluded: Iterable[Sequence[Any]] = (),
         iou_threshold: float = 0.5,
     ) -> dict[str, Any]:
-        found, truth = ({(row["video"], row["second"]): row for row in rows} for rows in (predictions, references))
-        if not len(found) == len(truth) == len(predictions) or list(found) != list(truth):
+        found, truth = ([(row["video"], row["second"]) for row in rows] for rows in (predictions, references))
+        if found != truth or len(set(found)) < len(found):
             raise ValueError("predictions and references must name the same key frames in the same order, each once")
-        skipped = [(video, int(second)) for video, second in excluded]
-        mean, precisions = ava_mean_ap(found, truth, classes, skipped, iou_threshold)
+        mean, precisions = _mean_ap(predictions, references, classes, excluded, iou_threshold)
         return {f"mAP@{iou_threshold:g}": mean, "AP": precisions}
 
 
@@ -139,19 +115,20 @@ def align_key_frames(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Lists detections and ground truth of the same key frames, those of either side, as `AVAMeanAP` takes them."""
     found, truth = [], []
-    for video, second in {**references, **predictions}:
-        where = {"video": video, "second": second}
-        found.append({**where, **predictions.get((video, second), _NOTHING)})
-        truth.append({**where, **_without_scores(references.get((video, second), _NOTHING))})
+    for key in {**references, **predictions}:
+        where = {"video": key[0], "second": key[1]}
+        found.append({**where, **predictions.get(key, _NOTHING)})
+        wanted = references.get(key, _NOTHING)
+        truth.append({**where, "boxes": wanted["boxes"], "labels": wanted["labels"]})
     return found, truth
 
 
-def _without_scores(frame: Mapping[str, Any]) -> dict[str, Any]:
-    return {"boxes": frame["boxes"], "labels": frame["labels"]}
-
-
-def _second(text: str) -> int:
-    second = float(text)
-    if second != int(second):
-        raise ValueError(f"key frames are at whole seconds, got {text}")
-    return int(second)
+def _mean_ap(
+    found: list[dict], truth: list[dict], classes: Collection[int], excluded: Iterable[Sequence], iou_threshold: float
+) -> tuple[float, dict[int, float]]:
+    if not classes:
+        raise ValueError("classes is empty: give the numbers of the evaluated classes")
+    skipped = {(video, int(second)) for video, second in excluded}
+    kept = [number for number, row in enumerate(truth) if (row["video"], row["second"]) not in skipped]
+    detections, wanted = (flatten_frames([rows[number] for number in kept]) for rows in (found, truth))
+    return average_precisions(detections, wanted, sorted(classes), iou_threshold)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import datasets
-import evaluate
 import numpy as np
 import torch
 from torch import Tensor
 
+from vididi_hf.evaluation.metrics.base import VideoMetric
+
 RECALL_AT = (1, 5, 10, 20, 50)
 
 
-class RecallAtK(evaluate.Metric):
+class RecallAtK(VideoMetric):
     """Share of queries that find their label among the first k neighbors.
 
     A prediction is the list of the neighbors' labels, nearest first, of the same length for every query; -1 is no
@@ -29,15 +31,7 @@ class RecallAtK(evaluate.Metric):
         {'R@1': 0.0, 'R@2': 0.5}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of queries with a neighbor of their label among the first k.",
-            citation="",
-            inputs_description="predictions: the neighbors' labels, nearest first. references: the queries' labels.",
-            features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
-            ),
-        )
+    columns: ClassVar = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
     def _compute(
         self, predictions: list[list[int]], references: list[int], ks: Sequence[int] = RECALL_AT
@@ -47,16 +41,7 @@ class RecallAtK(evaluate.Metric):
 
 
 def mean_average_precision(neighbor_labels: Tensor, query_labels: Tensor) -> float:
-    """Computes the mean over queries of the average precision of the whole ranking, between 0 and 1.
-
-    The average precision of a query is the mean, over the gallery items of its label, of the precision at the rank of
-    each. A query whose label the gallery does not contain counts as 0, as in R@k.
-
-    Args:
-        neighbor_labels: Labels of the *whole* gallery, nearest first, int64 (queries, gallery); -1 is no neighbor.
-        query_labels: int64 (queries,), not negative.
-    """
+    """Computes the mAP of rankings of the *whole* gallery, where -1 is no neighbor; no hit counts as 0."""
     hits = (neighbor_labels == query_labels[:, None]).double()
     precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    found = hits.sum(dim=1)
-    return torch.where(found > 0, (precision * hits).sum(dim=1) / found.clamp(min=1), 0.0).mean().item()
+    return ((precision * hits).sum(dim=1) / hits.sum(dim=1).clamp(min=1)).mean().item()
