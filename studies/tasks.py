@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from studies.runs import Protocol, Run
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.finetuning.detection import finetune_detection
-from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.finetuning.recipe import DetectionRecipe, FinetuningRecipe
 from vididi_hf.finetuning.recognition import finetune
 
 
