@@ -42,7 +42,6 @@ def save_picture(
     detections: Mapping[KeyFrame, Mapping[str, list]],
     iou_threshold: float = 0.5,
     count: int = 6,
-    columns: int = 3,
 ) -> None:
     """Draws the detections of some key frames, chosen at random with a fixed seed.
 
@@ -65,7 +64,7 @@ def save_picture(
     size = [max(picture.shape[side] for picture in pictures) for side in (-2, -1)]
     equal = [vision.center_crop(picture, size) for picture in pictures]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    vision.to_pil_image(make_grid(equal, min(columns, len(equal)), padding=4)).save(path)
+    vision.to_pil_image(make_grid(equal, min(3, len(equal)), padding=4)).save(path)
 
 
 def _draw_detections(

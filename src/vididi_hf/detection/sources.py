@@ -35,10 +35,7 @@ def load_test_rows(options: BoxOptions, dataset: str, root: str | None, split: s
 def load_boxes(
     options: BoxOptions, rows: datasets.Dataset, output: Path, progress: bool = False
 ) -> tuple[list[Tensor], str]:
-    """Returns the boxes (boxes, 4) of each key frame, and a description of their source.
-
-    A person detector writes its file to the folder `output`.
-    """
+    """Returns the boxes (boxes, 4) of each key frame, and their source. A person detector writes to `output`."""
     truth = ground_truth_boxes(rows)
     if options.boxes == "jittered":
         generators = (seeded_generator("jittered boxes", options.jitter_seed, index) for index in range(len(truth)))
@@ -87,10 +84,9 @@ def read_detections(path: str | Path, rows: datasets.Dataset, min_score: float =
 def detect_persons(
     rows: datasets.Dataset, detector: Detector, path: str | Path, min_score: float = 0.9, progress: bool = False
 ) -> list[Tensor]:
-    """Detects people in key frames, and writes them to a CSV file in AVA's format.
+    """Returns the boxes (boxes, 4) of people in each key frame, and writes them to a CSV file in AVA's format.
 
-    Key frames that are already in the file are not detected again. So an interrupted run continues, and a second
-    evaluation does not need the detector. Returns the boxes (boxes, 4) of each key frame.
+    Key frames that are already in the file are not detected again. So an interrupted run continues.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,23 +106,17 @@ def detect_persons(
                 ((frame,), _) = reader.read(index)
             except BrokenVideoError:
                 continue
+            height, width = frame.shape[-2:]
+            sizes = {"xmin": width, "ymin": height, "xmax": width, "ymax": height}
+            people = []
+            for found in detector(to_pil_image(frame), threshold=MIN_KEPT):
+                if found["label"].lower() == "person":
+                    corners = ",".join(f"{found['box'][side] / size:.4f}" for side, size in sizes.items())
+                    people.append(f"{corners},,{found['score']:.4f}")
             # One write per key frame, so that a kill leaves no part of one behind.
-            start = f"{name[0]},{name[1]:04d},"
-            file.write("".join(f"{start}{person}\n" for person in _persons(detector, frame) or [",,,,,"]))
+            file.write("".join(f"{name[0]},{name[1]:04d},{person}\n" for person in people or [",,,,,"]))
             file.flush()
     return read_detections(path, rows, min_score)
-
-
-def _persons(detector: Detector, frame: Tensor) -> list[str]:
-    """The people in a frame (3, height, width): `x1,y1,x2,y2,,score`."""
-    height, width = frame.shape[-2:]
-    lines = []
-    for detection in detector(to_pil_image(frame), threshold=MIN_KEPT):
-        if detection["label"].lower() == "person":
-            sizes = {"xmin": width, "ymin": height, "xmax": width, "ymax": height}
-            corners = [f"{detection['box'][side] / size:.4f}" for side, size in sizes.items()]
-            lines.append(f"{','.join(corners)},,{detection['score']:.4f}")
-    return lines
 
 
 def _read_file(path: Path) -> dict[KeyFrame, list[tuple[float, ...]]]:

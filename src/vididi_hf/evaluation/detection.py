@@ -96,8 +96,6 @@ class DetectionEvaluator:
         (name, count), *_ = Counter(names_of(self.rows)).most_common(1)
         if count > 1:
             raise ValueError(f"two key frames are called {name[0]}, {name[1]}: give their videos different names")
-        if self.boxes is not None and len(self.boxes) != len(self.rows):
-            raise ValueError(f"got the boxes of {len(self.boxes)} key frames for {len(self.rows)} rows")
         if self.inputs is not None:
             check_inputs(self.inputs, CLASSIFIER_INPUTS)
 
@@ -107,15 +105,12 @@ class DetectionEvaluator:
         return f"{'mAP' if is_ava(self.rows) else 'frame-mAP'}@{self.iou_threshold:g}"
 
     def __call__(self, model: ViDiDiForActionDetection) -> EvaluationResult:
-        """Scores the boxes of every key frame.
-
-        Raises:
-            ValueError: If no key frame can be decoded, the model lacks a class, or does not accept an input.
-        """
+        """Scores the boxes of every key frame. Raises a ValueError if none can be decoded or the model does not fit."""
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
         clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)))
-        scores = self._score(model, clips, inputs)
+        is_single = model.config.problem_type == "single_label_classification"
+        scores = self._score(model, clips, inputs, is_single)
         names, classes = names_of(self.rows), class_names(self.rows)
         metrics = {}
         for name in inputs:
@@ -140,7 +135,7 @@ class DetectionEvaluator:
             "box_source": self.box_source,
             "classes": len(classes),
             "evaluated_classes": sum(value is not None for value in self.average_precisions[inputs[0]].values()),
-            "scores": "softmax" if model.config.problem_type == "single_label_classification" else "sigmoid",
+            "scores": "softmax" if is_single else "sigmoid",
             "trained_input": own_input(model),
             "clips_per_key_frame": 1,
             "frames_per_clip": self.processor.num_frames,
@@ -155,7 +150,7 @@ class DetectionEvaluator:
 
     @torch.no_grad()
     def _score(
-        self, model: ViDiDiForActionDetection, clips: EvaluationKeyFrames, inputs: Sequence[str]
+        self, model: ViDiDiForActionDetection, clips: EvaluationKeyFrames, inputs: Sequence[str], is_single: bool
     ) -> dict[str, list[Tensor]]:
         """For each single input, the scores (boxes, classes) of each row, 0 if its video is broken."""
         names = suitable_inputs(model, inputs)
@@ -170,7 +165,6 @@ class DetectionEvaluator:
                     # Every input gets as many frames as it needs for clips of the same length.
                     shown = frames[:, : self.processor.num_frames + max(orders)]
                     logits = model(shown, of_rows, derivative_orders=orders).logits.float()
-                    is_single = model.config.problem_type == "single_label_classification"
                     found = (logits.softmax(-1) if is_single else logits.sigmoid()).cpu()[:, order]
                     for row, part in zip(rows, found.split([len(one) for one in of_rows])):
                         scores[name][row] = part
@@ -190,7 +184,7 @@ class DetectionEvaluator:
         metric: Any = FrameMeanAP(keep_in_memory=True)
         pair = {"predictions": list(detections.values()), "references": list(truth.values())}
         numbers = metric.compute(**pair, iou_threshold=self.iou_threshold)
-        return numbers[self.primary_metric], numbers["AP"]
+        return numbers[f"mAP@{self.iou_threshold:g}"], numbers["AP"]
 
 
 class EvaluationKeyFrames(Dataset):
@@ -237,10 +231,7 @@ class EvaluationKeyFrames(Dataset):
 def build_evaluator(
     options: BoxOptions, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, output: Path, **settings: Any
 ) -> DetectionEvaluator:
-    """Builds the evaluator of key frames, with boxes from the source that the options name.
-
-    A person detector writes its file to the folder `output`. The settings are arguments of the evaluator.
-    """
+    """Builds the evaluator, with boxes from the source that the options name. A person detector writes to `output`."""
     boxes, source = load_boxes(options, rows, output, settings.get("progress", False))
     return DetectionEvaluator(rows, processor, boxes, source, **settings)
 

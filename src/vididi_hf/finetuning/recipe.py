@@ -14,6 +14,7 @@ from vididi_hf.options import Options, option
 from vididi_hf.pretraining.recipe import PRECISIONS, TRACKERS
 
 RECIPE_FILE = "finetuning.json"
+_MILESTONES_HELP = "Shares of the run after which the learning rate is divided by 10."
 
 
 @dataclass(kw_only=True)
@@ -64,9 +65,7 @@ class FinetuningRecipe(Options):
     num_frames: int | None = option(default=None, at_least=2, help="Frames per clip. Default: preset or checkpoint.")
     frame_stride: int | None = option(default=None, at_least=1, help="Frame distance. Default: preset or checkpoint.")
     image_size: int | None = option(default=None, at_least=32, help="Pixels per side. Default: the checkpoint's.")
-    crop_area: list[float] = option(
-        default_factory=lambda: [0.3, 1.0], help="Smallest and largest share of the frame that a crop covers."
-    )
+    crop_area: list[float] = option(default_factory=lambda: [0.3, 1.0], help="Shares of the frame that crops cover.")
     flip_probability: float = option(
         default=0.5, at_least=0, at_most=1, help="Probability of a flip. Use 0 if left and right are different classes."
     )
@@ -77,15 +76,11 @@ class FinetuningRecipe(Options):
     # Optimization
     epochs: int | None = option(default=None, at_least=1, help="Passes over the videos.")
     batch_size: int | None = option(default=None, at_least=1, help="Videos per batch and process.")
-    learning_rate: float = option(
-        default=0.16, at_least=0, help="Peak learning rate for a global batch of 128; scales linearly."
-    )
+    learning_rate: float = option(default=0.16, at_least=0, help="Peak for a global batch of 128; scales linearly.")
     momentum: float = option(default=0.9, at_least=0, below=1, help="Momentum of SGD.")
     weight_decay: float = option(default=1e-4, at_least=0, help="Weight decay, except for biases and BatchNorm.")
     lr_milestones: list[float] = option(
-        default_factory=lambda: [1 / 2, 2 / 3, 5 / 6],
-        old_names=("drops",),
-        help="Shares of the run after which the learning rate is divided by 10.",
+        default_factory=lambda: [1 / 2, 2 / 3, 5 / 6], old_names=("drops",), help=_MILESTONES_HELP
     )
     warmup_epochs: float | None = option(default=None, at_least=0, help="Epochs of linear warmup.")
     dropout: float = option(default=0.5, at_least=0, below=1, help="Share of the features that dropout removes.")
@@ -133,7 +128,7 @@ class FinetuningRecipe(Options):
 
 @dataclass(kw_only=True)
 class DetectionRecipe(BoxOptions, FinetuningRecipe):
-    """Every choice of a run that trains an action detector. The `help` of a field says what it means.
+    """Every choice of a run that trains an action detector, as in `FinetuningRecipe`.
 
     Raises:
         ValueError: If a value is impossible or of the wrong type. The message names the field.
@@ -163,9 +158,7 @@ class DetectionRecipe(BoxOptions, FinetuningRecipe):
     batch_size: int | None = option(default=16, at_least=1, help="Key frames per batch and process.")
     warmup_epochs: float | None = option(default=1.0, at_least=0, help="Epochs of linear warmup.")
     lr_milestones: list[float] = option(
-        default_factory=lambda: [1 / 2, 3 / 4],
-        old_names=("drops",),
-        help="Shares of the run after which the learning rate is divided by 10.",
+        default_factory=lambda: [1 / 2, 3 / 4], old_names=("drops",), help=_MILESTONES_HELP
     )
     test_batch_size: int = option(default=16, at_least=1, may_change=True, help="Test key frames per forward pass.")
 

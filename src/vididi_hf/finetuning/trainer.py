@@ -134,10 +134,9 @@ class FinetuningTrainer(Trainer):
 
     def test_settings(self) -> dict[str, Any]:
         """Returns the arguments that both evaluators take."""
-        names = {"inputs": "test_inputs", "batch_size": "test_batch_size", "split": "test_split"}
-        names |= {"num_workers": "num_workers", "progress": "progress"}
-        settings = {name: getattr(self.recipe, field) for name, field in names.items()}
-        return {**settings, "dataset": dataset_name(self.recipe.dataset)}
+        recipe, dataset = self.recipe, dataset_name(self.recipe.dataset)
+        running = {"batch_size": recipe.test_batch_size, "num_workers": recipe.num_workers, "progress": recipe.progress}
+        return {"inputs": recipe.test_inputs, "dataset": dataset, "split": recipe.test_split, **running}
 
     def describe(self, result: EvaluationResult, **protocol: Any) -> dict[str, Any]:
         """Adds the training to the protocol of a test, and returns further facts for `metrics.json`."""
@@ -154,7 +153,6 @@ class FinetuningTrainer(Trainer):
         return {**facts, "source": recipe.dataset}
 
     def get_train_dataloader(self) -> DataLoader:
-        """Builds the loader of the training batches of this process."""
         loader: Any = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.batches,
@@ -196,8 +194,7 @@ class FinetuningTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Returns 0: the estimate of `Trainer` is for language models."""
-        return 0
+        return 0  # the estimate of Trainer is for language models
 
 
 class SaveEpochs(TrainerCallback):
