@@ -27,8 +27,8 @@ from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, ENSEMBLE, ENSEMBLE_OF, INPUTS, check_inputs, orders_of
+from vididi_hf.evaluation.metrics import FrameMeanAP
 from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, write_ava_csv
-from vididi_hf.evaluation.metrics.frame_map import FrameMeanAP
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -182,9 +182,9 @@ class DetectionEvaluator:
         if is_ava(self.rows):
             return ava_mean_ap(detections, truth, [number - 1 for number in EVALUATED_ACTIONS], (), self.iou_threshold)
         metric: Any = FrameMeanAP(keep_in_memory=True)
-        pair = {"predictions": list(detections.values()), "references": list(truth.values())}
-        numbers = metric.compute(**pair, iou_threshold=self.iou_threshold)
-        return numbers[f"mAP@{self.iou_threshold:g}"], numbers["AP"]
+        frames = {"predictions": list(detections.values()), "references": list(truth.values())}
+        numbers = metric.compute(**frames, iou_threshold=self.iou_threshold)
+        return numbers["frame-mAP"], numbers["AP"]
 
 
 class EvaluationKeyFrames(Dataset):
