@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from studies.runs import Protocol, Run
-from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.finetuning.recipe import DetectionRecipe, FinetuningRecipe
 
 
 class Task(NamedTuple):

@@ -20,7 +20,7 @@ _MODULE_OF = {
     "AlternatingSchedule": "pretraining.order_schedule",
     "ClassificationEvaluator": "evaluation.classification",
     "DetectionEvaluator": "evaluation.detection",
-    "DetectionRecipe": "finetuning.detection_recipe",
+    "DetectionRecipe": "finetuning.recipe",
     "EmbeddingOptions": "search.options",
     "FinetuningRecipe": "finetuning.recipe",
     "KNNEvaluator": "evaluation.knn",
@@ -67,8 +67,7 @@ if TYPE_CHECKING:
     from vididi_hf.evaluation.linear import LinearEvaluator
     from vididi_hf.evaluation.retrieval import RetrievalEvaluator
     from vididi_hf.finetuning.detection import finetune_detection
-    from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-    from vididi_hf.finetuning.recipe import FinetuningRecipe
+    from vididi_hf.finetuning.recipe import DetectionRecipe, FinetuningRecipe
     from vididi_hf.finetuning.recognition import finetune
     from vididi_hf.hub.options import PublishOptions
     from vididi_hf.hub.publishing import publish

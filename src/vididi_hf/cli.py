@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
         "vididi finetune --model runs/mine --dataset clips.csv --output_dir runs/classifier",
     ),
     "detect": Command(
-        "finetuning.detection_recipe:DetectionRecipe",
+        "finetuning.recipe:DetectionRecipe",
         "finetuning.detection:run",
         "Fine-tune an encoder to detect the actions of people, and test it.",
         "vididi detect --model runs/mine --dataset jhmdb --dataset_root data/jhmdb --output_dir runs/detector",

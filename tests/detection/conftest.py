@@ -12,14 +12,13 @@ ACTIONS = ["bright", "dark", "flicker"]
 HEIGHT, WIDTH, FRAMES = 40, 56, 10
 
 
-def draw(kind, seed, frames=FRAMES, height=HEIGHT, width=WIDTH):
+def draw(kind, seed, frames=FRAMES, width=WIDTH):
     """A video uint8 and the box, in pixels, of what is not noise in it; it stands still."""
     generator = torch.Generator().manual_seed(seed)
-    clip = torch.randint(110, 130, (frames, 3, height, width), generator=generator)
+    clip = torch.randint(110, 130, (frames, 3, HEIGHT, width), generator=generator)
     left, top = (int(torch.randint(4, 20, (), generator=generator)) for _ in range(2))
-    right, bottom = left + 20, min(top + 18, height - 1)
-    value = torch.tensor([250, 5][kind] if kind < 2 else 250)
-    clip[..., top:bottom, left:right] = value
+    right, bottom = left + 20, min(top + 18, HEIGHT - 1)
+    clip[..., top:bottom, left:right] = (250, 5, 250)[kind]
     if kind == 2:
         clip[::2, :, top:bottom, left:right] = 5
     return clip.to(torch.uint8), (left, top, right, bottom)
@@ -41,19 +40,16 @@ def dataset(tmp_path_factory):
         for index in range(count):
             clip, box = draw(index % 3, seed=index + 100 * (split == "test"))
             paths.append(str(encode(clip, folder / "videos" / split / f"{index}.mp4")))
-            x1, y1, x2, y2 = box
-            corners.append([x1 / WIDTH, y1 / HEIGHT, x2 / WIDTH, y2 / HEIGHT])
-        splits[split] = with_video_column(
-            paths,
-            [ACTIONS[index % 3] for index in range(count)],
-            ACTIONS,
-            box_features(ACTIONS),
-            num_frames=[FRAMES] * count,
-            frames=[list(range(FRAMES))] * count,
-            boxes=[[box] * FRAMES for box in corners],
-            box_labels=[[[index % 3]] * FRAMES for index in range(count)],
-            persons=[[0] * FRAMES] * count,
-        )
+            corners.append([place / size for place, size in zip(box, (WIDTH, HEIGHT) * 2)])
+        columns = {
+            "num_frames": [FRAMES] * count,
+            "frames": [list(range(FRAMES))] * count,
+            "boxes": [[box] * FRAMES for box in corners],
+            "box_labels": [[[index % 3]] * FRAMES for index in range(count)],
+            "persons": [[0] * FRAMES] * count,
+        }
+        names = [ACTIONS[index % 3] for index in range(count)]
+        splits[split] = with_video_column(paths, names, ACTIONS, box_features(ACTIONS), **columns)
     datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
     return folder / "saved"
 
@@ -67,8 +63,7 @@ def ava_root(tmp_path_factory):
         # Cut at second 900, as usual: key frames lie at seconds 902 to 904.
         clip, box = draw(index % 2, seed=index, frames=25, width=64)
         encode(clip, root / "videos_15min" / f"{movie}.mp4", rate=5)
-        corners = [box[0] / 64, box[1] / HEIGHT, box[2] / 64, box[3] / HEIGHT]
-        text = ",".join(f"{value:.3f}" for value in corners)
+        text = ",".join(f"{place / size:.3f}" for place, size in zip(box, (64, HEIGHT) * 2))
         for second in (902, 903, 904):
             # The person in the square stands (12) and, if it is bright, talks (79); another one watches (80).
             lists[part] += [f"{movie},{second:04d},{text},12,0"]
@@ -78,7 +73,6 @@ def ava_root(tmp_path_factory):
         (root / f"ava_{part}_v2.2.csv").write_text("\n".join(lines) + "\n")
     (root / "ava_train_excluded_timestamps_v2.2.csv").write_text("one,0904\n")
     (root / "ava_val_excluded_timestamps_v2.2.csv").write_text("three,0904\n")
-    (root / "ava_action_list_v2.2.pbtxt").write_text(
-        "".join(f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in [(12, "stand"), (79, "talk to")])
-    )
+    actions = [f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in [(12, "stand"), (79, "talk to")]]
+    (root / "ava_action_list_v2.2.pbtxt").write_text("".join(actions))
     return root

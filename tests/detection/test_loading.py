@@ -4,21 +4,20 @@ import datasets
 import pytest
 import torch
 
-from vididi_hf.detection.boxes import BoxAugmentation
+from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
 
-# The whole picture of 64 × 40 pixels.
-PLAIN = BoxAugmentation(36, area=(1.0, 1.0), ratio=(1.6, 1.6), flip_probability=0.0, color_probability=0.0)
 
-
-def samples(rows, augmentation=PLAIN, seed=0):
-    return TrainingKeyFrames(rows, num_frames=4, stride=1, extra_frames=1, augmentation=augmentation, seed=seed)
+def samples(rows, seed=0, **augmentation):
+    return TrainingKeyFrames(rows, ClipAugmentation(36, **augmentation), seed, num_frames=4, stride=1, extra_frames=1)
 
 
 def test_a_box_has_the_labels_of_who_is_in_it(ava_root):
     rows = load_key_frames("ava", root=ava_root, split="train")
-    data = samples(rows)
+    # The whole picture of 64 × 40 pixels.
+    plain = {"area": (1.0, 1.0), "ratio": (1.6, 1.6), "flip_probability": 0.0}
+    data = samples(rows, **plain, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
     assert len(data) == 5
     sample = data[0, 1]  # second 903 of the first movie: two persons
     assert sample["clip"].shape == (5, 3, 36, 36)
@@ -34,15 +33,13 @@ def test_a_box_has_the_labels_of_who_is_in_it(ava_root):
 
 def test_batches_are_a_function_of_seed_and_epoch(dataset):
     rows = load_key_frames(dataset, every=5)
-    batches = [
-        collate_key_frames([samples(rows, BoxAugmentation(32), seed)[epoch, index] for index in range(6)])
+    first, same, *others = [
+        collate_key_frames([samples(rows, seed, area=(0.3, 1.0))[epoch, index] for index in range(6)])
         for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]
     ]
-    same, *others = [torch.equal(batches[0]["clips"], batch["clips"]) for batch in batches[1:]]
-    assert same
-    assert not any(others)
-    first = batches[0]
-    assert first["clips"].shape == (6, 5, 3, 32, 32)
+    assert torch.equal(first["clips"], same["clips"])
+    assert not any(torch.equal(first["clips"], batch["clips"]) for batch in others)
+    assert first["clips"].shape == (6, 5, 3, 36, 36)
     assert len(first["boxes"]) == 6
     assert first["labels"].shape == (sum(map(len, first["boxes"])), 3)
 
@@ -52,7 +49,9 @@ def test_a_broken_video_is_replaced_with_the_labels_of_the_other(dataset, broken
     table = rows.to_list()
     table[4]["video"] = {"path": str(broken_videos["empty"]), "bytes": None}
     broken = datasets.Dataset.from_list(table, features=rows.features).cast_column("video", datasets.Video())
-    batch = collate_key_frames([samples(broken)[0, index] for index in range(9)])
+    still = {"area": (1.0, 1.0), "flip_probability": 0.0, "jitter_probability": 0.0}
+    data = samples(broken, **still, gray_probability=0.0, blur_probability=0.0)
+    batch = collate_key_frames([data[0, index] for index in range(9)])
     assert list(batch["broken"]) == [str(broken_videos["empty"])]
     counts = batch["labels"].sum(0).tolist()
     assert sum(counts) == 9

@@ -8,14 +8,7 @@ from PIL import Image
 from vididi_hf.detection import sources as module
 from vididi_hf.detection.key_frames import load_key_frames, names_of
 from vididi_hf.detection.options import BoxOptions
-from vididi_hf.detection.sources import (
-    detect_persons,
-    ground_truth_boxes,
-    jittered_boxes,
-    load_boxes,
-    load_test_rows,
-    read_detections,
-)
+from vididi_hf.detection.sources import detect_persons, ground_truth_boxes, load_boxes, load_test_rows, read_detections
 
 
 @pytest.fixture
@@ -23,18 +16,12 @@ def rows(dataset):
     return load_key_frames(dataset, split="test", every=5)
 
 
-def test_ground_truth(rows):
-    boxes = ground_truth_boxes(rows)
-    assert [one.tolist() for one in boxes] == rows["boxes"][:]
+def test_ground_truth_and_jitter_that_is_a_function_of_seed_and_row(rows, tmp_path):
+    truth, _ = load_boxes(BoxOptions(), rows, tmp_path)
+    assert [one.tolist() for one in truth] == rows["boxes"][:]
     assert ground_truth_boxes(rows.map(lambda _: {"boxes": []}))[0].shape == (0, 4)
-
-
-def test_jitter_is_a_function_of_seed_and_row(rows):
-    truth, first, again, other = (
-        ground_truth_boxes(rows),
-        jittered_boxes(rows, 0.1),
-        jittered_boxes(rows, 0.1),
-        jittered_boxes(rows, 0.1, seed=1),
+    first, again, other = (
+        load_boxes(BoxOptions(boxes="jittered", jitter=0.1, jitter_seed=seed), rows, tmp_path)[0] for seed in (0, 0, 1)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     assert not any(torch.equal(a, b) for a, b in zip(first, other))
@@ -58,21 +45,19 @@ def test_a_file_of_detections(ava_root, tmp_path):
     assert boxes[0].tolist() == [pytest.approx([0.1, 0.2, 0.5, 0.9]), pytest.approx([0.5, 0.2, 0.9, 1.0])]
     assert boxes[1].shape == (0, 4)
     assert len(read_detections(path, rows, min_score=0.5)[0]) == 3
-    path.write_text("three,0902,0.1,0.2,0.5\n")
-    with pytest.raises(ValueError, match=r"persons\.csv, line 1 is not video,second"):
-        read_detections(path, rows)
-    path.write_text("four,0902,0.1,0.2,0.5,0.9,,0.95\n")
-    with pytest.raises(ValueError, match=r"has none of the 2 key frames: it begins with \('four', 902\)"):
-        read_detections(path, rows)
-    with pytest.raises(FileNotFoundError):
-        read_detections(tmp_path / "nothing.csv", rows)
+    for line, message in (
+        ("three,0902,0.1,0.2,0.5", r"persons\.csv, line 1 is not video,second"),
+        ("four,0902,0.1,0.2,0.5,0.9,,0.95", r"has none of the 2 key frames: it begins with \('four', 902\)"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            read_detections(path, rows)
 
 
 class Detector:
     """Called as `pipeline("object-detection")` is: finds what is far from gray, and two things that do not count."""
 
-    def __init__(self):
-        self.calls = 0
+    calls = 0
 
     def __call__(self, image, threshold=0.5):
         self.calls += 1
@@ -101,21 +86,13 @@ def test_persons_are_found_once_and_written_down(rows, tmp_path):
     path.write_text("".join(lines[:4]) + lines[4][:10])
     assert all(torch.equal(a, b) for a, b in zip(boxes, detect_persons(rows, detector, path)))
     assert detector.calls == 12 + 10
-    with pytest.raises(ValueError, match=r"min_score of detected boxes must be between 0\.5 and 1, got 0\.2"):
-        detect_persons(rows, detector, path, min_score=0.2)
-
-
-def test_where_nobody_is_found_nobody_is_looked_for_again(rows, tmp_path):
-    class Nobody(Detector):
-        def __call__(self, image, threshold=0.5):
-            self.calls += 1
-            return []
-
-    detector = Nobody()
-    assert all(len(found) == 0 for found in detect_persons(rows, detector, tmp_path / "persons.csv"))
-    detect_persons(rows, detector, tmp_path / "persons.csv")
-    assert detector.calls == 12
-    assert set(module._read_file(tmp_path / "persons.csv")) == set(names_of(rows))
+    # Where nobody is found, nobody is looked for again.
+    calls, path = [], tmp_path / "nobody.csv"
+    for _ in range(2):
+        boxes = detect_persons(rows, lambda image, threshold: calls.append(image) or [], path)
+        assert all(len(found) == 0 for found in boxes)
+    assert len(calls) == 12
+    assert set(module._read_file(path)) == set(names_of(rows))
 
 
 @pytest.mark.slow
@@ -124,17 +101,9 @@ def test_a_real_pipeline_with_random_weights(rows, tmp_path):
     from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor, pipeline
 
     torch.manual_seed(0)
-    config = YolosConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=[32, 32],
-        patch_size=16,
-        num_detection_tokens=4,
-        id2label={0: "person"},
-    )
-    model = YolosForObjectDetection(config)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"image_size": [32, 32], "patch_size": 16, "num_detection_tokens": 4}
+    model = YolosForObjectDetection(YolosConfig(**sizes, id2label={0: "person"}))
     with torch.no_grad():
         model.class_labels_classifier.layers[-1].bias[0] += 20  # everything is a person
     size = {"height": 32, "width": 32}
@@ -160,11 +129,9 @@ def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch
     assert source == "some/model, score >= 0.9"
     assert len(boxes) == len(rows) == 12
     assert boxes[0].tolist() == [pytest.approx([0.25, 0.25, 0.75, 0.75])]
-    again, _ = load_boxes(BoxOptions(boxes="file", detections=str(tmp_path / "persons-model.csv")), rows, tmp_path)
-    assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
     # All are in the file: the detector is not even loaded. Another one has a file of its own.
-    again, _ = load_boxes(options, rows, tmp_path)
-    assert [one.tolist() for one in again] == [one.tolist() for one in boxes]
+    for again in (BoxOptions(boxes="file", detections=str(tmp_path / "persons-model.csv")), options):
+        assert [one.tolist() for one in load_boxes(again, rows, tmp_path)[0]] == [one.tolist() for one in boxes]
     assert len(asked) == 1
     load_boxes(BoxOptions(boxes="detector", detector="other", test_every=9), rows, tmp_path)
     assert asked[1:] == [("object-detection", "other")]

@@ -15,8 +15,7 @@ def videos(tmp_path_factory):
     for index in range(18):
         generator = torch.Generator().manual_seed(index)
         kind = index % 3
-        frames = torch.randint(90, 130, (8, 3, 36, 36), generator=generator)
-        frames = frames + (90, -80, 0)[kind]
+        frames = torch.randint(90, 130, (8, 3, 36, 36), generator=generator) + (90, -80, 0)[kind]
         frames[::2] += (0, 40, 90)[kind]
         VideoEncoder(frames.clamp(0, 255).to(torch.uint8), frame_rate=10).to_file(folder / f"{index}.mp4")
         rows.append(f"{index}.mp4,{['bright', 'dark', 'flicker'][kind]},{'train' if index < 12 else 'test'}")
@@ -27,16 +26,8 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def recipe(videos, checkpoint, tmp_path):
     def make(name="run", **changes):
-        settings = {
-            "epochs": 2,
-            "batch_size": 6,
-            "warmup_epochs": 0,
-            "color_probability": 0.0,
-            "test_clips": 2,
-            "num_workers": 0,
-            "progress": False,
-        }
+        settings = {"epochs": 2, "batch_size": 6, "warmup_epochs": 0, "color_probability": 0.0, "test_clips": 2}
         settings |= {"model": str(checkpoint), "dataset": str(videos), "output_dir": str(tmp_path / name)}
-        return FinetuningRecipe(**(settings | changes))
+        return FinetuningRecipe(**(settings | {"num_workers": 0, "progress": False} | changes))
 
     return make

@@ -5,9 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from vididi_hf.detection.options import BoxOptions
-from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.finetuning.recipe import DetectionRecipe, FinetuningRecipe
 from vididi_hf.options import parse_options
 
 
@@ -18,15 +16,10 @@ def test_the_papers_recipe():
     assert (recipe.epochs, recipe.dropout, recipe.num_frames, recipe.frame_stride) == (120, 0.5, 16, 4)
     assert (recipe.label_smoothing, recipe.test_clips, recipe.test_inputs) == (0.0, 10, ["frames"])
     rates = [recipe.learning_rate_factor(epoch) for epoch in range(120)]
-    expected = [1.0] * 60 + [0.1] * 20 + [0.01] * 20 + [0.001] * 20
-    assert rates == pytest.approx(expected)
-
-
-def test_the_warmup_rises_from_nothing():
-    recipe = FinetuningRecipe(model="m", epochs=12, warmup_epochs=2)
-    assert [recipe.learning_rate_factor(epoch) for epoch in (0, 0.5, 1, 2, 5.9, 6, 8, 10)] == pytest.approx(
-        [0, 0.25, 0.5, 1, 1, 0.1, 0.01, 0.001]
-    )
+    assert rates == pytest.approx([1.0] * 60 + [0.1] * 20 + [0.01] * 20 + [0.001] * 20)
+    warm = FinetuningRecipe(model="m", epochs=12, warmup_epochs=2)
+    rates = [warm.learning_rate_factor(epoch) for epoch in (0, 0.5, 1, 2, 5.9, 6, 8, 10)]
+    assert rates == pytest.approx([0, 0.25, 0.5, 1, 1, 0.1, 0.01, 0.001])
 
 
 def test_what_is_given_is_stronger_than_the_preset():
@@ -37,42 +30,36 @@ def test_what_is_given_is_stronger_than_the_preset():
 
 
 def test_inputs_that_are_trained_are_tested():
-    assert FinetuningRecipe(model="m", inputs=["derivative"]).test_inputs == ["derivative"]
-    both = FinetuningRecipe(model="m", inputs=["both"])
-    assert (both.test_inputs, both.extra_frames) == (["both"], 1)
-    turns = FinetuningRecipe(model="m", inputs=["frames", "derivative"])
-    assert turns.test_inputs == ["frames", "derivative", "ensemble"]
-    assert FinetuningRecipe(model="m").extra_frames == 0
+    for inputs, test_inputs, extra_frames in (
+        (["frames"], ["frames"], 0),
+        (["derivative"], ["derivative"], 1),
+        (["both"], ["both"], 1),
+        (["frames", "derivative"], ["frames", "derivative", "ensemble"], 1),
+    ):
+        recipe = FinetuningRecipe(model="m", inputs=inputs)
+        assert (recipe.test_inputs, recipe.extra_frames) == (test_inputs, extra_frames)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "large"}, "preset must be one of small, paper, got 'large'"),
         ({"lr_milestones": [0.9, 0.5]}, "lr_milestones must be rising shares"),
         ({"crop_area": [0.5, 2.0]}, "crop_area must be two shares"),
-        ({"inputs": ["flow"]}, "inputs must be one of frames, derivative, both, got 'flow'"),
         ({"inputs": ["frames", "both"]}, "inputs must be 'both' alone"),
         ({"inputs": ["both"], "test_inputs": ["frames"]}, r"trained with \['both'\] cannot be tested"),
         ({"test_inputs": ["both"]}, r"trained with \['frames'\] cannot be tested"),
+        ({"boxes": "file"}, "boxes from a file need its path: set detections"),
+        ({"boxes": "detector", "min_score": 0.2}, r"min_score of detected boxes must be at least 0\.5, got 0\.2"),
     ],
 )
 def test_impossible_values_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        FinetuningRecipe(model="m", **options)
-    if "preset" not in options:
+    for kind in [DetectionRecipe] if "boxes" in options else [FinetuningRecipe, DetectionRecipe]:
         with pytest.raises(ValueError, match=message):
-            DetectionRecipe(model="m", **options)
-
-
-def test_boxes_from_a_file_need_a_file():
-    for make in (BoxOptions, lambda **options: DetectionRecipe(model="m", **options)):
-        with pytest.raises(ValueError, match="boxes from a file need its path: set detections"):
-            make(boxes="file")
+            kind(model="m", **options)
 
 
 @pytest.mark.parametrize("kind", [FinetuningRecipe, DetectionRecipe])
-def test_saved_and_resumed(kind, tmp_path):
+def test_saved_with_present_or_earlier_names_and_resumed(kind, tmp_path):
     path = tmp_path / "finetuning.json"
     path.write_text(kind(model="m", epochs=4).to_json(), encoding="utf-8")
     saved = kind.read_values(path)
@@ -80,11 +67,6 @@ def test_saved_and_resumed(kind, tmp_path):
     kind(model="other", epochs=4, num_workers=0, resume=True).check_resumes(saved)
     with pytest.raises(ValueError, match="epochs was 4 and is 5; seed was 0 and is 1"):
         kind(model="m", epochs=5, seed=1).check_resumes(saved)
-
-
-@pytest.mark.parametrize("kind", [FinetuningRecipe, DetectionRecipe])
-def test_earlier_names_are_read(kind, tmp_path):
-    path = tmp_path / "finetuning.json"
     values = asdict(kind(model="m", lr_milestones=[0.5], color_probability=0.25))
     values["drops"], values["colour_probability"] = values.pop("lr_milestones"), values.pop("color_probability")
     path.write_text(json.dumps(values), encoding="utf-8")

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from vididi_hf import ViDiDiForVideoClassification, ViDiDiModel
 from vididi_hf.data.loading import EpochBatches
-from vididi_hf.finetuning.recognition import finetune
-from vididi_hf.finetuning.trainer import FinetuningTrainer, SaveEpochs, find_checkpoint
+from vididi_hf.evaluation.results import read_report
+from vididi_hf.finetuning.recognition import RecognitionTrainer, finetune
+from vididi_hf.finetuning.trainer import SaveEpochs, find_checkpoint
 from vididi_hf.pretraining.logging import read_metrics
 
 
@@ -30,54 +31,43 @@ def test_a_step_is_sgd_on_smoothed_cross_entropy(recipe, checkpoint, monkeypatch
     """One batch of all videos, the step written out: weight decay as PyTorch documents it."""
     seen = []
     forward = ViDiDiForVideoClassification.forward
-    before = {}
 
     def spy(self, frames, **kwargs):
         if self.training:
-            before.setdefault("state", {name: tensor.clone() for name, tensor in self.state_dict().items()})
-            seen.append((frames.clone(), kwargs))
+            seen.append((frames.clone(), kwargs, {name: value.clone() for name, value in self.state_dict().items()}))
         return forward(self, frames, **kwargs)
 
     monkeypatch.setattr(ViDiDiForVideoClassification, "forward", spy)
     settings = {"epochs": 1, "batch_size": 12, "dropout": 0.0, "label_smoothing": 0.2, "weight_decay": 0.3}
     finetune(recipe(**settings, learning_rate=0.5, inputs=["derivative"]))
-    ((frames, kwargs),) = seen
+    ((frames, kwargs, before),) = seen
     assert kwargs == {"derivative_orders": (1,)}
     assert frames.shape == (12, 5, 3, 32, 32)
     encoder = ViDiDiModel.from_pretrained(checkpoint).state_dict()
-    assert all(torch.equal(before["state"][f"vididi.{name}"], tensor) for name, tensor in encoder.items())
+    assert all(torch.equal(before[f"vididi.{name}"], tensor) for name, tensor in encoder.items())
     after = weights(recipe().output_dir)
     model = ViDiDiForVideoClassification.from_pretrained(recipe().output_dir)
-    model.load_state_dict(before["state"])
-    order = torch.cat([torch.tensor(keys)[:, 1] for keys in EpochBatches(12, 12)])
-    labels = order % 3
+    model.load_state_dict(before)
+    (keys,) = EpochBatches(12, 12)
+    smooth = 0.8 * F.one_hot(torch.tensor(keys)[:, 1] % 3, 3) + 0.2 / 3
     logits = model.train()(frames, derivative_orders=(1,)).logits
-    smooth = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
     (-(smooth * logits.log_softmax(1)).sum(1).mean()).backward()
-    rate = 0.5 * 12 / 128
     for name, parameter in model.named_parameters():
         decay = 0.3 * parameter if parameter.ndim > 1 else 0.0
-        expected = parameter - rate * (parameter.grad + decay)
+        expected = parameter - 0.5 * 12 / 128 * (parameter.grad + decay)
         torch.testing.assert_close(after[name], expected.detach(), rtol=1e-3, atol=1e-5)
 
 
 def test_every_step_has_its_learning_rate_and_its_input(recipe, monkeypatch):
     rates, orders = [], []
-    loss_of = FinetuningTrainer.compute_loss
+    loss_of = RecognitionTrainer.loss_of
 
-    def spy(self, *arguments, **named):
+    def spy(self, model, frames, derivative_orders, batch):
         rates.append([group["lr"] for group in self.optimizer.param_groups])
-        return loss_of(self, *arguments, **named)
+        orders.append((*derivative_orders, frames.shape[1]))
+        return loss_of(self, model, frames, derivative_orders, batch)
 
-    forward = ViDiDiForVideoClassification.forward
-
-    def look(self, frames, derivative_orders):
-        if self.training:
-            orders.append((*derivative_orders, frames.shape[1]))
-        return forward(self, frames, derivative_orders=derivative_orders)
-
-    monkeypatch.setattr(FinetuningTrainer, "compute_loss", spy)
-    monkeypatch.setattr(ViDiDiForVideoClassification, "forward", look)
+    monkeypatch.setattr(RecognitionTrainer, "loss_of", spy)
     settings = {"epochs": 4, "batch_size": 4, "warmup_epochs": 1, "lr_milestones": [0.5, 0.75], "learning_rate": 3.2}
     finetune(recipe(**settings, train="head", inputs=["frames", "derivative"]))
     steps = [0, 1 / 3, 2 / 3, 1, 1, 1, *[0.1] * 3, *[0.01] * 3]
@@ -124,26 +114,22 @@ def test_checkpoints_are_few_complete_and_hold_nothing_to_unpickle(recipe, tmp_p
     unfinished = shutil.copytree(newest, newest.with_name("checkpoint-8"))
     (unfinished / "trainer_state.json").unlink()
     assert find_checkpoint(tmp_path / "run") == newest
-    before = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    before = read_report(tmp_path / "run")
     finetune(recipe(epochs=3, train="head", resume=True))  # nothing left to train: only the test
-    after = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert after["metrics"] == before["metrics"]
+    assert read_report(tmp_path / "run")["metrics"] == before["metrics"]
     assert "use_cache" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(recipe):
     """Halves of every batch, averaged gradients, the rate of the global batch. BatchNorm is frozen: it sees halves."""
-    one = recipe("one", batch_size=6, train="head", dropout=0.0, learning_rate=2.0)
-    two = recipe("two", batch_size=3, train="head", dropout=0.0, learning_rate=2.0)
+    one, two = (recipe(f"run{size}", batch_size=size, train="head", dropout=0.0, learning_rate=2.0) for size in (6, 3))
     finetune(one)
-    code = "import json, sys; from vididi_hf.finetuning.recognition import FinetuningRecipe, run; "
-    script = f"{code}run(FinetuningRecipe(**json.loads({two.to_json()!r})))"
+    config = Path(f"{two.output_dir}.json")
+    config.write_text(two.to_json(), encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = f"{two.output_dir}.py"
-    with open(program, "w", encoding="utf-8") as file:
-        file.write(script)
-    done = subprocess.run([*launcher, program], capture_output=True, text=True, timeout=300)
+    script = Path(__file__).parents[2] / "scripts" / "finetune.py"
+    done = subprocess.run([*launcher, script, "--config", config], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("6 test videos, 3 classes") == 1
     expected, found = weights(one.output_dir), weights(two.output_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -10,19 +11,14 @@ from torchvision.ops import box_area, box_iou
 
 from vididi_hf.data.augment import ClipAugmentation, random_resized_crop_box, resize
 
-__all__ = ["BoxAugmentation", "box_area", "box_iou", "crop_boxes", "flip_boxes", "jitter_boxes", "visible_shares"]
+__all__ = ["augment_with_boxes", "box_area", "box_iou", "crop_boxes", "flip_boxes", "jitter_boxes", "visible_shares"]
 
 _MIN_VISIBLE = 0.5
 _TRIES = 10
 
 
 def crop_boxes(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
-    """Returns boxes as fractions of a crop, which is given in fractions of the frame, cut off at its edges.
-
-    Example:
-        >>> crop_boxes(torch.tensor([[0.25, 0.25, 0.5, 1.0]]), left=0.0, top=0.5, width=0.5, height=0.5).tolist()
-        [[0.5, 0.0, 1.0, 1.0]]
-    """
+    """Returns boxes as fractions of a crop, which is given in fractions of the frame, cut off at its edges."""
     moved = (boxes - boxes.new_tensor([left, top, left, top])) / boxes.new_tensor([width, height, width, height])
     return moved.clamp(0, 1)
 
@@ -35,8 +31,7 @@ def flip_boxes(boxes: Tensor) -> Tensor:
 
 def visible_shares(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
     """Returns the share (boxes,) of each box inside a crop; 0 for a box without area."""
-    seen = box_area(crop_boxes(boxes, left, top, width, height)) * width * height
-    areas = box_area(boxes)
+    seen, areas = box_area(crop_boxes(boxes, left, top, width, height)) * width * height, box_area(boxes)
     return torch.where(areas > 0, seen / areas.clamp(min=1e-12), 0.0)
 
 
@@ -46,8 +41,6 @@ def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Te
     All draws are uniform. With an amount of 0.1, the IoU with the original box is 0.81 on average and at least 0.66;
     with 0.2, it is 0.66 and 0.43.
     """
-    if not 0 <= amount < 1:
-        raise ValueError(f"jitter must be at least 0 and below 1, got {amount}")
     draws = amount * (2 * torch.rand(len(boxes), 4, generator=generator) - 1)
     sizes = boxes[:, 2:] - boxes[:, :2]
     centers = (boxes[:, 2:] + boxes[:, :2]) / 2 + draws[:, :2] * sizes
@@ -55,47 +48,29 @@ def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Te
     return torch.cat([centers - halves, centers + halves], dim=1).clamp(0, 1)
 
 
-class BoxAugmentation:
-    """Crops, flips and recolors a clip, and moves its boxes along.
+def augment_with_boxes(
+    augmentation: ClipAugmentation, clip: Tensor, boxes: Tensor, generator: Random
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Augments uint8 (frames, 3, height, width) and boxes; returns both, and the indices of the kept boxes.
 
     A crop is redrawn until it contains half of at least one box. Boxes with less than half inside are dropped. After
     ten failed draws, the whole frame is used.
     """
-
-    def __init__(
-        self,
-        image_size: int,
-        area: tuple[float, float] = (0.3, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip_probability: float = 0.5,
-        color_probability: float = 0.8,
-    ) -> None:
-        ClipAugmentation(image_size, area, ratio, flip_probability)  # checks the values
-        self.image_size, self.area, self.ratio, self.flip_probability = image_size, area, ratio, flip_probability
-        self.colors = ClipAugmentation(
-            image_size,
-            area=(1.0, 1.0),
-            ratio=(1.0, 1.0),
-            flip_probability=0.0,
-            jitter_probability=color_probability,
-            gray_probability=0.0,
-            blur_probability=0.0,
+    height, width = clip.shape[-2:]
+    for _ in range(_TRIES):
+        top, left, rows, columns = random_resized_crop_box(
+            height, width, augmentation.area, augmentation.ratio, generator
         )
-
-    def __call__(self, clip: Tensor, boxes: Tensor, generator: Random) -> tuple[Tensor, Tensor, Tensor]:
-        """Augments uint8 (frames, 3, height, width) and boxes; returns both, and the indices of the kept boxes."""
-        height, width = clip.shape[-2:]
-        for _ in range(_TRIES):
-            top, left, rows, columns = random_resized_crop_box(height, width, self.area, self.ratio, generator)
-            shares = visible_shares(boxes, left / width, top / height, columns / width, rows / height)
-            if (shares >= _MIN_VISIBLE).any():
-                break
-        else:
-            top, left, rows, columns = 0, 0, height, width
         crop = (left / width, top / height, columns / width, rows / height)
-        kept = (visible_shares(boxes, *crop) >= _MIN_VISIBLE).nonzero().flatten()
-        boxes = crop_boxes(boxes[kept], *crop)
-        clip = resize(clip[..., top : top + rows, left : left + columns], self.image_size)
-        if generator.random() < self.flip_probability:
-            clip, boxes = clip.flip(-1), flip_boxes(boxes)
-        return self.colors(clip, generator), boxes, kept
+        if (visible_shares(boxes, *crop) >= _MIN_VISIBLE).any():
+            break
+    else:
+        top, left, rows, columns = 0, 0, height, width
+        crop = (0.0, 0.0, 1.0, 1.0)
+    kept = (visible_shares(boxes, *crop) >= _MIN_VISIBLE).nonzero().flatten()
+    boxes = crop_boxes(boxes[kept], *crop)
+    clip = resize(clip[..., top : top + rows, left : left + columns], augmentation.image_size)
+    if generator.random() < augmentation.flip_probability:
+        clip, boxes = clip.flip(-1), flip_boxes(boxes)
+    rest = replace(augmentation, area=(1.0, 1.0), ratio=(1.0, 1.0), flip_probability=0.0)
+    return rest(clip, generator), boxes, kept

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import draw_bounding_boxes, make_grid
@@ -27,23 +25,15 @@ _SHOWN_CLASSES = 2
 def draw_boxes(
     frame: Tensor, boxes: Tensor, labels: Sequence[str] | None, colors: Sequence[str], side: int = _SIDE
 ) -> Tensor:
-    """Draws labeled boxes into a frame uint8 (3, height, width), resized to a shorter side so that text is legible.
-
-    Example:
-        >>> frame = torch.zeros(3, 96, 128, dtype=torch.uint8)
-        >>> draw_boxes(frame, torch.tensor([[0.1, 0.1, 0.5, 0.9]]), ["run 0.93"], ["red"]).shape
-        torch.Size([3, 320, 427])
-    """
-    height, width = frame.shape[-2:]
-    scale = side / min(height, width)
-    frame = vision.resize(frame, [round(height * scale), round(width * scale)], antialias=True)
+    """Draws labeled boxes into a frame uint8 (3, height, width), resized to a shorter side so that text is legible."""
+    scale = side / min(frame.shape[-2:])
+    height, width = (round(length * scale) for length in frame.shape[-2:])
+    frame = vision.resize(frame, [height, width], antialias=True)
     if not len(boxes):
         return frame
-    height, width = frame.shape[-2:]
     corners = boxes * boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    return draw_bounding_boxes(
-        frame, corners, labels and list(labels), list(colors), width=2, label_colors="white", fill_labels=True
-    )
+    style: dict[str, Any] = {"width": 2, "label_colors": "white", "fill_labels": True}
+    return draw_bounding_boxes(frame, corners, labels and list(labels), list(colors), **style)
 
 
 def save_picture(
@@ -52,36 +42,29 @@ def save_picture(
     detections: Mapping[KeyFrame, Mapping[str, list]],
     iou_threshold: float = 0.5,
     count: int = 6,
-    columns: int = 3,
-) -> Path:
+) -> None:
     """Draws the detections of some key frames, chosen at random with a fixed seed.
 
     Each box shows its most probable classes. A box is green if the first class is right for a person that it overlaps
     by the threshold. Otherwise it is red and names the right class. Boxes of the ground truth are gray.
     """
-    names, classes = names_of(rows), class_names(rows)
+    names, reader = names_of(rows), KeyFrameReader(rows)
     with_boxes = [index for index, name in enumerate(names) if detections[name]["boxes"]]
-    shuffled = torch.randperm(len(with_boxes), generator=seeded_generator("shown key frames", 0)).tolist()
-    reader = KeyFrameReader(rows, num_frames=1, stride=1, extra_frames=0)
     pictures: list[Tensor] = []
-    for index in (with_boxes[place] for place in shuffled):
-        if len(pictures) == count:
-            break
+    for place in torch.randperm(len(with_boxes), generator=seeded_generator("shown key frames", 0)).tolist():
         try:
-            frame = reader.read_key_frame(index)
+            (frame,), row = reader.read(with_boxes[place])
         except BrokenVideoError:
             continue
-        pictures.append(_draw_detections(frame, reader.rows[index], detections[names[index]], classes, iou_threshold))
-    if not pictures:
-        pictures = [torch.zeros(3, _SIDE, _SIDE, dtype=torch.uint8)]
+        found = detections[names[with_boxes[place]]]
+        pictures.append(_draw_detections(frame, row, found, class_names(rows), iou_threshold))
+        if len(pictures) == count:
+            break
+    pictures = pictures or [torch.zeros(3, _SIDE, _SIDE, dtype=torch.uint8)]
     size = [max(picture.shape[side] for picture in pictures) for side in (-2, -1)]
-    grid = make_grid(
-        [vision.center_crop(picture, size) for picture in pictures], min(columns, len(pictures)), padding=4
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())).save(path)
-    return path
+    equal = [vision.center_crop(picture, size) for picture in pictures]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    vision.to_pil_image(make_grid(equal, min(3, len(equal)), padding=4)).save(path)
 
 
 def _draw_detections(

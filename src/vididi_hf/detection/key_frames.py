@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,8 @@ def load_key_frames(
 ) -> datasets.Dataset:
     """Loads the key frames of "jhmdb", "ucf101-24", "ava", or another data set with their columns.
 
-    Args:
-        dataset: As for `load_video_dataset`.
-        root: Folder of a built-in data set.
-        split: The split.
-        every: Take frames 0, `every`, 2·`every` … of each video. Of AVA, all key frames are taken.
-        include_empty: Include frames without boxes. Of AVA, these are the seconds 902 to 1798 that are not excluded.
+    Takes frames 0, `every`, 2·`every` … of each video, but all key frames of AVA. `include_empty` includes frames
+    without boxes; of AVA, these are the seconds 902 to 1798 that are not excluded.
     """
     options = {"include_empty": True} if include_empty and str(dataset) in ("ava", "ava-2.1") else {}
     rows = load_video_dataset(dataset, root=root, split=split, **options)
@@ -70,10 +65,6 @@ def centered_clip(center: int, num_video_frames: int, num_frames: int, stride: i
 
     The key frame is frame `num_frames // 2` of the clip. Beyond the ends of the video, the first or last frame
     repeats, as in the protocol of AVA. The extra frames at the end are for derivatives.
-
-    Example:
-        >>> centered_clip(center=5, num_video_frames=10, num_frames=4, stride=3, extra_frames=1).tolist()
-        [0, 2, 5, 8, 9]
     """
     center = min(center, num_video_frames - 1)
     offsets = (torch.arange(num_frames + extra_frames) - num_frames // 2) * stride
@@ -81,41 +72,27 @@ def centered_clip(center: int, num_video_frames: int, num_frames: int, stride: i
 
 
 class KeyFrameReader:
-    """Reads the clips around key frames, and keeps the last few files open."""
+    """Reads the clips around key frames, by default the frames alone, and keeps the last few files open."""
 
-    def __init__(self, rows: datasets.Dataset, num_frames: int, stride: int, extra_frames: int) -> None:
+    def __init__(self, rows: datasets.Dataset, num_frames: int = 1, stride: int = 1, extra_frames: int = 0) -> None:
         columns = ["video", "boxes", "box_labels", "timestamp" if "timestamp" in rows.column_names else "frame"]
-        if missing := [name for name in columns if name not in rows.column_names]:
-            raise ValueError(f"the rows are not key frames: they have no column {', '.join(missing)}")
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(columns).cast_column("video", datasets.Video(decode=False))
-        self.num_frames, self.stride, self.extra_frames = num_frames, stride, extra_frames
-        self._open: OrderedDict[str | int, VideoReader] = OrderedDict()
+        self.clip = num_frames, stride, extra_frames
+        self._open: dict[str | int, Any] = {}  # the last used one is at the end
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the clip around a key frame, uint8 (frames + extra_frames, 3, height, width), and the row."""
-        return self._read(index, self.num_frames, self.stride, self.extra_frames)
-
-    def read_key_frame(self, index: int) -> Tensor:
-        """Returns the key frame itself: uint8 (3, height, width)."""
-        return self._read(index, 1, 1, 0)[0][0]
-
-    def _read(self, index: int, num_frames: int, stride: int, extra_frames: int) -> tuple[Tensor, dict[str, Any]]:
         row = self.rows[index]
-        reader = self._reader(row["video"], index)
-        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
-        return reader.read(lambda length: centered_clip(center, length, num_frames, stride, extra_frames)), row
-
-    def _reader(self, video: dict[str, Any] | None, index: int) -> VideoReader:
+        video = row["video"]
         if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {index}>", "the row has no video")
         key = video["path"] if video["bytes"] is None else hash(video["bytes"])
-        if key not in self._open:
-            self._open[key] = VideoReader(video)
-        self._open.move_to_end(key)
-        while len(self._open) > _OPEN_VIDEOS:
-            self._open.popitem(last=False)
-        return self._open[key]
+        reader = self._open[key] = self._open.pop(key, None) or VideoReader(video)
+        if len(self._open) > _OPEN_VIDEOS:
+            del self._open[next(iter(self._open))]
+        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
+        return reader.read(lambda length: centered_clip(center, length, *self.clip)), row

@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from vididi_hf.options import Options, option
 
 BOX_SOURCES = ("ground_truth", "jittered", "file", "detector")
+# Detections with lower scores are not even written to the file.
+MIN_KEPT = 0.5
 
 
 @dataclass(kw_only=True)
 class BoxOptions(Options):
-    """Which key frames are tested, and where their boxes come from. Every field is a flag.
-
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-    """
+    """Which key frames are tested, and where their boxes come from."""
 
     test_every: int = option(default=1, at_least=1, help="Test frames 0, n, 2n, ... of a video; of AVA, all.")
     boxes: str = option(default="ground_truth", choices=BOX_SOURCES, help="Where the boxes of the test come from.")
-    jitter: float = option(
-        default=0.1, at_least=0, below=1, help="Shift and stretch of jittered boxes, as a share of their size."
-    )
+    jitter: float = option(default=0.1, at_least=0, below=1, help="Shift and stretch of jittered boxes, in box sizes.")
     jitter_seed: int = option(default=0, help="Seed of the jitter.")
     detections: str | None = option(
         default=None, help="CSV file of detected persons in AVA's format, read (boxes: file) or written (detector)."
@@ -35,3 +31,5 @@ class BoxOptions(Options):
         super().__post_init__()
         if self.boxes == "file" and self.detections is None:
             raise ValueError("boxes from a file need its path: set detections")
+        if self.boxes == "detector" and self.min_score < MIN_KEPT:
+            raise ValueError(f"min_score of detected boxes must be at least {MIN_KEPT}, got {self.min_score}")

@@ -12,7 +12,7 @@ from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.detection.sources import load_test_rows
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import ClassificationEvaluator
-from vididi_hf.evaluation.detection_results import build_evaluator, write_results
+from vididi_hf.evaluation.detection import build_evaluator, write_results
 from vididi_hf.evaluation.features import FrozenEvaluator
 from vididi_hf.evaluation.knn import KNNEvaluator
 from vididi_hf.evaluation.linear import LinearEvaluator

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -17,14 +19,17 @@ from tqdm.auto import tqdm
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.readers.ava import EVALUATED_ACTIONS
 from vididi_hf.data.workers import ordered_loader
+from vididi_hf.detection.drawing import save_picture
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, names_of
-from vididi_hf.detection.sources import ground_truth_boxes
+from vididi_hf.detection.options import BoxOptions
+from vididi_hf.detection.sources import ground_truth_boxes, load_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, ENSEMBLE, ENSEMBLE_OF, INPUTS, check_inputs, orders_of
-from vididi_hf.evaluation.metrics import AVAMeanAP, FrameMeanAP
-from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.evaluation.metrics import FrameMeanAP
+from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, write_ava_csv
+from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
@@ -41,8 +46,7 @@ class DetectionEvaluator:
         processor: Defines frames, stride and size of the clips, and normalizes them.
         boxes: The boxes (boxes, 4) of each row. Default: the ground truth.
         box_source: The source of the boxes, for the protocol.
-        inputs: What the detector sees, some of "frames", "derivative", "both" and "ensemble". Default: the input of
-            its training.
+        inputs: Some of "frames", "derivative", "both" and "ensemble". Default: the input of the training.
         batch_size: Clips per forward pass.
         num_workers: Processes that decode.
         progress: Whether to show a progress bar.
@@ -85,18 +89,13 @@ class DetectionEvaluator:
     average_precisions: dict[str, dict[str, float | None]] = field(init=False, default_factory=dict)
 
     task: ClassVar[str] = "detection"
-    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not any(self.rows["boxes"]):
             raise ValueError("no key frame has a box in the ground truth")
-        seen: set[KeyFrame] = set()
-        for name in names_of(self.rows):
-            if name in seen:
-                raise ValueError(f"two key frames are called {name[0]}, {name[1]}: give their videos different names")
-            seen.add(name)
-        if self.boxes is not None and len(self.boxes) != len(self.rows):
-            raise ValueError(f"got the boxes of {len(self.boxes)} key frames for {len(self.rows)} rows")
+        (name, count), *_ = Counter(names_of(self.rows)).most_common(1)
+        if count > 1:
+            raise ValueError(f"two key frames are called {name[0]}, {name[1]}: give their videos different names")
         if self.inputs is not None:
             check_inputs(self.inputs, CLASSIFIER_INPUTS)
 
@@ -106,106 +105,97 @@ class DetectionEvaluator:
         return f"{'mAP' if is_ava(self.rows) else 'frame-mAP'}@{self.iou_threshold:g}"
 
     def __call__(self, model: ViDiDiForActionDetection) -> EvaluationResult:
-        """Scores the boxes of every key frame.
-
-        Raises:
-            ValueError: If no key frame can be decoded, the model lacks a class, or does not accept an input.
-        """
+        """Scores the boxes of every key frame. Raises a ValueError if none can be decoded or the model does not fit."""
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
-        scores, broken = self._score(model, boxes, inputs)
+        clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)))
+        is_single = model.config.problem_type == "single_label_classification"
+        scores = self._score(model, clips, inputs, is_single)
         names, classes = names_of(self.rows), class_names(self.rows)
         metrics = {}
         for name in inputs:
             parts = ENSEMBLE_OF if name == ENSEMBLE else (name,)
-            found = [torch.stack([scores[part][row] for part in parts]).mean(0) for row in range(len(names))]
-            self.detections[name] = {key: _as_detections(*pair) for key, *pair in zip(names, boxes, found)}
+            found = [torch.stack(of_parts).mean(0) for of_parts in zip(*(scores[part] for part in parts))]
+            self.detections[name] = {
+                key: {
+                    "boxes": of_frame.repeat_interleave(len(classes), dim=0).tolist(),
+                    "labels": list(range(len(classes))) * len(of_frame),
+                    "scores": of_boxes.flatten().tolist(),
+                }
+                for key, of_frame, of_boxes in zip(names, boxes, found)
+            }
             mean, precisions = self._measure(self.detections[name])
             metrics[name] = {self.primary_metric: mean}
             self.average_precisions[name] = {
                 classes[number]: None if math.isnan(value) else value for number, value in precisions.items()
             }
-        return EvaluationResult(
-            self.task,
-            metrics,
-            {
-                "key_frames": len(names),
-                "boxes": sum(map(len, boxes)),
-                "box_source": self.box_source,
-                "classes": len(classes),
-                "evaluated_classes": len([value for value in precisions.values() if not math.isnan(value)]),
-                "scores": "softmax" if _is_single_label(model) else "sigmoid",
-                "trained_input": own_input(model),
-                "clips_per_key_frame": 1,
-                "frames_per_clip": self.processor.num_frames,
-                "frame_stride": self.processor.frame_stride,
-                "shorter_side": _shorter_side(self.processor),
-                "crop": "none",
-                "detection_stride": model.config.detection_stride,
-                "failed_videos": sorted(broken),
-            },
-            primary=self.primary_metric,
-            greater_is_better=self.greater_is_better,
-            dataset=self.dataset,
-            split=self.split,
-        )
+        protocol = {
+            "key_frames": len(names),
+            "boxes": sum(map(len, boxes)),
+            "box_source": self.box_source,
+            "classes": len(classes),
+            "evaluated_classes": sum(value is not None for value in self.average_precisions[inputs[0]].values()),
+            "scores": "softmax" if is_single else "sigmoid",
+            "trained_input": own_input(model),
+            "clips_per_key_frame": 1,
+            "frames_per_clip": self.processor.num_frames,
+            "frame_stride": self.processor.frame_stride,
+            "shorter_side": clips.side,
+            "crop": "none",
+            "detection_stride": model.config.detection_stride,
+            "failed_videos": sorted(clips.broken),
+        }
+        named: dict[str, Any] = {"primary": self.primary_metric, "dataset": self.dataset, "split": self.split}
+        return EvaluationResult(self.task, metrics, protocol, **named)
 
     @torch.no_grad()
     def _score(
-        self, model: ViDiDiForActionDetection, boxes: Sequence[Tensor], inputs: Sequence[str]
-    ) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
-        """Probabilities (boxes, classes) by input and row, 0 if the video is broken; and why, by name of a video."""
+        self, model: ViDiDiForActionDetection, clips: EvaluationKeyFrames, inputs: Sequence[str], is_single: bool
+    ) -> dict[str, list[Tensor]]:
+        """For each single input, the scores (boxes, classes) of each row, 0 if its video is broken."""
         names = suitable_inputs(model, inputs)
         order = _class_order(self.rows, model)
-        wanted = [index for index, one in enumerate(boxes) if len(one)]
-        scores = {name: [torch.zeros(len(one), len(order)) for one in boxes] for name in names}
-        clips = EvaluationKeyFrames(self.rows, self.processor, wanted, max(orders_of(names)))
-        num_frames = self.processor.num_frames
+        scores = {name: [torch.zeros(len(one), len(order)) for one in clips.boxes] for name in names}
         with evaluation_mode(model):
             for rows, batch in clips.batches(self.batch_size, self.num_workers, self.progress):
                 frames = self.processor.views(batch.to(model.device, non_blocking=True), orders=(0,))[0].to(model.dtype)
-                of_rows = [boxes[row].to(model.device) for row in rows]
+                of_rows = [clips.boxes[row].to(model.device) for row in rows]
                 for name in names:
                     orders = INPUTS[name]
                     # Every input gets as many frames as it needs for clips of the same length.
-                    logits = model(frames[:, : num_frames + max(orders)], of_rows, derivative_orders=orders).logits
-                    found = logits.float().softmax(-1) if _is_single_label(model) else logits.float().sigmoid()
-                    for row, part in zip(rows, found.cpu()[:, order].split([len(one) for one in of_rows])):
+                    shown = frames[:, : self.processor.num_frames + max(orders)]
+                    logits = model(shown, of_rows, derivative_orders=orders).logits.float()
+                    found = (logits.softmax(-1) if is_single else logits.sigmoid()).cpu()[:, order]
+                    for row, part in zip(rows, found.split([len(one) for one in of_rows])):
                         scores[name][row] = part
-        return scores, clips.broken
+        return scores
 
     def _measure(self, detections: dict[KeyFrame, dict[str, list]]) -> tuple[float, dict[int, float]]:
         """The mean average precision, and that of each class by its number."""
-        truth: list[dict[str, Any]] = [
-            {
+        truth: dict[KeyFrame, dict[str, list]] = {
+            name: {
                 "boxes": [box for box, labels in zip(row["boxes"], row["box_labels"]) for _ in labels],
                 "labels": [label for labels in row["box_labels"] for label in labels],
             }
-            for row in self.rows.select_columns(["boxes", "box_labels"])
-        ]
-        found: list[dict[str, Any]] = list(detections.values())
-        settings: dict[str, Any] = {"iou_threshold": self.iou_threshold}
-        metric: Any = FrameMeanAP(keep_in_memory=True)
+            for name, row in zip(detections, self.rows.select_columns(["boxes", "box_labels"]))
+        }
         if is_ava(self.rows):
-            names = [{"video": video, "second": second} for video, second in detections]
-            found, truth = ([{**name, **frame} for name, frame in zip(names, frames)] for frames in (found, truth))
-            settings["classes"] = [number - 1 for number in EVALUATED_ACTIONS]
-            metric = AVAMeanAP(keep_in_memory=True)
-        numbers = metric.compute(predictions=found, references=truth, **settings)
-        precisions = numbers.pop("AP")
-        (mean,) = numbers.values()
-        return mean, precisions
+            return ava_mean_ap(detections, truth, [number - 1 for number in EVALUATED_ACTIONS], (), self.iou_threshold)
+        metric: Any = FrameMeanAP(keep_in_memory=True)
+        frames = {"predictions": list(detections.values()), "references": list(truth.values())}
+        numbers = metric.compute(**frames, iou_threshold=self.iou_threshold)
+        return numbers["frame-mAP"], numbers["AP"]
 
 
 class EvaluationKeyFrames(Dataset):
-    """The clips around the wanted key frames, resized in the workers but still `uint8`."""
+    """The clips around key frames that have boxes, resized in the workers but still `uint8`."""
 
     def __init__(
-        self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, wanted: Sequence[int], extra_frames: int
+        self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, boxes: Sequence[Tensor], extra_frames: int
     ) -> None:
         self.reader = KeyFrameReader(rows, processor.num_frames, processor.frame_stride, extra_frames)
-        self.wanted = wanted
-        self.side = _shorter_side(processor)
+        self.boxes, self.wanted = boxes, [row for row, one in enumerate(boxes) if len(one)]
+        self.side = processor.crop_size["height"]
         self.broken: dict[str, str] = {}  # filled while `batches` is iterated
 
     def __len__(self) -> int:
@@ -217,36 +207,49 @@ class EvaluationKeyFrames(Dataset):
             clip, _ = self.reader.read(row)
         except BrokenVideoError as error:
             return row, None, {error.source: error.reason}
-        height, width = clip.shape[-2:]
-        scale = self.side / min(height, width)
-        return row, vision.resize(clip, [round(height * scale), round(width * scale)], antialias=True), {}
+        size = [round(length * self.side / min(clip.shape[-2:])) for length in clip.shape[-2:]]
+        return row, vision.resize(clip, size, antialias=True), {}
 
     def batches(self, batch_size: int, num_workers: int, progress: bool) -> Iterator[tuple[list[int], Tensor]]:
         """Yields rows and their clips, uint8 (rows, frames + extra_frames, 3, height, width), grouped by size."""
-        decoded = 0
-        with tqdm(total=len(self), desc="detection", unit="frame", disable=not progress) as bar:
-            for samples in ordered_loader(self, batch_size, num_workers):
-                by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-                for row, clip, broken in samples:
-                    self.broken |= broken
-                    if clip is not None:
-                        by_size.setdefault(clip.shape, []).append((row, clip))
-                        decoded += 1
-                for group in by_size.values():
-                    yield [row for row, _ in group], torch.stack([clip for _, clip in group])
-                bar.update(len(samples))
-        if self.wanted and not decoded:
+        decoded = not self.wanted
+        loader = ordered_loader(self, batch_size, num_workers)
+        for samples in tqdm(loader, desc="detection", unit="batch", disable=not progress):
+            by_size: dict[torch.Size, dict[int, Tensor]] = {}
+            for row, clip, broken in samples:
+                self.broken |= broken
+                if clip is not None:
+                    by_size.setdefault(clip.shape, {})[row] = clip
+            for group in by_size.values():
+                decoded = True
+                yield list(group), torch.stack(list(group.values()))
+        if not decoded:
             examples = "; ".join(f"{name}: {reason}" for name, reason in list(self.broken.items())[:3])
             raise ValueError(f"none of the {len(self.broken)} videos can be decoded: {examples}")
 
 
-def _shorter_side(processor: ViDiDiVideoProcessor) -> int:
-    crop: Any = processor.crop_size
-    return crop["height"]
+def build_evaluator(
+    options: BoxOptions, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, output: Path, **settings: Any
+) -> DetectionEvaluator:
+    """Builds the evaluator, with boxes from the source that the options name. A person detector writes to `output`."""
+    boxes, source = load_boxes(options, rows, output, settings.get("progress", False))
+    return DetectionEvaluator(rows, processor, boxes, source, **settings)
 
 
-def _is_single_label(model: ViDiDiForActionDetection) -> bool:
-    return model.config.problem_type == "single_label_classification"
+def write_results(
+    output: Path, evaluator: DetectionEvaluator, result: EvaluationResult, model: str, facts: Mapping[str, Any]
+) -> None:
+    """Writes `metrics.json`, the predictions of every input in AVA's format, and a picture to the folder `output`."""
+    report = report_of(result, model, average_precisions=evaluator.average_precisions, **facts)
+    write_report(output / METRICS_JSON, report)
+    for name, detections in evaluator.detections.items():
+        # AVA numbers its classes from 1.
+        numbered = {
+            key: {**found, "labels": [label + 1 for label in found["labels"]]} for key, found in detections.items()
+        }
+        write_ava_csv(output / f"predictions-{name}.csv", numbered)
+    detections = evaluator.detections[next(iter(result.metrics))]
+    save_picture(output / "detections.png", evaluator.rows, detections, evaluator.iou_threshold)
 
 
 def _class_order(rows: datasets.Dataset, model: ViDiDiForActionDetection) -> list[int]:
@@ -254,18 +257,5 @@ def _class_order(rows: datasets.Dataset, model: ViDiDiForActionDetection) -> lis
     number_of = {str(name): int(number) for number, name in (model.config.id2label or {}).items()}
     names = class_names(rows)
     if unknown := [name for name in names if name not in number_of]:
-        raise ValueError(
-            f"the model's {len(number_of)} classes lack {len(unknown)} classes of the data set: "
-            f"{', '.join(unknown[:5])}"
-        )
+        raise ValueError(f"{len(unknown)} classes of the data set are not the model's: {', '.join(unknown[:5])}")
     return [number_of[name] for name in names]
-
-
-def _as_detections(boxes: Tensor, scores: Tensor) -> dict[str, list]:
-    """One detection for every box and class."""
-    num_classes = scores.shape[1]
-    return {
-        "boxes": boxes.repeat_interleave(num_classes, dim=0).tolist(),
-        "labels": list(range(num_classes)) * len(boxes),
-        "scores": scores.flatten().tolist(),
-    }

@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import datasets
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from vididi_hf.detection.boxes import BoxAugmentation
 from vididi_hf.detection.key_frames import class_names, load_key_frames
 from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
 from vididi_hf.detection.sources import load_test_rows
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.detection_results import build_evaluator, write_results
-from vididi_hf.evaluation.results import EvaluationResult, dataset_name
-from vididi_hf.finetuning.detection_recipe import DetectionRecipe
-from vididi_hf.finetuning.models import build_processor, load_classifier
-from vididi_hf.finetuning.trainer import FinetuningTrainer, share, training_arguments
-from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+from vididi_hf.evaluation.detection import build_evaluator, write_results
+from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.finetuning.models import build_augmentation, build_processor, load_classifier
+from vididi_hf.finetuning.recipe import DetectionRecipe
+from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
 
 
 def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
@@ -42,8 +40,6 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
 
     Example:
         ```python
-        from vididi_hf import DetectionRecipe, finetune_detection
-
         result = finetune_detection(DetectionRecipe(model="runs/mine", dataset_root="data/jhmdb"))
         print(result["primary_metric"])
         ```
@@ -54,46 +50,31 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         train = load_key_frames(place[0], root=place[1], split=recipe.train_split, every=recipe.every)
         test = load_test_rows(recipe, *place, recipe.test_split)
     processor = build_processor(recipe)
-    model = load_classifier(
-        ViDiDiForActionDetection,
-        recipe,
-        class_names(train),
-        problem_type=problem_type(recipe.labels, train),
-        detection_stride=recipe.detection_stride,
+    settings = {"problem_type": problem_type(recipe.labels, train), "detection_stride": recipe.detection_stride}
+    model = load_classifier(ViDiDiForActionDetection, recipe, class_names(train), **settings)
+    samples = TrainingKeyFrames(
+        train,
+        build_augmentation(recipe, processor),
+        recipe.seed,
+        num_frames=processor.num_frames,
+        stride=processor.frame_stride,
+        extra_frames=recipe.extra_frames,
     )
-    samples = training_key_frames(recipe, train, processor)
     trainer = DetectionTrainer(recipe, arguments, model, processor, samples, collate_key_frames)
     trainer.fit()
     result = None
     if trainer.is_world_process_zero():
-        evaluator = build_evaluator(
-            recipe,
-            test,
-            processor,
-            trainer.output_dir,
-            inputs=recipe.test_inputs,
-            batch_size=recipe.test_batch_size,
-            num_workers=recipe.num_workers,
-            progress=recipe.progress,
-            dataset=dataset_name(recipe.dataset),
-            split=recipe.test_split,
-        )
+        evaluator = build_evaluator(recipe, test, processor, trainer.output_dir, **trainer.test_settings())
         result = evaluator(model)
         facts = trainer.describe(result, training_key_frames=len(samples))
         write_results(trainer.output_dir, evaluator, result, recipe.output_dir, facts)
-    return share(result)
+    return broadcast_object_list([result])[0]
 
 
 @record  # shows the error of the process that failed first, if there are several
 def run(recipe: DetectionRecipe) -> None:
     """Runs `vididi detect`."""
-    from vididi_hf.evaluation.commands import format_table, print_failed
-
-    result = finetune_detection(recipe)
-    if PartialState().is_main_process:
-        print(f"{result.protocol['key_frames']} key frames, {result.protocol['boxes']} boxes")
-        print(format_table(result.metrics))
-        print_failed(result)
+    print_test(finetune_detection(recipe), "{key_frames} key frames, {boxes} boxes")
 
 
 class DetectionTrainer(FinetuningTrainer):
@@ -107,26 +88,6 @@ class DetectionTrainer(FinetuningTrainer):
         if self.classifier.config.problem_type == "single_label_classification":
             labels = labels.argmax(dim=1)
         return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
-
-
-def training_key_frames(
-    recipe: DetectionRecipe, rows: datasets.Dataset, processor: ViDiDiVideoProcessor
-) -> TrainingKeyFrames:
-    """Builds the samples: an augmented clip around each key frame."""
-    crop: Any = processor.crop_size
-    return TrainingKeyFrames(
-        rows,
-        num_frames=processor.num_frames,
-        stride=processor.frame_stride,
-        extra_frames=recipe.extra_frames,
-        augmentation=BoxAugmentation(
-            crop["height"],
-            area=(recipe.crop_area[0], recipe.crop_area[1]),
-            flip_probability=recipe.flip_probability,
-            color_probability=recipe.color_probability,
-        ),
-        seed=recipe.seed,
-    )
 
 
 def problem_type(labels: str, rows: datasets.Dataset) -> str:

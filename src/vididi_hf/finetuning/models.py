@@ -1,4 +1,4 @@
-"""Builds a classifier on a pretrained encoder."""
+"""What a fine-tuning run builds from a pretrained encoder: processor, augmentation and classifier."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import check_location
 from vididi_hf.finetuning.recipe import FinetuningRecipe
@@ -22,12 +23,23 @@ Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
 
 def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
     """Loads the checkpoint's processor, changed as the recipe says."""
-    location = check_location(recipe.model)
     changes: dict[str, Any] = {"num_frames": recipe.num_frames, "frame_stride": recipe.frame_stride}
     if (side := recipe.image_size) is not None:
         changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}
-    return ViDiDiVideoProcessor.from_pretrained(location, **given)
+    return ViDiDiVideoProcessor.from_pretrained(check_location(recipe.model), **given)
+
+
+def build_augmentation(recipe: FinetuningRecipe, processor: ViDiDiVideoProcessor) -> ClipAugmentation:
+    """Builds the augmentation of training clips, neither gray nor blurred, in the size of the processor."""
+    return ClipAugmentation(
+        processor.crop_size["height"],
+        area=(recipe.crop_area[0], recipe.crop_area[1]),
+        flip_probability=recipe.flip_probability,
+        jitter_probability=recipe.color_probability,
+        gray_probability=0.0,
+        blur_probability=0.0,
+    )
 
 
 def load_classifier(
@@ -42,20 +54,15 @@ def load_classifier(
     if (found := values.get("model_type")) != ViDiDiConfig.model_type:
         raise ValueError(f"{recipe.model} is not a ViDiDi checkpoint: model_type in its config.json is {found!r}")
     sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
-    choices: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-        "classifier_orders": INPUTS[recipe.inputs[0]],
-        "classifier_dropout": recipe.dropout,
-        **{name: value for name, value in sizes.items() if value is not None},
-        **settings,
-    }
+    settings |= {name: value for name, value in sizes.items() if value is not None}
+    settings |= {"classifier_orders": INPUTS[recipe.inputs[0]], "classifier_dropout": recipe.dropout}
+    settings["id2label"] = dict(enumerate(names))
+    settings["label2id"] = {name: number for number, name in enumerate(names)}
     if recipe.random_init:
-        model = kind(ViDiDiConfig.from_pretrained(location, **choices))
+        model = kind(ViDiDiConfig.from_pretrained(location, **settings))
     else:
-        loaded: Any = kind.from_pretrained(
-            location, **choices, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+        settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        loaded: Any = kind.from_pretrained(location, **settings)
         model, report = loaded
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")

@@ -6,21 +6,19 @@ from typing import Any
 
 import datasets
 import torch.nn.functional as F
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
-from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.loading import TrainingClips, collate_clips
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers
 from vididi_hf.evaluation.features import with_class_labels
-from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
-from vididi_hf.finetuning.models import build_processor, load_classifier
+from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
+from vididi_hf.finetuning.models import build_augmentation, build_processor, load_classifier
 from vididi_hf.finetuning.recipe import FinetuningRecipe
-from vididi_hf.finetuning.trainer import FinetuningTrainer, share, training_arguments
-from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
 
 
 def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
@@ -43,8 +41,6 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
 
     Example:
         ```python
-        from vididi_hf import FinetuningRecipe, finetune
-
         result = finetune(FinetuningRecipe(model="runs/mine", dataset="clips.csv", output_dir="runs/classifier"))
         print(result["primary_metric"])
         ```
@@ -56,38 +52,31 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
     processor = build_processor(recipe)
     model = load_classifier(ViDiDiForVideoClassification, recipe, names, problem_type="single_label_classification")
-    samples = training_clips(recipe, train, processor)
+    samples = TrainingClips(
+        train,
+        num_clips=1,
+        num_frames=processor.num_frames,
+        frame_stride=processor.frame_stride,
+        extra_frames=recipe.extra_frames,
+        augmentation=build_augmentation(recipe, processor),
+        seed=recipe.seed,
+    )
     trainer = RecognitionTrainer(recipe, arguments, model, processor, samples, collate_clips)
     trainer.labels = class_numbers(train, model).to(arguments.device)
     trainer.fit()
     result = None
     if trainer.is_world_process_zero():
-        result = ClassificationEvaluator(
-            test,
-            processor,
-            inputs=recipe.test_inputs,
-            num_clips=recipe.test_clips,
-            batch_size=recipe.test_batch_size,
-            num_workers=recipe.num_workers,
-            progress=recipe.progress,
-            dataset=dataset_name(recipe.dataset),
-            split=recipe.test_split,
-        )(model)
+        settings = trainer.test_settings()
+        result = ClassificationEvaluator(test, processor, num_clips=recipe.test_clips, **settings)(model)
         facts = trainer.describe(result, training_videos=len(train), preset=recipe.preset)
         write_report(trainer.output_dir / METRICS_JSON, report_of(result, recipe.output_dir, **facts))
-    return share(result)
+    return broadcast_object_list([result])[0]
 
 
 @record  # shows the error of the process that failed first, if there are several
 def run(recipe: FinetuningRecipe) -> None:
-    """Fine-tunes, and prints the result of the test."""
-    from vididi_hf.evaluation.commands import format_table, print_failed
-
-    result = finetune(recipe)
-    if PartialState().is_main_process:
-        print(f"{result.protocol['videos']} test videos, {result.protocol['classes']} classes")
-        print(format_table(result.metrics))
-        print_failed(result)
+    """Runs `vididi finetune`."""
+    print_test(finetune(recipe), "{videos} test videos, {classes} classes")
 
 
 class RecognitionTrainer(FinetuningTrainer):
@@ -113,24 +102,3 @@ def load_splits(recipe: FinetuningRecipe) -> tuple[datasets.Dataset, datasets.Da
         if "label" not in rows[-1].column_names:
             raise ValueError(f"fine-tuning needs labels, and the split {split!r} of {recipe.dataset} has none")
     return with_class_labels(*rows)
-
-
-def training_clips(recipe: FinetuningRecipe, rows: datasets.Dataset, processor: ViDiDiVideoProcessor) -> TrainingClips:
-    """Builds the samples: one augmented clip per video."""
-    crop: Any = processor.crop_size
-    return TrainingClips(
-        rows,
-        num_clips=1,
-        num_frames=processor.num_frames,
-        frame_stride=processor.frame_stride,
-        extra_frames=recipe.extra_frames,
-        augmentation=ClipAugmentation(
-            crop["height"],
-            area=(recipe.crop_area[0], recipe.crop_area[1]),
-            flip_probability=recipe.flip_probability,
-            jitter_probability=recipe.color_probability,
-            gray_probability=0.0,
-            blur_probability=0.0,
-        ),
-        seed=recipe.seed,
-    )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate import PartialState
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -20,7 +21,7 @@ from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.data.loading import EpochBatches
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.evaluation.results import EvaluationResult, dataset_name
 from vididi_hf.files import write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
 from vididi_hf.pretraining.accelerator import usable_precision
@@ -41,16 +42,13 @@ def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
     if recipe.tracker != "none" and find_spec(recipe.tracker) is None:
         raise ImportError(f"the tracker {recipe.tracker} is not installed: run `pip install {recipe.tracker}`")
     precision = usable_precision(recipe.mixed_precision)
-    settings: dict[str, Any] = {
-        "num_train_epochs": recipe.epochs,
-        "per_device_train_batch_size": recipe.batch_size,
-        "max_grad_norm": 0.0,
-        "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
-    }
+    numbers: Any = {"num_train_epochs": recipe.epochs, "per_device_train_batch_size": recipe.batch_size}
     arguments = TrainingArguments(
         str(output_dir / CHECKPOINTS),
-        **settings,
+        **numbers,
+        max_grad_norm=0.0,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         seed=recipe.seed,
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
@@ -96,18 +94,20 @@ class FinetuningTrainer(Trainer):
         samples: Any,
         collate: Callable[[list[Any]], Any],
     ) -> None:
-        callbacks: list[Any] = [SaveEpochs(recipe.save_epochs)]
-        super().__init__(model, arguments, collate, samples, processing_class=processor, callbacks=callbacks)
-        self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
-        vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
         self.recipe, self.classifier, self.processor = recipe, model, processor
         self.output_dir = Path(recipe.output_dir)
         batch_size, rank, world_size = arguments.train_batch_size, arguments.process_index, arguments.world_size
         self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, rank=rank, world_size=world_size)
-        self.learning_rate = recipe.learning_rate * batch_size * world_size / 128
         self.broken: dict[str, str] = {}
         self.metrics_file: MetricsFile | None = None
         self._sums: dict[str, Tensor] = {}
+        rate, steps = recipe.learning_rate * batch_size * world_size / 128, self.batches.steps_per_epoch
+        optimizer = SGD(parameter_groups(model, recipe.weight_decay), lr=rate, momentum=recipe.momentum)
+        scheduler = LambdaLR(optimizer, lambda step: recipe.learning_rate_factor(step / steps))
+        how: dict[str, Any] = {"callbacks": [SaveEpochs(recipe.save_epochs)], "optimizers": (optimizer, scheduler)}
+        super().__init__(model, arguments, collate, samples, processing_class=processor, **how)
+        self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
+        vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
 
     def loss_of(
         self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
@@ -132,6 +132,12 @@ class FinetuningTrainer(Trainer):
             self.classifier.save_pretrained(self.output_dir)
             self.processor.save_pretrained(self.output_dir)
 
+    def test_settings(self) -> dict[str, Any]:
+        """Returns the arguments that both evaluators take."""
+        recipe, dataset = self.recipe, dataset_name(self.recipe.dataset)
+        running = {"batch_size": recipe.test_batch_size, "num_workers": recipe.num_workers, "progress": recipe.progress}
+        return {"inputs": recipe.test_inputs, "dataset": dataset, "split": recipe.test_split, **running}
+
     def describe(self, result: EvaluationResult, **protocol: Any) -> dict[str, Any]:
         """Adds the training to the protocol of a test, and returns further facts for `metrics.json`."""
         recipe = self.recipe
@@ -147,10 +153,8 @@ class FinetuningTrainer(Trainer):
         return {**facts, "source": recipe.dataset}
 
     def get_train_dataloader(self) -> DataLoader:
-        """Builds the loader of the training batches of this process."""
-        samples: Any = self.train_dataset
-        return EpochDataLoader(
-            samples,
+        loader: Any = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.recipe.num_workers,
@@ -159,23 +163,8 @@ class FinetuningTrainer(Trainer):
             worker_init_fn=leave_process_group,
             generator=torch.Generator(),  # or iterating would advance the global one
         )
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Builds SGD without weight decay for biases and BatchNorm."""
-        if self.optimizer is None:
-            decay, momentum = self.recipe.weight_decay, self.recipe.momentum
-            groups = parameter_groups(model or self.classifier, decay)
-            self.optimizer = SGD(groups, lr=self.learning_rate, momentum=momentum)
-        return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """Builds the schedule of the recipe: linear warmup, then a tenth after each milestone."""
-        if self.lr_scheduler is None:
-            steps, scheduled = self.batches.steps_per_epoch, optimizer or self.optimizer
-            assert scheduled is not None
-            self.lr_scheduler = LambdaLR(scheduled, lambda step: self.recipe.learning_rate_factor(step / steps))
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        loader.set_epoch = self.batches.set_epoch  # Trainer calls it
+        return loader
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -184,12 +173,11 @@ class FinetuningTrainer(Trainer):
         self.broken |= inputs["broken"]
         orders = INPUTS[self.recipe.inputs[self.state.global_step % len(self.recipe.inputs)]]
         clips = inputs["clips"].flatten(0, -5)[:, : self.processor.num_frames + max(orders)]
-        frames = self.processor.views(clips, orders=(0,))[0]
-        scalars = self.loss_of(model, frames, orders, inputs)
+        scalars = self.loss_of(model, self.processor.views(clips, orders=(0,))[0], orders, inputs)
         loss = scalars.pop("loss")
         for name, value in scalars.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
-        return (loss, scalars) if return_outputs else loss
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Writes the means of an epoch to `metrics.jsonl`, besides the trackers."""
@@ -206,8 +194,7 @@ class FinetuningTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Returns 0: the estimate of `Trainer` is for language models."""
-        return 0
+        return 0  # the estimate of Trainer is for language models
 
 
 class SaveEpochs(TrainerCallback):
@@ -221,16 +208,11 @@ class SaveEpochs(TrainerCallback):
         control.should_save = epoch % self.epochs == 0 or epoch == args.num_train_epochs
 
 
-class EpochDataLoader(DataLoader):
-    """A loader whose batches depend on the epoch, which `Trainer` sets."""
+def print_test(result: EvaluationResult, counts: str) -> None:
+    """Prints counts like "{videos} videos" of the protocol and the table of metrics, in the main process."""
+    from vididi_hf.evaluation.commands import format_table, print_failed
 
-    def set_epoch(self, epoch: int) -> None:
-        batches: Any = self.batch_sampler
-        batches.set_epoch(epoch)
-
-
-def share(result: EvaluationResult | None) -> EvaluationResult:
-    """Returns the main process's result in all processes."""
-    shared: list[Any] = [result]
-    broadcast_object_list(shared)
-    return shared[0]
+    if PartialState().is_main_process:
+        print(counts.format(**result.protocol))
+        print(format_table(result.metrics))
+        print_failed(result)
