@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -149,23 +148,3 @@ def test_what_does_not_fit_is_named(recipe, checkpoint, dataset, capsys):
     with pytest.raises(SystemExit):
         run_command("evaluate detection", ["--model", str(checkpoint), "--dataset", str(dataset)])
     assert "lacks 2 weights of the model, such as classifier.bias" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_jhmdb_end_to_end(recipe, tmp_path):
-    """One clip of each action to learn and one to test, of the real videos and boxes."""
-    shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "jhmdb"
-    if not shared.is_dir():
-        pytest.skip("needs ../shared/data/jhmdb")
-    root = tmp_path / "jhmdb"
-    root.mkdir()
-    (root / "videos").symlink_to(shared / "videos")
-    clips, boxes = (pd.read_csv(shared / name) for name in ("clips.csv", "boxes.csv"))
-    clips = clips.groupby(["label", "split"]).head(1)
-    clips.to_csv(root / "clips.csv", index=False)
-    boxes[boxes["video"].isin(clips["video"])].to_csv(root / "boxes.csv", index=False)
-    run = recipe(dataset="jhmdb", dataset_root=str(root), every=10, test_every=10, epochs=1, inputs=["both"])
-    result = finetune_detection(run)
-    assert result["protocol"]["classes"] == result["protocol"]["evaluated_classes"] == 21
-    assert result["protocol"]["failed_videos"] == []
-    assert 0 < result["metrics"]["both"]["frame-mAP@0.5"] < 1

@@ -22,13 +22,6 @@ def test_the_papers_recipe():
     assert rates == pytest.approx([0, 0.25, 0.5, 1, 1, 0.1, 0.01, 0.001])
 
 
-def test_what_is_given_is_stronger_than_the_preset():
-    recipe = parse_options(FinetuningRecipe, ["--model", "m", "--preset", "paper", "--epochs", "3"])
-    assert (recipe.epochs, recipe.batch_size, recipe.num_frames) == (3, 128, 16)
-    recipe = FinetuningRecipe(model="m", label_smoothing=0.0)
-    assert (recipe.label_smoothing, recipe.epochs, recipe.num_frames) == (0.0, 30, None)
-
-
 def test_inputs_that_are_trained_are_tested():
     for inputs, test_inputs, extra_frames in (
         (["frames"], ["frames"], 0),
@@ -75,10 +68,9 @@ def test_saved_with_present_or_earlier_names_and_resumed(kind, tmp_path):
 
 
 def test_flags_of_both_and_none_without_meaning(capsys):
-    line = ["--model", "m", "--boxes", "jittered", "--jitter", "0.2", "--epochs", "4", "--inputs", "both"]
+    line = ["--model", "m", "--jitter", "0.2", "--epochs", "4"]
     recipe = parse_options(DetectionRecipe, line)
-    assert (recipe.boxes, recipe.jitter, recipe.epochs, recipe.extra_frames) == ("jittered", 0.2, 4, 1)
-    assert (recipe.label_smoothing, recipe.test_clips) == (0.0, 1)
+    assert (recipe.jitter, recipe.epochs, recipe.label_smoothing, recipe.test_clips) == (0.2, 4, 0.0, 1)
     for flag in ("--test_clips", "--label_smoothing", "--preset"):
         with pytest.raises(SystemExit):
             parse_options(DetectionRecipe, [*line, flag, "2"])

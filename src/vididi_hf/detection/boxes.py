@@ -14,7 +14,6 @@ from vididi_hf.data.augment import ClipAugmentation, random_resized_crop_box, re
 __all__ = ["augment_with_boxes", "box_area", "box_iou", "crop_boxes", "flip_boxes", "jitter_boxes", "visible_shares"]
 
 _MIN_VISIBLE = 0.5
-_TRIES = 10
 
 
 def crop_boxes(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
@@ -24,7 +23,6 @@ def crop_boxes(boxes: Tensor, left: float, top: float, width: float, height: flo
 
 
 def flip_boxes(boxes: Tensor) -> Tensor:
-    """Mirrors boxes horizontally."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([1 - x2, y1, 1 - x1, y2], dim=-1)
 
@@ -57,10 +55,9 @@ def augment_with_boxes(
     ten failed draws, the whole frame is used.
     """
     height, width = clip.shape[-2:]
-    for _ in range(_TRIES):
-        top, left, rows, columns = random_resized_crop_box(
-            height, width, augmentation.area, augmentation.ratio, generator
-        )
+    for _ in range(10):
+        limits = augmentation.area, augmentation.ratio
+        top, left, rows, columns = random_resized_crop_box(height, width, *limits, generator)
         crop = (left / width, top / height, columns / width, rows / height)
         if (visible_shares(boxes, *crop) >= _MIN_VISIBLE).any():
             break

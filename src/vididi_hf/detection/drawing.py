@@ -19,7 +19,6 @@ from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names
 
 RIGHT, WRONG, TRUTH = "#2e8540", "#c0392b", "#e8e8e8"
 _SIDE = 320
-_SHOWN_CLASSES = 2
 
 
 def draw_boxes(
@@ -73,7 +72,7 @@ def _draw_detections(
     boxes = torch.tensor(found["boxes"]).view(-1, len(classes), 4)[:, 0]
     scores = torch.tensor(found["scores"]).view(-1, len(classes))
     truth = torch.tensor(row["boxes"]).view(-1, 4)
-    best, numbers = scores.topk(min(_SHOWN_CLASSES, len(classes)), dim=1)
+    best, numbers = scores.topk(min(2, len(classes)), dim=1)
     overlaps = box_iou(boxes, truth) >= iou_threshold
     texts, colors = [], []
     for line, shown, values in zip(overlaps.tolist(), numbers.tolist(), best.tolist()):

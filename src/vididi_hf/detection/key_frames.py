@@ -42,7 +42,6 @@ def load_key_frames(
 
 
 def class_names(rows: datasets.Dataset) -> list[str]:
-    """Returns the names of the classes of boxes, in the order of their numbers."""
     return list(rows.features["box_labels"].feature.feature.names)
 
 
@@ -52,7 +51,6 @@ def is_ava(rows: datasets.Dataset) -> bool:
 
 
 def names_of(rows: datasets.Dataset) -> list[KeyFrame]:
-    """Returns the name of each key frame."""
     if is_ava(rows):
         return list(zip(rows["video_id"], rows["second"]))
     videos = rows.select_columns("video").cast_column("video", datasets.Video(decode=False))["video"]

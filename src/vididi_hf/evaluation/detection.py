@@ -101,7 +101,6 @@ class DetectionEvaluator:
 
     @property
     def primary_metric(self) -> str:
-        """The name of the metric."""
         return f"{'mAP' if is_ava(self.rows) else 'frame-mAP'}@{self.iou_threshold:g}"
 
     def __call__(self, model: ViDiDiForActionDetection) -> EvaluationResult:

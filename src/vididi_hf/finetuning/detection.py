@@ -60,7 +60,13 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         stride=processor.frame_stride,
         extra_frames=recipe.extra_frames,
     )
-    trainer = DetectionTrainer(recipe, arguments, model, processor, samples, collate_key_frames)
+
+    def loss_of(model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]) -> dict[str, Tensor]:
+        is_single = settings["problem_type"] == "single_label_classification"
+        labels = batch["labels"].argmax(dim=1) if is_single else batch["labels"]
+        return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
+
+    trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_key_frames, loss_of)
     trainer.fit()
     result = None
     if trainer.is_world_process_zero():
@@ -75,19 +81,6 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
 def run(recipe: DetectionRecipe) -> None:
     """Runs `vididi detect`."""
     print_test(finetune_detection(recipe), "{key_frames} key frames, {boxes} boxes")
-
-
-class DetectionTrainer(FinetuningTrainer):
-    """Trains with cross-entropy if each person has one label, and otherwise with one binary loss per class."""
-
-    def loss_of(
-        self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """Computes the mean loss of all boxes."""
-        labels = batch["labels"]
-        if self.classifier.config.problem_type == "single_label_classification":
-            labels = labels.argmax(dim=1)
-        return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
 
 
 def problem_type(labels: str, rows: datasets.Dataset) -> str:

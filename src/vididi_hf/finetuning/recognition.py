@@ -61,8 +61,15 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         augmentation=build_augmentation(recipe, processor),
         seed=recipe.seed,
     )
-    trainer = RecognitionTrainer(recipe, arguments, model, processor, samples, collate_clips)
-    trainer.labels = class_numbers(train, model).to(arguments.device)
+    labels = class_numbers(train, model).to(arguments.device)
+
+    def loss_of(model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]) -> dict[str, Tensor]:
+        targets = labels[batch["rows"]]  # of the videos that were decoded: a substitute has its own label
+        logits = model(frames, derivative_orders=orders).logits.float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing or 0.0)
+        return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == targets).float().mean()}
+
+    trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_clips, loss_of)
     trainer.fit()
     result = None
     if trainer.is_world_process_zero():
@@ -77,21 +84,6 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
 def run(recipe: FinetuningRecipe) -> None:
     """Runs `vididi finetune`."""
     print_test(finetune(recipe), "{videos} test videos, {classes} classes")
-
-
-class RecognitionTrainer(FinetuningTrainer):
-    """Trains with cross-entropy. `labels` holds the class of each row of the training split."""
-
-    labels: Tensor
-
-    def loss_of(
-        self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """Computes the cross-entropy, and the share of right videos."""
-        targets = self.labels[batch["rows"]]  # of the videos that were decoded: a substitute has its own label
-        logits = model(frames, derivative_orders=orders).logits.float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing or 0.0)
-        return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == targets).float().mean()}
 
 
 def load_splits(recipe: FinetuningRecipe) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -81,8 +81,9 @@ class FinetuningTrainer(Trainer):
     """A `Trainer` for batches of augmented clips, whose model differentiates them as the input of the batch asks.
 
     Every batch is a pure function of (seed, epoch, step, rank), and checkpoints contain the state of the random
-    generators. So a resumed run equals an unbroken one. Subclasses define `loss_of`. `samples` maps (epoch, index) to a
-    sample. `collate` returns a batch with `clips`, and the `broken` videos that were replaced.
+    generators. So a resumed run equals an unbroken one. `samples` maps (epoch, index) to a sample. `collate` returns a
+    batch with `clips`, and the `broken` videos that were replaced. `loss_of(model, frames, orders, batch)` returns the
+    `loss` of normalized frames, seen in some derivative orders, and further scalars for `metrics.jsonl`.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class FinetuningTrainer(Trainer):
         processor: ViDiDiVideoProcessor,
         samples: Any,
         collate: Callable[[list[Any]], Any],
+        loss_of: Callable[..., dict[str, Tensor]],
     ) -> None:
-        self.recipe, self.classifier, self.processor = recipe, model, processor
+        self.recipe, self.classifier, self.processor, self.loss_of = recipe, model, processor, loss_of
         self.output_dir = Path(recipe.output_dir)
         batch_size, rank, world_size = arguments.train_batch_size, arguments.process_index, arguments.world_size
         self.batches = EpochBatches(len(samples), batch_size, seed=recipe.seed, rank=rank, world_size=world_size)
@@ -108,12 +110,6 @@ class FinetuningTrainer(Trainer):
         super().__init__(model, arguments, collate, samples, processing_class=processor, **how)
         self.remove_callback(PrinterCallback)  # prints a dictionary per epoch if there is no progress bar
         vars(model.config).pop("use_cache", None)  # Trainer sets it, for language models
-
-    def loss_of(
-        self, model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """Computes the `loss` of normalized frames, seen in some derivative orders, and scalars for `metrics.jsonl`."""
-        raise NotImplementedError
 
     def fit(self) -> None:
         """Trains, from the newest checkpoint if there is one, and saves model, processor and recipe."""
@@ -149,8 +145,8 @@ class FinetuningTrainer(Trainer):
             "epochs": recipe.epochs,
             "failed_training_videos": sorted(self.broken),
         }
-        facts = {"pretrained": recipe.model, "random_init": recipe.random_init, "seed": recipe.seed}
-        return {**facts, "source": recipe.dataset}
+        started = {"pretrained": recipe.model, "random_init": recipe.random_init, "seed": recipe.seed}
+        return {**started, "source": recipe.dataset}
 
     def get_train_dataloader(self) -> DataLoader:
         loader: Any = DataLoader(
