@@ -1,7 +1,9 @@
 """Decode frames of video files, including files whose headers lie. Part of every checkpoint: imports only libraries."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,8 +54,7 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
         raise ImportError(INSTALL_TORCHCODEC) from error
     if isinstance(source, VideoDecoder):
         return source
-    name = source_name(source)
-    source = _content(source)
+    name, source = source_name(source), _content(source)
     if isinstance(source, (str, os.PathLike)):
         source = os.fspath(source)
         if not os.path.exists(source):
@@ -72,14 +73,12 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     try:
         return VideoDecoder(source, num_ffmpeg_threads=num_threads, seek_mode="exact")
     except (RuntimeError, ValueError) as error:
-        message = str(error)
-        if "load libtorchcodec" in message:
+        if "load libtorchcodec" in str(error):
             raise ImportError(INSTALL_TORCHCODEC) from error
-        if "video stream" in message:
-            raise BrokenVideoError(name, "it has no video stream") from error
-        if "seek file to pts" in message:
-            raise BrokenVideoError(name, "it has no frames") from error
-        raise BrokenVideoError(name, "it is not a video that FFmpeg can read, or its header is damaged") from error
+        reasons = {"video stream": "it has no video stream", "seek file to pts": "it has no frames"}
+        damaged = "it is not a video that FFmpeg can read, or its header is damaged"
+        reason = next((reason for part, reason in reasons.items() if part in str(error)), damaged)
+        raise BrokenVideoError(name, reason) from error
 
 
 def source_name(source: Any) -> str:
@@ -104,22 +103,24 @@ def source_name(source: Any) -> str:
 class VideoReader:
     """The frames of a video file that can really be decoded.
 
-    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* AVI files store
-    when a packet is decoded, not when its frame is shown. With B-frames, the first picture comes a few time stamps
-    late, and so do all others, except for a few next to a sought place. The reader measures the delay of the first
-    picture and asks for frames that much later. If a returned time stamp is not the one asked for, it decodes in order
-    from the start. *Length:* headers and damaged files promise frames that do not exist. The reader believes the number
+    Containers lie in two ways, both common in research data sets. *Time stamps:* AVI files store when a packet is
+    decoded, not when its frame is shown. With B-frames, nearly all time stamps are a few frames late. The reader
+    measures the delay of the first picture and asks for frames that much later. If a returned time stamp differs, it
+    decodes in order from the start. *Length:* headers promise frames that do not exist. The reader believes the number
     until a frame fails, then finds out how many frames precede the failure and has the frames chosen again.
 
-    `num_frames` is the number of frames, as far as known; it shrinks when a frame turns out to be missing. `frame_rate`
-    is the average per second, or 0 if the file does not say.
+    `num_frames` is the number of frames as far as known, and `frame_rate` the average per second, or 0 if unknown.
     """
 
     def __init__(self, source: Any, num_threads: int = 1) -> None:
         self._decoder = open_video(source, num_threads)
         self._name = source_name(source)
         self.frame_rate = float(self._decoder.metadata.average_fps or 0)
-        self._delay = 0 if _stores_display_times(source) else self._measure_delay()
+        try:  # how many frames late the time stamp of the first picture is
+            first = None if _stores_display_times(source) else self._decoder.get_frame_at(0)
+        except (RuntimeError, IndexError) as error:
+            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
+        self._delay = 0 if first is None else self._number_of(first.pts_seconds)
         self.num_frames = max(1, len(self._decoder) - self._delay)
 
     def read(self, choose: ChooseFrames) -> Tensor:
@@ -138,24 +139,14 @@ class VideoReader:
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
-                raise IndexError(
-                    f"cannot read the frames {distinct[0]} to {distinct[-1]} of {self._name}, "
-                    f"which has {self.num_frames} frames"
-                )
+                asked = f"the frames {distinct[0]} to {distinct[-1]} of {self._name}"
+                raise IndexError(f"cannot read {asked}, which has {self.num_frames} frames")
             try:
                 frames = self._windows(distinct, numbers, indices.shape[-1] if indices.ndim > 1 else len(numbers))
-                if frames is None:
-                    frames = self._decode(numbers)
+                frames = self._decode(numbers) if frames is None else frames
                 return frames.reshape(*indices.shape, *frames.shape[-3:])
             except RuntimeError as error:
                 self.num_frames = self._frames_before_failure(distinct, error)
-
-    def _measure_delay(self) -> int:
-        """Return how many frames late the time stamp of the first picture is."""
-        try:
-            return self._number_of(self._decoder.get_frame_at(0).pts_seconds)
-        except (RuntimeError, IndexError) as error:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
 
     def _number_of(self, seconds: float) -> int:
         """Return the frame number of a time stamp at a constant frame rate."""
@@ -204,11 +195,10 @@ class VideoReader:
         return batch.data if found == stamps else None
 
     def _is_readable(self, index: int) -> bool:
-        try:
+        with suppress(RuntimeError):
             self._decode([index])
-        except RuntimeError:
-            return False
-        return True
+            return True
+        return False
 
     def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
         """Find the first unreadable frame by bisection between the last readable index and the first unreadable one."""
@@ -219,32 +209,26 @@ class VideoReader:
             readable = index
         else:
             raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
-        unreadable = index
-        while unreadable - readable > 1:
-            middle = (readable + unreadable) // 2
-            if self._is_readable(middle):
-                readable = middle
-            else:
-                unreadable = middle
+        between = range(readable + 1, index)
+        unreadable = readable + 1 + bisect_left(between, True, key=lambda frame: not self._is_readable(frame))
         if unreadable == 0:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         return unreadable
 
 
 def _content(source: Any) -> Any:
-    if not isinstance(source, dict):
-        return source
-    return source["path"] if source.get("bytes") is None else source["bytes"]
+    return (
+        source if not isinstance(source, dict) else source["path"] if source.get("bytes") is None else source["bytes"]
+    )
 
 
 def _stores_display_times(source: Any) -> bool:
     """Whether the container stores when each frame is shown. Unknown for an open decoder."""
     source = _content(source)
+    head = b""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
             head = file.read(8)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         head = bytes(source[:8])
-    else:
-        return False
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)

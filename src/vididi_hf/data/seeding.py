@@ -9,7 +9,7 @@ import torch
 def seeded_generator(stream: str, *key: int) -> torch.Generator:
     """Returns a CPU generator that depends only on a stream name, such as "order", and on integers.
 
-    Each kind of draw has its own stream name. The key is hashed, so neighboring keys have unrelated streams.
+    The key is hashed, so neighboring keys have unrelated streams.
 
     Example:
         >>> first, again, other = (seeded_generator("order", 0, epoch) for epoch in (3, 3, 4))

@@ -1,20 +1,14 @@
 """Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
 
 The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
-is a permutation that depends only on the footers, so a run resumes at any place. It needs few row groups at a time:
-
-1. The row groups come in random order, and the rows of all are numbered consecutively.
-2. This sequence is cut into equal parts, one per process, and filled up from its own beginning.
-3. Within a part, each row waits for a random number of places, up to the shuffle window.
-
+is a permutation that depends only on the footers, so a run resumes at any place, and it needs few row groups at a time.
 A process fetches each row group once, ahead of its use, and passes the bytes of a batch to a worker, which decodes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +22,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vididi_hf.data.folders import no_such_split
-from vididi_hf.data.loading import (
-    SUBSTITUTES,
-    ClipBatch,
-    ClipMaker,
-    EpochLoader,
-    EpochSampler,
-    collate_clips,
-    make_or_replace,
-)
+from vididi_hf.data.loading import SUBSTITUTES, ClipMaker, EpochLoader, EpochSampler, make_or_replace
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.data.seeding import seeded_generator
 
 _FOOTERS_AT_ONCE = 16
+_GROUPS_AT_ONCE = 4
 _PREPARE_FIRST = "streaming reads sharded Parquet: run `vididi prepare` first"
 # A batch knows at least this many videos, so that a broken one can be replaced without another fetch.
 _CANDIDATES = SUBSTITUTES + 1
@@ -71,11 +58,10 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
             files = datasets.load_dataset_builder(name).config.data_files
         except (DatasetNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(f"no data set {name!r}: not a folder, and the Hub says: {error}") from error
-    shards = {
-        str(key): sorted(str(file) for file in found if str(file).endswith(".parquet"))
-        for key, found in (files or {}).items()
-    }
-    shards = {key: found for key, found in shards.items() if found}
+    shards: dict[str, list[str]] = {}
+    for key, found in (files or {}).items():
+        if parquet := sorted(str(file) for file in found if str(file).endswith(".parquet")):
+            shards[str(key)] = parquet
     if not shards:
         raise ValueError(f"{name} contains no Parquet files, but {_PREPARE_FIRST}")
     if split in (None, ALL_ROWS):
@@ -109,25 +95,19 @@ class ParquetVideos:
         return int(self.group_sizes.sum())
 
     def groups_of(self, rows: Tensor) -> Tensor:
-        """Returns the row group of each video number."""
         return torch.searchsorted(self.group_starts + self.group_sizes, rows, right=True)
 
     def read_group(self, group: int) -> list[dict[str, Any] | None]:
-        """Fetches the videos of one row group, and no other byte of its file. Thread-safe.
-
-        A row is the `{"path", "bytes"}` dictionary of `datasets.Video`, or None if it has no bytes.
-        """
+        """Fetches the videos of one row group, and no other byte of its file; None where there are no bytes."""
         file, group_in_file = self._groups[group]
         url = self.shards[file]
         with _open(url) as source:
             reader = pq.ParquetFile(source, metadata=self._footers[file], pre_buffer=True)
             rows = reader.read_row_group(group_in_file, columns=["video"], use_threads=False)["video"].to_pylist()
-        videos = []
         for row, video in enumerate(rows):
-            unnamed = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
-            stored = video is not None and video["bytes"] is not None
-            videos.append({"bytes": video["bytes"], "path": video["path"] or unnamed} if stored else None)
-        return videos
+            if video is not None and video["path"] is None:
+                video["path"] = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
+        return [video if video is not None and video["bytes"] is not None else None for video in rows]
 
 
 def _open(url: str) -> Any:
@@ -141,9 +121,8 @@ def _read_footer(url: str) -> pq.FileMetaData:
         footer = pq.read_metadata(file)
     columns = {footer.schema.column(i).path for i in range(footer.num_columns)}
     if not {"video.bytes", "video.path"} <= columns:
-        raise ValueError(
-            f"{url} has no column 'video' with the bytes of videos, only {', '.join(sorted(columns))}; {_PREPARE_FIRST}"
-        )
+        found = ", ".join(sorted(columns))
+        raise ValueError(f"{url} has no column 'video' with the bytes of videos, only {found}; {_PREPARE_FIRST}")
     return footer
 
 
@@ -163,37 +142,26 @@ class StreamedClips(Dataset):
         self.make_clips = make_clips
 
     def __getitem__(self, batch: StreamedBatch) -> list[dict[str, Any]]:
-        return [self._sample(batch, index) for index in batch.asked]
-
-    def _sample(self, batch: StreamedBatch, index: int) -> dict[str, Any]:
-        def make(row: int) -> dict[str, Any]:
+        def make(index: int, row: int) -> dict[str, Any]:
             return self.make_clips.sample(batch.videos[row], (batch.epoch, index), row)
 
-        return make_or_replace(make, index, list(batch.videos), self.make_clips.seed, batch.epoch)
+        seed, rows = self.make_clips.seed, list(batch.videos)
+        return [make_or_replace(partial(make, index), index, rows, seed, batch.epoch) for index in batch.asked]
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
     """The batches of one rank with the bytes of their videos. See `EpochSampler` for the arguments `of_the_rank`.
 
     Videos that are `shuffle_window` apart in the shards' (random) order keep their order. At most this many videos are
-    in memory, plus the rest of their row groups. `num_threads` row groups are fetched at the same time.
+    in memory, plus the rest of their row groups.
     """
 
-    def __init__(
-        self,
-        videos: ParquetVideos,
-        batch_size: int,
-        *,
-        shuffle_window: int = 1024,
-        num_threads: int = 4,
-        **of_the_rank: int,
-    ):
+    def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: int):
         super().__init__(len(videos), batch_size, **of_the_rank)
         if shuffle_window < 1:
             raise ValueError(f"shuffle_window must be at least 1, got {shuffle_window}")
         self.videos = videos
         self.shuffle_window = shuffle_window
-        self.num_threads = num_threads
 
     def order(self, epoch: int) -> Tensor:
         """Returns this rank's videos in an epoch, in order: int64 (steps_per_epoch · batch_size,)."""
@@ -213,13 +181,12 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         return rows[torch.argsort(torch.arange(length) + delays, stable=True)]
 
     def __iter__(self) -> Iterator[StreamedBatch]:
-        epoch, first_step = self.epoch, self.first_step
-        order = self.order(epoch)
-        asked = order.split(self.batch_size)[first_step:]
+        epoch, order = self.epoch, self.order(self.epoch)
+        asked = order.split(self.batch_size)[self.first_step :]
         # The candidates start with the batch itself, except at the end of the order.
         count = min(max(self.batch_size, _CANDIDATES), len(order))
-        starts = [min(step * self.batch_size, len(order) - count) for step in range(first_step, self.steps_per_epoch)]
-        candidates = [order[start : start + count] for start in starts]
+        starts = range(self.first_step * self.batch_size, len(order), self.batch_size)
+        candidates = [order[min(start, len(order) - count) :][:count] for start in starts]
         for rows, videos in zip(asked, self._fetch(candidates)):
             yield StreamedBatch(epoch, rows.tolist(), videos)
 
@@ -229,7 +196,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         last_use = {group: step for step, groups in enumerate(needed) for group in groups}
         fetched: dict[int, Future[list[dict[str, Any] | None]]] = {}
         requested = 0
-        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="row-groups")
+        pool = ThreadPoolExecutor(_GROUPS_AT_ONCE)
         try:
             for step, rows in enumerate(batches):
                 while requested < min(step + 1 + _BATCHES_AHEAD, len(needed)):
@@ -248,12 +215,10 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class StreamingClipLoader(EpochLoader[ClipBatch]):
+class StreamingClipLoader(EpochLoader):
     """Like `ClipLoader`, but from sharded Parquet anywhere. `indices` and `rows` are numbers of videos in the shards.
 
-    The seed of `make_clips` is also the seed of the order. Threads of this process fetch; `num_workers` processes
-    decode and augment.
-
+    The seed of `make_clips` is also that of the order. Threads of this process fetch; `num_workers` processes decode.
     """
 
     def __init__(
@@ -271,6 +236,5 @@ class StreamingClipLoader(EpochLoader[ClipBatch]):
         of_the_rank = {"seed": make_clips.seed, "rank": rank, "world_size": world_size}
         batches = StreamedBatches(videos, batch_size, shuffle_window=shuffle_window, **of_the_rank)
         # The samples are batches already, so the data loader makes none.
-        how: dict[str, Any] = {"sampler": batches, "batch_size": None}
-        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(StreamedClips(make_clips), batches, collate_clips, **running, **how)
+        how: dict[str, Any] = {"sampler": batches, "batch_size": None, "num_workers": num_workers}
+        super().__init__(StreamedClips(make_clips), batches, pin_memory=pin_memory, **how)

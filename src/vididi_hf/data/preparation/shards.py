@@ -1,10 +1,8 @@
 """Parquet shards: which rows they hold, and writing and reading them.
 
-A shard appears complete or not at all, and everything that reads 🤗 data sets can read it. Its column `video` holds
-encoded files, in row groups small enough to fetch one by one. Its footer holds a record of how it was made.
+Everything that reads 🤗 data sets can read a shard. Its column `video` holds encoded files, in row groups small enough
+to fetch one by one. Its footer holds a record of how it was made.
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
@@ -36,28 +34,20 @@ class StoredSplit:
     """The rows of one split, in the order and under the names in which shards store them.
 
     `features` are the columns of the shards: those of `rows` plus the measured `FACTS`. `shards` are the rows of each
-    shard. `identity` is a digest of everything that the shards depend on, also `settings` (any JSON); names, relative
-    to `root`, and sizes stand for the files.
+    shard. `identity` is a digest of everything that the shards depend on; names, relative to `root`, and sizes stand for
+    the files.
     """
 
-    def __init__(
-        self,
-        name: str,
-        rows: datasets.Dataset,
-        root: str,
-        settings: dict[str, Any],
-        videos_per_shard: int,
-        shuffle: bool = True,
-        seed: int = 0,
-    ):
+    def __init__(self, name: str, rows: datasets.Dataset, root: str, settings: dict[str, Any]):
         self.name = name
         facts = {fact: datasets.Value(kind) for fact, kind in FACTS.items()}
         self.features = datasets.Features({**rows.features, "video": datasets.Video(), **facts})
         self._root = root
         self._rows = rows.cast_column("video", datasets.Video(decode=False)).with_format("arrow")
-        generator = seeded_generator(f"shards-{name}", seed)
-        order = torch.randperm(len(rows), generator=generator) if shuffle else torch.arange(len(rows))
-        self.shards: list[list[int]] = [shard.tolist() for shard in order.split(videos_per_shard)]
+        order = torch.arange(len(rows))
+        if settings["shuffle"]:
+            order = torch.randperm(len(rows), generator=seeded_generator(f"shards-{name}", settings["seed"]))
+        self.shards: list[list[int]] = [shard.tolist() for shard in order.split(settings["videos_per_shard"])]
         self.identity = self._identity(settings)
 
     def row(self, index: int) -> dict[str, Any]:
@@ -121,10 +111,7 @@ def write_shard(
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], record: dict[str, Any]) -> None:
-    """Writes a shard atomically, one row group per table. A full disk is an `OSError` that says so.
-
-    The footer's `record` (any JSON) is read after the last table, so `tables` may still add to it.
-    """
+    """Writes a shard atomically, one row group per table. `tables` may still add to the footer's `record` (any JSON)."""
     try:
         # Videos are compressed already, embeddings hardly compress, and no two are equal.
         with (
@@ -137,10 +124,8 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], reco
             writer.add_key_value_metadata({RECORD_KEY: json.dumps(record)})
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                f"the disk is full: cannot write {path}. Finished shards stay; to continue, free some space and run "
-                "the same command again"
-            ) from error
+            advice = "Finished shards stay; to continue, free some space and run the same command again"
+            raise OSError(f"the disk is full: cannot write {path}. {advice}") from error
         raise
 
 
@@ -160,8 +145,6 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """Returns the record of a shard; None if it does not exist or was not written by this package."""
-    if not path.exists():
-        return None
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError):

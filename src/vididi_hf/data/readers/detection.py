@@ -11,8 +11,6 @@ A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_fra
 where it is in its video.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +38,7 @@ def box_features(names: list[str]) -> dict[str, Any]:
 def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = False) -> datasets.Dataset:
     """Turns rows that are videos with boxes (JHMDB, UCF101-24) into one row per frame: a key frame, in order.
 
-    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes, in which every
-    detection is a mistake.
+    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes.
     """
     if missing := [column for column in BOX_COLUMNS if column not in rows.column_names]:
         raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are not videos with boxes")
@@ -51,9 +48,8 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
     types.pop("frames")
     made: dict[str, list] = {name: [] for name in types}
     for row in rows.cast_column("video", datasets.Video(decode=False)):
-        frames = row.pop("frames")
         by_frame: dict[int, list[int]] = {}
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(row.pop("frames")):
             by_frame.setdefault(frame, []).append(index)
         wanted = range(row["num_frames"] or 0) if include_empty else sorted(by_frame)
         for frame in (frame for frame in wanted if frame % every == 0):
@@ -76,9 +72,7 @@ def load_mat(path: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError(
-            f"reading the MATLAB file {path.name} needs SciPy: pip install 'vididi-hf[detection]'"
-        ) from error
+        raise ImportError(f"the MATLAB file {path.name} needs SciPy: pip install 'vididi-hf[detection]'") from error
     try:
         return loadmat(path)
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
