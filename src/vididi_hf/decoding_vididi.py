@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
 
 INSTALL_TORCHCODEC = (
-    "torchcodec could not load, so no video file can be read. It needs the shared libraries of FFmpeg 4 to 9 and a "
-    "build that fits the installed torch. Install them with `apt-get install ffmpeg`, `conda install -c conda-forge "
-    "ffmpeg` or `brew install ffmpeg`, and torchcodec with `pip install -U torchcodec`."
+    "torchcodec could not load, so no video can be read. It needs the shared libraries of FFmpeg 4 to 9 (`apt-get install "
+    "ffmpeg`, `conda install -c conda-forge ffmpeg` or `brew install ffmpeg`) and a build that fits the installed torch "
+    "(`pip install -U torchcodec`)."
 )
 
+# Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape.
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
-"""Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
 
 # (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
 _STORES_DISPLAY_TIMES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"))
@@ -30,8 +30,7 @@ class BrokenVideoError(ValueError):
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(source, reason)  # both in `args`, so that the error survives pickling
-        self.source = source
-        self.reason = reason
+        self.source, self.reason = source, reason
 
     def __str__(self) -> str:
         return f"cannot read the video {self.source}: {self.reason}"
@@ -40,8 +39,8 @@ class BrokenVideoError(ValueError):
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     """Open a video with torchcodec.
 
-    The decoder seeks in exact mode: it scans the packets once, which costs milliseconds for a short clip. The
-    approximate mode trusts the header and returns wrong frames if the header lies.
+    It seeks in exact mode, which scans the packets once. The approximate mode trusts the header and returns wrong frames
+    if the header lies.
 
     Args:
         source: A path, encoded bytes, a binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
@@ -149,14 +148,10 @@ class VideoReader:
                 self.num_frames = self._frames_before_failure(distinct, error)
 
     def _number_of(self, seconds: float) -> int:
-        """Return the frame number of a time stamp at a constant frame rate."""
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
     def _windows(self, distinct: list[int], numbers: list[int], length: int) -> Tensor | None:
-        """Decode clips that are equally distant windows of their distinct frames, as views; None for other clips.
-
-        Adjacent clips of one stride are such windows. Copying full frames would cost more than augmenting them.
-        """
+        """Decode clips that are equally distant windows of their distinct frames, without copies; None for others."""
         place = {number: place for place, number in enumerate(distinct)}
         positions = [place[number] for number in numbers]
         distance = positions[length] - positions[0] if len(positions) > length else length
@@ -169,13 +164,11 @@ class VideoReader:
         return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())
 
     def _decode(self, indices: list[int]) -> Tensor:
-        """Decode frames in the order of the indices, each distinct one once."""
         frames = self._seek(indices)
         if frames is None:
             # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact.
-            wanted = set(indices)
             in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(max(indices) + 1))
-            found = {index: frame for index, frame in in_order if index in wanted}
+            found = {index: frame for index, frame in in_order if index in indices}
             frames = torch.stack([found[index] for index in indices])
         # A decoder that the user opened may return another format: channels last, or floats in [0, 1].
         if frames.is_floating_point():

@@ -31,11 +31,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished)
     try:
         yield unfinished
-        _flush(unfinished)
+        for written in (unfinished, *unfinished.rglob("*")):
+            _flush(written)
         if path.is_dir():
             remove_folder(path)  # unlike a file, a folder cannot be replaced in one step
         os.replace(unfinished, path)
-        _flush_one(path.parent)
+        _flush(path.parent)
     except BaseException:
         with suppress(OSError):  # report the first error
             _remove(unfinished)
@@ -43,7 +44,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file atomically, creates its folder, and returns the path."""
+    """Writes a text file atomically and returns its path."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return Path(path)
@@ -71,12 +72,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or a folder with everything in it, is on the disk."""
-    for below in (path, *path.rglob("*")):
-        _flush_one(below)
-
-
-def _flush_one(path: Path) -> None:
+    """Waits until a file or the list of a folder's files is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

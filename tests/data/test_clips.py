@@ -99,21 +99,3 @@ def test_a_loop_never_runs_backwards(length):
     steps = uniform_clips(length, 1, 12, 5)[0].diff() % length
     assert (steps > 0).all()
     assert (steps <= length / 2).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0, 2, 8, 3), "num_video_frames must be at least 1, got 0"),
-        ((50, 0, 8, 3), "num_clips must be at least 1, got 0"),
-        ((50, 2, 0, 3), "num_frames must be at least 1, got 0"),
-        ((50, 2, 8, 0), "stride must be at least 1, got 0"),
-    ],
-)
-def test_impossible_counts_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        sample_training_clips(*arguments, generator())
-    with pytest.raises(ValueError, match=message):
-        uniform_clips(*arguments)
-    with pytest.raises(ValueError, match="extra_frames must be at least 0, got -1"):
-        uniform_clips(50, 2, 8, 3, extra_frames=-1)

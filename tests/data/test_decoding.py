@@ -87,19 +87,6 @@ def test_clips_come_back_in_the_order_asked_for(video):
     assert decode_clips(video, lambda n: [5, 4]).shape == (2, 3, 48, 64)
 
 
-def test_all_frames_are_asked_for_at_once(video):
-    """torchcodec then seeks and decodes in order, each distinct frame once, whatever the order they were asked in."""
-    decoder = VideoDecoder(str(video))
-    reader = VideoReader(decoder)
-    asked = []
-    original = decoder.get_frames_at
-    decoder.get_frames_at = lambda indices: asked.append(list(indices)) or original(indices)
-    reader.read(lambda n: torch.tensor([[7, 2, 7], [2, 2, 4]]))
-    assert asked == [[7, 2, 7, 2, 2, 4]]
-    reader.read(lambda n: torch.tensor([[1, 2, 3], [2, 3, 4]]))  # windows of four frames
-    assert asked[1:] == [[1, 2, 3, 4]]
-
-
 def index_arrays():
     clip = torch.arange(5) * 2
     return {
@@ -133,9 +120,6 @@ def test_any_array_of_indices_is_served(video, name):
 def test_frames_outside_the_video_are_a_mistake_of_the_caller(video, indices):
     with pytest.raises(IndexError, match=r"levels\.mp4, which has 30 frames"):
         decode_clips(video, lambda n: indices)
-
-
-# Broken videos
 
 
 def broken_files(folder):
@@ -205,9 +189,6 @@ def test_missing_ffmpeg_says_what_to_install_and_imports_load_neither(video, mon
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ImportError, match="FFmpeg 4 to 9"):
         open_video(video)
-
-
-# Videos that are shorter than they say
 
 
 def test_frames_cut_off_at_the_end_are_found_and_clips_chosen_again(tmp_path):
@@ -308,9 +289,6 @@ def test_the_first_picture_is_decoded_only_where_containers_lie(tmp_path, monkey
         assert looked_at == [0] * is_looked_at
 
 
-# Unusual formats
-
-
 def test_variable_frame_rate_counts_pictures(tmp_path):
     times = [index if index < 10 else 10 + 3 * (index - 10) for index in range(20)]
     path = encode(tmp_path / "variable.mkv", gray_levels(20), times=times)
@@ -349,9 +327,6 @@ def test_any_size_and_pixel_format_becomes_rgb_bytes(tmp_path, codec, pixel_form
     assert frames.dtype == torch.uint8
     assert frames.shape == ramp.shape
     assert (frames.float() - ramp.float()).abs().mean() < 4
-
-
-# Real files
 
 
 @needs_samples

@@ -33,9 +33,6 @@ def labels_of(rows):
     return [rows.features["label"].int2str(number) for number in rows["label"]]
 
 
-# All files of a folder
-
-
 def test_all_files_sorted_and_nothing_hidden(tmp_path):
     touch(tmp_path, "b/c/d.txt", "a.mp4", "b/a.mp4", ".hidden", ".git/a.mp4", "b/._a.mp4")
     (tmp_path / "empty").mkdir()
@@ -64,9 +61,6 @@ def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folders.os, "scandir", refuse)
     assert find_files(tmp_path) == ["a.mp4"]
-
-
-# Folders
 
 
 def test_split_and_label_folders(tmp_path):
@@ -119,17 +113,6 @@ def test_videos_without_sub_folders_have_no_label(tmp_path):
     assert read_video_folder(tmp_path / "splits").column_names == ["video"]
 
 
-def test_every_kind_of_video_file_and_nothing_else(tmp_path):
-    kept = ["a.mp4", "b.webm", "c.AVI", "d.mov", "e.mkv", "f.MP4", "g.h.mpg"]
-    touch(tmp_path, *kept, "notes.txt", "picture.png", "noextension", "a.mp4.part")
-    (tmp_path / "folder.mp4").mkdir()
-    touch(tmp_path, "._a.mp4", ".trash/z.mp4")  # what file managers leave behind
-    assert sorted(paths_of(read_video_folder(tmp_path), tmp_path)) == sorted(kept)
-
-
-# Saved and published data sets
-
-
 def test_saved_data_sets(tmp_path, motion_root):
     rows = read_video_folder(motion_root, None)
     datasets.DatasetDict({"train": rows.select([0, 1]), "test": rows.select([2])}).save_to_disk(tmp_path / "dict")
@@ -142,15 +125,6 @@ def test_saved_data_sets(tmp_path, motion_root):
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="has no column 'video', only text, label"):
         read_saved_dataset(tmp_path / "other")
-
-
-def test_paths_as_text_and_undecoded_videos_become_videos(tmp_path, motion_root):
-    text = datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "bob" / "000003.mp4")]})
-    undecoded = text.cast_column("video", datasets.Video(decode=False))
-    for number, rows in enumerate([text, undecoded]):
-        rows.save_to_disk(tmp_path / str(number))
-        video = read_saved_dataset(tmp_path / str(number))[0]["video"]
-        assert video.get_frames_at([0]).data.shape == (1, 3, 64, 64)
 
 
 def test_a_published_set(tmp_path, motion_root, monkeypatch):
@@ -183,9 +157,6 @@ def test_labels_that_are_text_become_classes_numbered_alike_in_every_split(tmp_p
             assert train.features["label"].names == test.features["label"].names == ["jump", "run", "walk"]
             assert (train["label"][:], test["label"][:]) == ([2, 1, None], [2, 0])
             assert sorted(everything["label"][:], key=str) == [0, 1, 2, 2, None]
-
-
-# Columns
 
 
 def test_columns_and_their_types():

@@ -45,9 +45,6 @@ def is_harmonic(values):
     return bool((cosine.abs() < 1).all()) and (outer - 2 * cosine[:, None] * inner).abs().max() < 1e-4
 
 
-# The motions
-
-
 @pytest.mark.parametrize(
     ("name", "part", "law"),
     [
@@ -92,9 +89,6 @@ def test_jitter_has_no_memory():
         unit = axis / axis.std(dim=1, keepdim=True)
         assert (unit[:, 1:] * unit[:, :-1]).mean().abs() < 0.25  # 460 pairs: five standard deviations
     assert (x * y).mean().abs() / (x.std() * y.std()) < 0.25
-
-
-# The pictures
 
 
 def test_a_single_frame_does_not_tell_the_motion(monkeypatch: pytest.MonkeyPatch):
@@ -178,9 +172,6 @@ def test_pictures_are_a_function_of_seed_split_and_number():
     assert torch.equal(before, torch.get_rng_state())
 
 
-# What the label does not tell
-
-
 def contingency(split, describe, num_values, videos=3000):
     table = torch.zeros(len(MOTIONS), num_values, dtype=torch.float64)
     names = list(MOTIONS)
@@ -226,19 +217,6 @@ def test_train_and_test_share_no_sprite():
     for part in (slice(0, 3), slice(3, 4)):  # neither colors nor outlines
         train, test = pools["train"][:, part].flatten(1), pools["test"][:, part].flatten(1)
         assert torch.cdist(train, test, p=1).min() / train.shape[1] > 0.01
-
-
-def test_backgrounds_differ_and_are_textured():
-    pool = torch.stack([make_background(index) for index in range(NUM_BACKGROUNDS)])
-    assert pool.shape == (NUM_BACKGROUNDS, 3, SIZE, SIZE)
-    assert pool.min() >= 0
-    assert pool.max() <= 1
-    assert pool.std(dim=(2, 3)).min() > 0.02
-    distances = torch.cdist(pool.flatten(1), pool.flatten(1), p=1) / pool[0].numel()
-    assert distances[~torch.eye(NUM_BACKGROUNDS, dtype=torch.bool)].min() > 0.02
-
-
-# The files
 
 
 def contents(root):
@@ -337,10 +315,3 @@ def test_a_folder_holds_one_seed_and_one_version(tmp_path, monkeypatch):
         generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
     assert contents(tmp_path) == before
     assert json.loads(before["motion.json"])["seed"] == 0
-
-
-@pytest.mark.parametrize(("num_train", "num_test"), [(0, 1), (1, 0), (-3, 1)])
-def test_a_set_has_videos_in_both_splits(tmp_path, num_train, num_test):
-    with pytest.raises(ValueError, match=f"must be positive, got {num_train} and {num_test}"):
-        generate_motion(tmp_path / "new", num_train, num_test, progress=False)
-    assert not (tmp_path / "new").exists()

@@ -15,9 +15,6 @@ def first_path(rows):
     return Path(rows.cast_column("video", datasets.Video(decode=False))[0]["video"]["path"])
 
 
-# Built-in sets
-
-
 def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_path):
     root = tmp_path / "motion"
     shutil.copytree(motion_root, root)
@@ -73,9 +70,6 @@ def test_options_are_checked(motion_root):
         load_video_dataset("motion", root=motion_root, split="validation", num_train=16, num_test=8)
 
 
-# Paths
-
-
 @pytest.mark.parametrize("as_given", [str, Path])
 def test_folders_lists_and_saved_data_sets(motion_root, tmp_path, as_given):
     assert len(load_video_dataset(as_given(motion_root))) == 16
@@ -102,9 +96,6 @@ def test_relative_paths_and_the_home_folder(motion_root, monkeypatch, tmp_path):
     shutil.copytree(motion_root / "train" / "spin", tmp_path / "motion")
     monkeypatch.chdir(tmp_path)  # a folder called like a built-in set is reached by its path
     assert len(load_video_dataset("./motion")) == len(load_video_dataset(Path("motion"))) == 2
-
-
-# The Hub
 
 
 def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
@@ -140,11 +131,3 @@ def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
         load_video_dataset(name)
     assert repr(name) in str(caught.value)
     assert f"built in ({', '.join(DATASETS)})" in str(caught.value)
-
-
-def test_a_single_video_is_no_data_set(motion_root, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", None)
-    for folder, name in (("", "train/pulse/000005.mp4"), ("train", "pulse/000005.mp4")):
-        monkeypatch.chdir(motion_root / folder)
-        with pytest.raises(FileNotFoundError, match=rf"no data set '{name}'"):
-            load_video_dataset(name)

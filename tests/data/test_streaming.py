@@ -19,9 +19,7 @@ from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.data.preparation.shards import shard_path, write_shard
 from vididi_hf.data.streaming import (
     ParquetVideos,
-    StreamedBatch,
     StreamedBatches,
-    StreamedClips,
     StreamingClipLoader,
     find_shards,
 )
@@ -82,9 +80,6 @@ def asked(videos, epoch=0, first_step=0, batch_size=4, **options):
     return list(batches)
 
 
-# The order
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 @pytest.mark.parametrize("shuffle_window", [1, 8, 1000])
@@ -138,17 +133,6 @@ def test_the_window_says_how_far_rows_move():
     assert (places(400) - torch.arange(400)).abs().max() > 150
 
 
-def test_neighbors_in_a_shard_are_torn_apart():
-    videos = CountedVideos([16] * 40)
-    batches = asked(videos, batch_size=16, shuffle_window=256)
-    in_one_group = [Counter(row // 16 for row in batch.asked).most_common(1)[0][1] for batch in batches]
-    assert max(in_one_group) <= 8
-    assert sum(in_one_group) / len(in_one_group) < 5
-
-
-# What is fetched
-
-
 def test_each_row_group_is_fetched_once_and_ranks_share_only_those_that_they_meet_in():
     videos = CountedVideos([4] * 60)
     asked(videos, shuffle_window=30)
@@ -186,9 +170,6 @@ def test_mistakes_and_errors_of_the_storage_are_raised(videos):
         StreamingClipLoader(videos, make_clips(), 2, shuffle_window=0)
 
 
-# Batches
-
-
 def test_a_sample_is_that_of_the_loader_that_has_the_whole_data_set(folder, videos, tmp_path):
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
     whole = TrainingClips(rows, **CLIPS, augmentation=ClipAugmentation(image_size=16), seed=0)
@@ -223,9 +204,6 @@ def test_starting_later_continues_the_same_epoch_bit_by_bit(videos, num_workers)
         assert same(list(loader.epoch(0, first_step)), whole[first_step:])
 
 
-# Broken videos
-
-
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory, motion_root, broken_videos):
     """Shards of 12 good videos and of one broken one of each kind (which a shard of another origin may hold)."""
@@ -250,22 +228,6 @@ def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(damaged
     assert len(replaced) == 3
     assert all(batch["clips"].shape == (4, 2, 5, 3, 16, 16) for batch in batches)
     assert sum(len(batch["broken"]) > 0 for batch in load(damaged, batch_size=1)) == 3  # of single videos too
-
-
-def test_a_row_without_video_is_replaced_and_named(videos):
-    good = videos.read_group(0)[0]
-    sample = StreamedClips(make_clips())[StreamedBatch(epoch=0, asked=[7], videos={7: None, 3: good})][0]
-    assert sample["broken"] == {"<row 7>": "the row holds no video"}
-    assert (sample["index"], sample["row"]) == (7, 3)
-    assert torch.equal(sample["clips"], make_clips()(good, (0, 7)))
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_shards_of_broken_videos_stop_and_say_so(tmp_path, num_workers):
-    rows = [{"video": {"bytes": b"no video", "path": f"{row}.mp4"}} for row in range(30)]
-    write_shard(shard_path(tmp_path, "train", 0, 1), FEATURES.arrow_schema, rows, {}, videos_per_group=4)
-    with pytest.raises(ValueError, match=r"21 videos in a row cannot be decoded, among them .*\.mp4: it is not a"):
-        load(ParquetVideos(find_shards(str(tmp_path))), batch_size=2, num_workers=num_workers)
 
 
 # Shards are found wherever they lie, and no byte is read that is not needed

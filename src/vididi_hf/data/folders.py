@@ -19,7 +19,6 @@ class MissingSplitError(ValueError):
 
 
 def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> MissingSplitError:
-    """Builds the error for a missing split; it names the splits that exist."""
     return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
 
 
@@ -35,10 +34,7 @@ def default_root(name: str) -> Path:
 
 
 def find_files(folder: str | Path) -> list[str]:
-    """Lists all files below a folder as sorted relative paths with forward slashes, without opening any.
-
-    Links are followed. Hidden names, links to a folder that contains them, and unreadable folders are skipped.
-    """
+    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped."""
     return sorted(_walk(os.fspath(folder), ""))
 
 
@@ -46,7 +42,7 @@ def _walk(folder: str, prefix: str) -> Iterator[str]:
     try:
         entries = list(os.scandir(folder))
     except PermissionError:
-        return
+        return  # such as lost+found
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -72,11 +68,6 @@ def with_video_column(
     """Builds a 🤗 data set of video files, with the columns `video`, `label` (if labels are given) and others.
 
     `names` are all class names in the order of their numbers, by default sorted. `features` are types of other columns.
-
-    Example:
-        >>> rows = with_video_column(["a.mp4", "b.mp4"], labels=["walk", "run"])
-        >>> rows.features["label"].names, rows["label"][:]
-        (['run', 'walk'], [1, 0])
     """
     data: dict[str, list] = {"video": [video and {"bytes": None, "path": video} for video in videos]}
     types: dict[str, Any] = {"video": datasets.Video()}
@@ -88,15 +79,15 @@ def with_video_column(
             raise ValueError(f"the label {min(map(str, unknown))!r} is not one of {classes}")
         data["label"] = [numbers[label] for label in labels]
         types["label"] = datasets.ClassLabel(names=names)
-    given = features or {}
+    given = {name: kind for name, kind in (features or {}).items() if name in columns}
     untyped = pa.table({name: values for name, values in columns.items() if name not in given})
     inferred = datasets.Features.from_arrow_schema(untyped.schema)
-    types |= {name: given[name] if name in given else inferred[name] for name in columns}
+    types |= {name: {**inferred, **given}[name] for name in columns}
     return as_dataset({**data, **columns}, types)
 
 
 def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Dataset:
-    """Builds a 🤗 data set of encoded columns: three times as fast as `Dataset.from_dict`, which encodes each value."""
+    """Builds a 🤗 data set of encoded columns; `Dataset.from_dict` is slower, because it encodes each value."""
     schema = datasets.Features(types).arrow_schema
     return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_pydict(columns, schema=schema)))
 

@@ -29,9 +29,6 @@ SampleKey = tuple[int, int]
 """(epoch, index of the row): all that a worker needs to make a training sample."""
 
 
-# The order of an epoch
-
-
 @dataclass(eq=False)
 class EpochSampler(Sampler[Asked]):
     """The batches of one rank, in an order that depends only on (seed, epoch), from any step on.
@@ -78,9 +75,9 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
 
 
 class EpochLoader:
-    """Yields the batches of one epoch, from any step on. `how` passes `batches`, their order, to the `DataLoader`."""
+    """The batches of an epoch, from any step on. `how` passes `batches`, their order, and more to the `DataLoader`."""
 
-    def __init__(self, samples: Dataset, batches: EpochSampler, *, num_workers: int, **how: Any):
+    def __init__(self, samples: Dataset, batches: EpochSampler, *, num_workers: int = 0, **how: Any):
         self.batches = batches
         self.steps_per_epoch = batches.steps_per_epoch
         self._loader = DataLoader(
@@ -97,9 +94,6 @@ class EpochLoader:
         """Iterates over the batches of an epoch, from `first_step` on."""
         self.batches.set_epoch(epoch, first_step)
         return iter(self._loader)
-
-
-# Samples
 
 
 def make_or_replace(
@@ -132,9 +126,9 @@ class ClipMaker:
     """Makes the augmented clips of a video from (seed, epoch, index)."""
 
     num_clips: int
-    num_frames: int
-    frame_stride: int
-    extra_frames: int
+    num_frames: int  # per clip
+    frame_stride: int  # distance of the frames of a clip
+    extra_frames: int  # at the end of each clip, one per derivative order
     augmentation: ClipAugmentation
     seed: int
 
@@ -149,14 +143,12 @@ class ClipMaker:
         return augmented
 
     def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
-        """Chooses the frames of each clip: int64 (clips, frames)."""
         # A new generator for each call: it is called again if the video is shorter than its header says.
         generator = seeded_random("clip", self.seed, *key)
         shape = self.num_clips, self.num_frames, self.frame_stride
         return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)
 
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:
-        """Makes the training sample `key` from the video of a row."""
         if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
         return {"clips": self(video, key), "index": key[1], "row": row, "source": source_name(video)}
@@ -165,8 +157,7 @@ class ClipMaker:
 class TrainingClips(Dataset):
     """Map-style data set from (epoch, index) to the augmented clips of one video.
 
-    `rows` has a `video` column of type `datasets.Video`. `frame_stride` is the distance of the frames of a clip, and
-    `extra_frames` are further frames at its end, one per derivative order.
+    `rows` has a `video` column of type `datasets.Video`. `clips` are the other fields of `ClipMaker`.
 
     Example:
         >>> from vididi_hf import load_video_dataset
@@ -177,17 +168,7 @@ class TrainingClips(Dataset):
         torch.Size([2, 10, 3, 40, 40])
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        *,
-        num_clips: int = 2,
-        num_frames: int,
-        frame_stride: int,
-        extra_frames: int,
-        augmentation: ClipAugmentation,
-        seed: int = 0,
-    ):
+    def __init__(self, rows: datasets.Dataset, *, num_clips: int = 2, seed: int = 0, **clips: Any):
         if "video" not in rows.column_names:
             raise ValueError(f"the data set has no column 'video', only {rows.column_names}")
         if len(rows) == 0:
@@ -195,7 +176,7 @@ class TrainingClips(Dataset):
         # Paths or bytes instead of decoders: a decoder does not survive a fork, so each worker opens its own.
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.seed = seed
-        self._make_clips = ClipMaker(num_clips, num_frames, frame_stride, extra_frames, augmentation, seed)
+        self._make_clips = ClipMaker(num_clips=num_clips, seed=seed, **clips)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -205,9 +186,6 @@ class TrainingClips(Dataset):
             return self._make_clips.sample(self.rows[row]["video"], key, row)
 
         return make_or_replace(make, key[1], range(len(self)), self.seed, epoch=key[0])
-
-
-# Batches
 
 
 class ClipBatch(TypedDict):
@@ -226,31 +204,18 @@ def stack_frames(clips: Sequence[Tensor]) -> Tensor:
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
-    broken: dict[str, str] = {}
-    for sample in samples:
-        broken |= sample["broken"]
     return {
         "clips": stack_frames([sample["clips"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
         "rows": torch.tensor([sample["row"] for sample in samples]),
         "sources": [sample["source"] for sample in samples],
-        "broken": broken,
+        "broken": {name: reason for sample in samples for name, reason in sample["broken"].items()},
     }
 
 
 class ClipLoader(EpochLoader):
-    """The batches of training clips. `batch_size` counts the videos of one rank; 0 workers decode in this process."""
+    """The batches of training clips. `batch_size` counts the videos of one rank; `how` is as for `EpochLoader`."""
 
-    def __init__(
-        self,
-        clips: TrainingClips,
-        batch_size: int,
-        *,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-    ):
+    def __init__(self, clips: TrainingClips, batch_size: int, *, rank: int = 0, world_size: int = 1, **how: Any):
         batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
-        how: dict[str, Any] = {"batch_sampler": batches, "num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(clips, batches, **how)
+        super().__init__(clips, batches, batch_sampler=batches, **how)

@@ -28,8 +28,8 @@ NUM_BACKGROUNDS = 24
 NUM_SPRITES = {"train": 12, "test": 8}
 COPIES_PER_VIDEO = 5
 
+# Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,).
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,)."""
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -81,14 +81,13 @@ MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
 
 
 def _texture(
-    size: int, cells: tuple[int, ...], contrast: float, tones: tuple[float, float], generator: torch.Generator
+    size: int, cells: tuple[int, int], contrast: float, tones: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """A color plus noise of several spatial scales: (3, size, size) in [0, 1]."""
+    """A color plus noise of two spatial scales: (3, size, size) in [0, 1]."""
     texture = tones[0] + (tones[1] - tones[0]) * torch.rand(3, 1, 1, generator=generator)
     for cell in cells:
         noise = torch.rand(1, 3, cell, cell, generator=generator) - 0.5
-        smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)[0]
-        texture = texture + contrast * smooth
+        texture = texture + contrast * F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)[0]
     return texture.clamp(0, 1)
 
 

@@ -62,9 +62,8 @@ def load_video_dataset(
         name: One of
             - the name of a built-in set in `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` … in
               the layouts that `docs/datasets.md` shows (for a folder of that name, pass `"./motion"`);
-            - a folder of videos (`[split/][label/]name.mp4`);
+            - a folder of videos (`[split/][label/]name.mp4`), of Parquet shards, or that `save_to_disk` wrote;
             - a `.csv` or `.parquet` list with the columns `video,label,split`, with paths relative to the list;
-            - a folder written by `save_to_disk`, or a folder of Parquet shards such as `prepare_dataset` writes;
             - the id of a data set on the Hub, `"owner/name"`.
         root: Folder of a built-in set; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
         split: `"train"`, `"validation"`, `"test"`, or None or `"all"` for all rows.

@@ -39,8 +39,8 @@ _BATCHES_AHEAD = 2
 def find_shards(name: str, split: str | None = "train") -> list[str]:
     """Finds the Parquet files of a split, sorted: their order numbers the videos. None or `"all"` takes all files.
 
-    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), a Parquet file, a pattern of several
-    (`data/train-*.parquet`, also as a URL), or the id of a data set on the Hub.
+    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), the id of a data set on the Hub, a Parquet
+    file, or a pattern of several (`data/train-*.parquet`, also as a URL).
     """
     if name in DATASETS:
         raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
@@ -82,9 +82,8 @@ class ParquetVideos:
         self.shards = list(shards)
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, self.shards))
-        self._groups = [
-            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
-        ]
+        counts = [footer.num_row_groups for footer in self._footers]
+        self._groups = [(file, group) for file, count in enumerate(counts) for group in range(count)]
         sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
         self.group_sizes = torch.tensor(sizes, dtype=torch.int64)
         self.group_starts = self.group_sizes.cumsum(0) - self.group_sizes
@@ -105,7 +104,7 @@ class ParquetVideos:
             reader = pq.ParquetFile(source, metadata=self._footers[file], pre_buffer=True)
             rows = reader.read_row_group(group_in_file, columns=["video"], use_threads=False)["video"].to_pylist()
         for row, video in enumerate(rows):
-            if video is not None and video["path"] is None:
+            if video is not None and not video["path"]:
                 video["path"] = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
         return [video if video is not None and video["bytes"] is not None else None for video in rows]
 
@@ -227,14 +226,12 @@ class StreamingClipLoader(EpochLoader):
         make_clips: ClipMaker,
         batch_size: int,
         *,
-        num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
         shuffle_window: int = 1024,
+        **how: Any,
     ):
         of_the_rank = {"seed": make_clips.seed, "rank": rank, "world_size": world_size}
         batches = StreamedBatches(videos, batch_size, shuffle_window=shuffle_window, **of_the_rank)
         # The samples are batches already, so the data loader makes none.
-        how: dict[str, Any] = {"sampler": batches, "batch_size": None, "num_workers": num_workers}
-        super().__init__(StreamedClips(make_clips), batches, pin_memory=pin_memory, **how)
+        super().__init__(StreamedClips(make_clips), batches, sampler=batches, batch_size=None, **how)

@@ -13,11 +13,9 @@ import pytest
 from huggingface_hub import HfApi
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.preparation import prepare
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.prepare import prepare_dataset, push_to_hub, summarize
-from vididi_hf.data.preparation.shards import shard_path
 from vididi_hf.data.registry import load_video_dataset
 
 
@@ -110,20 +108,6 @@ def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp
         stored = rows.cast_column("video", datasets.Video(decode=False))
         assert {(row["video"]["bytes"], row["label"], row["take"]) for row in stored} == before
         assert all(row["video"]["path"].startswith(f"{split}/") for row in stored)
-
-
-def test_load_video_dataset_and_the_parquet_builder_take_it_as_it_is(prepared, mixed, monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    for split, count in (("train", 8), ("test", 4), ("all", 12)):
-        rows = load_video_dataset(prepared[0], split=split)
-        assert len(rows) == count
-        assert rows.features["label"] == load_video_dataset(mixed).features["label"]
-        assert rows[0]["video"].get_frames_at([0, 23]).data.shape == (2, 3, 64, 64)
-    with pytest.raises(MissingSplitError, match="validation"):
-        load_video_dataset(prepared[0], split="validation")
-    files = {"train": str(shard_path(prepared[0], "train", 0, 3))}
-    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
-    assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
 
 
 def test_rows_are_shuffled_unless_told_otherwise_and_videos_shrunk_if_asked(prepared, mixed, tmp_path):
@@ -233,22 +217,6 @@ def test_missing_splits_and_those_that_do_not_fit_together_are_refused(tmp_path,
     saved.save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(ValueError, match="splits train and test have different columns or classes"):
         prepare_dataset(options_of(tmp_path / "saved", tmp_path / "out"))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"partial": "mend"}, "partial must be one of repair, keep, drop, got 'mend'"),
-        ({"videos_per_shard": 0}, "videos_per_shard must be at least 1, got 0"),
-        ({"short_side": 8}, "short_side must be at least 16, got 8"),
-        ({"crf": 52}, "crf must be at least 0 and at most 51, got 52"),
-        ({"splits": ["a-b"]}, "splits must be names of letters, digits and _ only, got 'a-b'"),
-        ({"push_to_hub": "name"}, "push_to_hub must be the id of a data set, owner/name, got 'name'"),
-    ],
-)
-def test_impossible_options_are_named(values, message):
-    with pytest.raises(ValueError, match=message):
-        PreparationOptions(**{"dataset": "motion", "output_dir": "out", **values})
 
 
 def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypatch):

@@ -23,10 +23,6 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() or path.is_symlink())
 
 
-def test_names():
-    assert shard_path("out", "train", 3, 20) == Path("out/data/train-00003-of-00020.parquet")
-
-
 def test_a_shard_holds_rows_in_groups_their_types_and_its_record(tmp_path):
     path = shard_path(tmp_path, "train", 3, 20)
     assert path == tmp_path / "data/train-00003-of-00020.parquet"
@@ -89,9 +85,6 @@ def test_errors_leave_nothing_and_foreign_files_have_no_record(tmp_path):
         write_shard(shard_path(tmp_path / "text.parquet", "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
 
 
-# Which rows are stored where
-
-
 def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options):
     return StoredSplit("train", rows, root, settings or {}, videos_per_shard, **options)
 
@@ -111,14 +104,6 @@ def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides(liste
     assert split.shards == split_of(listed).shards
     assert len({str(split_of(listed, seed=seed).shards) for seed in range(3)}) == 3
     assert split_of(listed, shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_columns_are_those_of_the_rows_and_what_is_measured(listed):
-    split = split_of(listed)
-    assert set(split.features) == {"video", "label", "take", "num_frames", "fps", "height", "width"}
-    assert split.features["label"].names == ["0", "1"]
-    assert split.features["video"] == datasets.Video()
-    assert split.row(3) == {"video": {"bytes": None, "path": "/videos/1/3.mp4"}, "label": 1, "take": 3}
 
 
 def test_the_common_folder():

@@ -3,7 +3,6 @@
 import pytest
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation import treatment
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.treatment import treat_video
@@ -90,13 +89,3 @@ def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video,
     result = treat_video(video, options())
     assert result.status == "dropped"
     assert "2 GiB" in result.reason
-
-
-def test_other_errors_are_not_taken_for_faults_of_a_video(tmp_path, write_video, monkeypatch):
-    def fail(_):
-        raise ImportError("no FFmpeg")
-
-    monkeypatch.setattr(treatment, "probe_video", fail)
-    assert not issubclass(ImportError, BrokenVideoError)
-    with pytest.raises(ImportError):
-        treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, options())

@@ -14,7 +14,6 @@ from vididi_hf.data.readers.common import (
     choose_splits,
     without_suffix,
 )
-from vididi_hf.data.registry import absent_videos
 
 
 def test_folders(tmp_path, vididi_home, touch, monkeypatch):
@@ -37,19 +36,6 @@ def test_lists_inside_come_first_then_those_beside(tmp_path, touch):
     inside = ["videos/deep/list1.txt", "videos/deep/er/List1.TXT"]
     assert found == [*inside, "list1.txt", "list2.txt", "annotations/x/list3.txt"]
     assert folder.find_list(r"list1\.txt", "list") == root / "deep" / "list1.txt"
-
-
-def test_a_missing_list_is_described_with_what_is_there(tmp_path, touch):
-    folder = DatasetFolder("some", touch(tmp_path / "root", "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
-    with pytest.raises(FileNotFoundError) as caught:
-        folder.find_list("x", "list x.txt")
-    message = str(caught.value)
-    assert "some: found no list x.txt" in message
-    assert f"looked anywhere in {tmp_path / 'root'}, in {tmp_path}, and there in the folders annotations" in message
-    assert "holds 4 files: a.mp4, b.mp4, c.mp4, …" in message
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty is empty"):
-        DatasetFolder("some", tmp_path / "empty").find_list("x", "list x.txt")
 
 
 def test_videos_are_found_by_folder_and_name_or_by_name(tmp_path, touch):
@@ -107,12 +93,3 @@ def test_splits_and_names():
         check_official_split("some", 4)
     names = ["a.avi", "a/b.c.MP4", "v1.5_run", "a"]
     assert [without_suffix(name) for name in names] == ["a", "a/b.c", "v1.5_run", "a"]
-
-
-def test_all_absent_videos_can_be_asked_for(tmp_path, touch, write):
-    lines = [f"run,clip{number:07d},{number},{number + 10},train" for number in range(9)]
-    write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split", *lines)
-    touch(tmp_path, "clip0000003_000003_000013.mp4")
-    expected = [f"clip{n:07d}_{n:06d}_{n + 10:06d}" for n in range(9) if n != 3]
-    assert absent_videos("kinetics400", root=tmp_path) == expected
-    assert absent_videos(tmp_path) == []

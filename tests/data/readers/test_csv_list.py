@@ -100,20 +100,3 @@ def test_lists_that_are_none(tmp_path):
     pd.DataFrame({"video": [{"path": "a.mp4", "bytes": b""}]}).to_parquet(tmp_path / "clips.parquet")
     with pytest.raises(ValueError, match="must contain paths only"):
         read_video_list(tmp_path / "clips.parquet")
-
-
-def test_a_list_decodes(motion_root):
-    rows = read_video_list(motion_root / "clips.csv", "test")
-    assert len(rows) == 8
-    assert rows[3]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-    assert labels_of(rows)[3] == "bob"
-    assert rows.features["background"].dtype == "int64"
-
-
-def test_the_list_of_a_real_set_has_all_its_videos(shared):
-    train, test = (read_video_list(shared / "jhmdb" / "clips.csv", split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (660, 268)
-    assert train.features["label"] == test.features["label"]
-    assert train.features["label"].num_classes == 21
-    videos = train.cast_column("video", datasets.Video(decode=False))["video"]
-    assert all(Path(video["path"]).is_file() for video in videos)

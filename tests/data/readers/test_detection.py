@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.data.readers.detection import box_features, fractions, key_frames, load_mat
+from vididi_hf.data.readers.detection import box_features, key_frames, load_mat
 
 LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0.25, 1, 0.75]
 
@@ -51,10 +51,6 @@ def test_what_has_no_key_frames(rows):
         key_frames(rows, every=0)
     with pytest.raises(ValueError, match="holds no key frame"):
         key_frames(rows.select([1]))
-
-
-def test_fractions_of_the_picture():
-    assert fractions([[32, 60, 320, 241], [-3, 0, 160, 120]], 320, 240) == [[0.1, 0.25, 1, 1], [0, 0, 0.5, 0.5]]
 
 
 def test_matlab_files(tmp_path, monkeypatch):

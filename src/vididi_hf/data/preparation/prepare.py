@@ -36,7 +36,6 @@ REPORT_FILE = "preparation.json"
 
 
 def run(options: PreparationOptions) -> None:
-    """Runs `vididi prepare`: prepares a data set and prints what happened to the videos."""
     print(summarize(prepare_dataset(options)))
     if options.push_to_hub is not None:
         print(f"uploaded to https://huggingface.co/datasets/{options.push_to_hub}")
@@ -189,10 +188,8 @@ def _report(options: PreparationOptions, splits: list[StoredSplit], records: lis
         mine = [record for record in records if record["split"] == split.name]
         counts = {name: sum(record[name] for record in mine) for name in ("videos", "stored", KEPT, REENCODED)}
         named = {name: [video for record in mine for video in record[name]] for name in (REPAIRED, DROPPED)}
-        shards = [
-            {"file": record["path"].name, "rows": record["stored"], "bytes": record["path"].stat().st_size}
-            for record in mine
-        ]
+        files = [(record["path"], record["stored"]) for record in mine]
+        shards = [{"file": path.name, "rows": rows, "bytes": path.stat().st_size} for path, rows in files]
         report["splits"][split.name] = {**counts, **named, "shards": shards}
     return report
 

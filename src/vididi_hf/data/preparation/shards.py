@@ -33,9 +33,8 @@ _VERSION = 1  # raise this when the same videos and settings give other shards
 class StoredSplit:
     """The rows of one split, in the order and under the names in which shards store them.
 
-    `features` are the columns of the shards: those of `rows` plus the measured `FACTS`. `shards` are the rows of each
-    shard. `identity` is a digest of everything that the shards depend on; names, relative to `root`, and sizes stand for
-    the files.
+    `features` are the columns of `rows` plus the measured `FACTS`. `shards` are the rows of each shard. `identity` is a
+    digest of all that the shards depend on; names, relative to `root`, and sizes stand for the files.
     """
 
     def __init__(self, name: str, rows: datasets.Dataset, root: str, settings: dict[str, Any]):
@@ -51,12 +50,10 @@ class StoredSplit:
         self.identity = self._identity(settings)
 
     def row(self, index: int) -> dict[str, Any]:
-        """Returns a row as Arrow stores it: the video as path or bytes, the label as a number."""
         row: dict[str, Any] = self._rows[index].to_pylist()[0]
         return row
 
     def video_name(self, index: int, path: str | None) -> str:
-        """Returns the stored name of a video: its path relative to the root or, without a path, its split and row."""
         if path is None:
             return f"{self.name}/{index:08d}"
         if not os.path.isabs(path):
@@ -82,10 +79,7 @@ def common_folder(splits: Iterable[datasets.Dataset]) -> str:
         for _, videos in _video_arrays(arrow):
             paths = videos.field("path").to_pylist()
             folders |= {os.path.dirname(path) for path in paths if path is not None and os.path.isabs(path)}
-    try:
-        return os.path.commonpath(folders) if folders else ""
-    except ValueError:
-        return ""
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _video_arrays(rows: datasets.Dataset) -> Iterator[tuple[int, pa.StructArray]]:
@@ -111,7 +105,7 @@ def write_shard(
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], record: dict[str, Any]) -> None:
-    """Writes a shard atomically, one row group per table. `tables` may still add to the footer's `record` (any JSON)."""
+    """Writes a shard atomically, one row group per table. `tables` may still add to `record` (any JSON)."""
     try:
         # Videos are compressed already, embeddings hardly compress, and no two are equal.
         with (
