@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
 
 INSTALL_TORCHCODEC = (
-    "torchcodec could not load, so no video can be read. It needs the shared libraries of FFmpeg 4 to 9 (`apt-get install "
-    "ffmpeg`, `conda install -c conda-forge ffmpeg` or `brew install ffmpeg`) and a build that fits the installed torch "
+    "torchcodec could not load, so no video can be read. It needs the libraries of FFmpeg 4 to 9 (`apt-get install "
+    "ffmpeg`, `conda install -c conda-forge ffmpeg`, `brew install ffmpeg`) and must fit the installed torch "
     "(`pip install -U torchcodec`)."
 )
 
@@ -39,8 +39,8 @@ class BrokenVideoError(ValueError):
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     """Open a video with torchcodec.
 
-    It seeks in exact mode, which scans the packets once. The approximate mode trusts the header and returns wrong frames
-    if the header lies.
+    It seeks in exact mode, which scans the packets once. The approximate mode trusts headers and returns wrong frames
+    if they lie.
 
     Args:
         source: A path, encoded bytes, a binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
@@ -83,20 +83,15 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
 def source_name(source: Any) -> str:
     """Name a video source in messages, by its path if it has one."""
     if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
-        path = source.get("path")
-        return os.fspath(path) if path is not None else source_name(source["bytes"])
+        return source_name(source["bytes"] if source.get("path") is None else source["path"])
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
-    if hasattr(source, "get_frames_at"):
-        return f"<{type(source).__name__}>"
-    if hasattr(source, "read") and hasattr(source, "seek"):
+    if hasattr(source, "get_frames_at") or (hasattr(source, "read") and hasattr(source, "seek")):
         return str(getattr(source, "name", f"<{type(source).__name__}>"))
-    raise TypeError(
-        f"cannot read a video from {type(source).__name__}: pass a path, bytes, a binary file object, "
-        "a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
-    )
+    possible = "a path, bytes, a binary file object, a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
+    raise TypeError(f"cannot read a video from {type(source).__name__}: pass {possible}")
 
 
 class VideoReader:
@@ -194,7 +189,7 @@ class VideoReader:
         return False
 
     def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
-        """Find the first unreadable frame by bisection between the last readable index and the first unreadable one."""
+        """Find the first unreadable frame by bisection."""
         readable = -1
         for index in indices:
             if not self._is_readable(index):
@@ -218,10 +213,8 @@ def _content(source: Any) -> Any:
 def _stores_display_times(source: Any) -> bool:
     """Whether the container stores when each frame is shown. Unknown for an open decoder."""
     source = _content(source)
-    head = b""
+    head = bytes(source[:8]) if isinstance(source, (bytes, bytearray, memoryview)) else b""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
             head = file.read(8)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        head = bytes(source[:8])
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)

@@ -15,14 +15,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     An existing file or folder is replaced, and stays until then. An exception removes what was written; the next write
     to the same path, or `remove_unfinished`, removes what a kill left. To write a folder, create it at the hidden path.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_write(Path(folder, "numbers.txt")) as unfinished:
-        ...         _ = unfinished.write_text("1 2 3", encoding="utf-8")
-        ...         Path(folder, "numbers.txt").exists()
-        False
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,20 +45,15 @@ def random_resized_crop_box(
 
 
 def color_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`.
-
-    Contrast scales around mid gray, and hue turns the chroma plane of the YIQ color space by a fraction of a full turn.
-    """
+    """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`."""
+    # Contrast scales around mid gray, and hue turns the chroma plane of the YIQ color space.
     gain, turn = brightness * contrast, 2 * math.pi * hue
     weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
     return np.dot(weights, _JITTER).reshape(3, 4)
 
 
 def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """Resizes uint8 frames (frames, channels, height, width) to squares by antialiased bilinear interpolation.
-
-    The result is within one level of torchvision's `resize`, because both round after each axis.
-    """
+    """Resizes uint8 frames (frames, channels, height, width) to squares by antialiased bilinear interpolation."""
     clip = clip.contiguous(memory_format=torch.channels_last)
     if clip.shape[-2] > size:
         # Shrink the rows first: it is the cheap direction, and torch would take the other one first.
@@ -71,15 +66,7 @@ def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Random resized crop, flip, color jitter, gray and blur for one clip.
-
-    Source: the augmentation of the authors' code of ViDiDi (arXiv 2409.02371), with color as one affine map.
-
-    Example:
-        >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
-        >>> tuple(ClipAugmentation(image_size=112)(clip, Random(0)).shape)
-        (10, 3, 112, 112)
-    """
+    """Random resized crop, flip, color jitter, gray and blur for one clip, as the authors' code of ViDiDi (arXiv 2409.02371)."""
 
     image_size: int  # height and width of the result in pixels
     area: tuple[float, float] = (0.08, 1.0)  # smallest and largest share of the frame that the crop covers

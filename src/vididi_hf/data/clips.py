@@ -14,9 +14,8 @@ def sample_training_clips(
 ) -> Tensor:
     """Samples adjacent clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 clips of 8 frames, stride 3).
 
-    Each clip begins one stride after the last frame of the previous clip, so the extra frames at the end of a clip may
-    overlap the next clip. If the video is too short for adjacent clips, they overlap as little as possible. If it is
-    too short for one clip, it is played in a loop.
+    Each clip begins one stride after the last frame of the previous clip; extra frames may overlap the next clip. In a
+    short video, clips overlap as little as possible. A video that is too short for one clip is played in a loop.
     """
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     slack = room - (num_clips - 1) * num_frames * stride

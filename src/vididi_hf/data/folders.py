@@ -40,12 +40,10 @@ def find_files(folder: str | Path) -> list[str]:
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:
     try:
-        entries = list(os.scandir(folder))
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except PermissionError:
         return  # such as lost+found
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
         if entry.is_dir():
             if not (entry.is_symlink() and _contains(entry.path, folder)):
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
@@ -79,7 +77,7 @@ def with_video_column(
             raise ValueError(f"the label {min(map(str, unknown))!r} is not one of {classes}")
         data["label"] = [numbers[label] for label in labels]
         types["label"] = datasets.ClassLabel(names=names)
-    given = {name: kind for name, kind in (features or {}).items() if name in columns}
+    given = features or {}
     untyped = pa.table({name: values for name, values in columns.items() if name not in given})
     inferred = datasets.Features.from_arrow_schema(untyped.schema)
     types |= {name: {**inferred, **given}[name] for name in columns}
@@ -93,10 +91,9 @@ def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Data
 
 
 def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads a folder of videos, `[split/][label/…/]name.mp4`, in the order of the sorted paths.
+    """Reads a folder of videos, `[split/][label/…/]name.mp4`, sorted. None reads all splits.
 
-    Top folders that are named after splits are splits; everything else belongs to `"train"`. If all videos are then in
-    subfolders, the first subfolder is the label. None reads all splits.
+    Videos outside folders that are named after splits belong to `"train"`. Only if all videos have labels, rows do.
     """
     folder = Path(folder)
     files = sorted(path for path in map(Path, find_files(folder)) if path.suffix.lower() in VIDEO_SUFFIXES)

@@ -20,21 +20,18 @@ from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
 
-# How many other videos to try in place of a broken one. If all are broken, the data set is at fault.
-SUBSTITUTES = 20
+SUBSTITUTES = 20  # how many other videos to try in place of a broken one
 
 Asked = TypeVar("Asked")
 
-SampleKey = tuple[int, int]
-"""(epoch, index of the row): all that a worker needs to make a training sample."""
+SampleKey = tuple[int, int]  # (epoch, index of the row)
 
 
 @dataclass(eq=False)
 class EpochSampler(Sampler[Asked]):
     """The batches of one rank, in an order that depends only on (seed, epoch), from any step on.
 
-    Every video comes once per epoch. If the last global batch is short, the first videos of the epoch fill it up, so
-    that all processes have equally many equal batches. `batch_size` counts the videos of one rank.
+    Every video comes once per epoch, and the first ones again to fill the last batch, of `batch_size` per rank.
     """
 
     num_samples: int
@@ -158,14 +155,6 @@ class TrainingClips(Dataset):
     """Map-style data set from (epoch, index) to the augmented clips of one video.
 
     `rows` has a `video` column of type `datasets.Video`. `clips` are the other fields of `ClipMaker`.
-
-    Example:
-        >>> from vididi_hf import load_video_dataset
-        >>> rows = load_video_dataset("motion", num_train=8, num_test=8)
-        >>> clips = TrainingClips(rows, num_frames=8, frame_stride=1, extra_frames=2, augmentation=ClipAugmentation(40))
-        >>> epoch, index = 0, 5
-        >>> clips[epoch, index]["clips"].shape
-        torch.Size([2, 10, 3, 40, 40])
     """
 
     def __init__(self, rows: datasets.Dataset, *, num_clips: int = 2, seed: int = 0, **clips: Any):

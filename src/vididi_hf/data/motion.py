@@ -1,8 +1,7 @@
 """`motion`: generated H.264 videos whose label is the motion and nothing else.
 
-Textured sprites move over a static textured background in one of eight ways. Sprites, backgrounds, sizes, speeds and
-phases are independent of the label, so no single frame tells it. Train and test share backgrounds but no sprites. Flips
-and crops, which training applies, keep every motion.
+Textured sprites move over a static background in one of eight ways. All else is independent of the label. Train and
+test share backgrounds but no sprites. Flips and crops, which training applies, keep every motion.
 """
 
 import json
@@ -10,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -126,7 +126,7 @@ def _paint(canvas: Tensor, sprite: Tensor, radius: float, center: tuple[float, f
 
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
-    """Returns the `label` and the number of the `background` of a video, without drawing it."""
+    """Returns the `label` and the number of the `background` of a video."""
     generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
     return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background}
@@ -146,8 +146,7 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
         # Positions wrap around, so every shift leaves them evenly spread.
         center = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
         resting = _uniform(0, 2 * math.pi, generator)
-        # Pulses are not in step, and in all other motions a sprite has the size of a pulse at some instant, so that the
-        # sizes in a single frame do not tell a pulse.
+        # In other motions a sprite has the size of a pulse at some instant, so that one frame does not tell a pulse.
         _, _, sizes, _ = _pulse(time, generator)
         scale = sizes if label == "pulse" else sizes[:1].expand_as(sizes)
         canvas = _paint(canvas, sprite, radius, center, (dx, dy, scale, angle + resting))
@@ -169,16 +168,10 @@ def _encode(frames: Tensor) -> bytes:
         encoder = VideoEncoder(frames, frame_rate=FRAME_RATE)
     except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg at import, newer on use
         raise ImportError(INSTALL_TORCHCODEC) from error
-    encoded = encoder.to_tensor(
-        format="mp4",
-        codec="libx264",
-        pixel_format="yuv420p",
-        crf=18,
-        preset="veryfast",
-        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
-        extra_options={"threads": "1", "x264-params": "mbtree=0"},
-    )
-    return encoded.numpy().tobytes()
+    # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
+    reproducible = {"threads": "1", "x264-params": "mbtree=0"}
+    codec: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "preset": "veryfast"}
+    return encoder.to_tensor(format="mp4", **codec, extra_options=reproducible).numpy().tobytes()
 
 
 def generate_motion(

@@ -20,8 +20,6 @@ from vididi_hf.data.readers.something_something import read_something_something
 from vididi_hf.data.readers.ucf101 import read_ucf101
 from vididi_hf.data.readers.ucf101_24 import read_ucf101_24
 
-Reader = Callable[..., datasets.Dataset]
-
 
 def read_motion(
     root: str | Path | None = None,
@@ -37,7 +35,7 @@ def read_motion(
 
 # To add a data set, write a reader `(root, split, **options)` and add one line here. Each official split or version has
 # its own name, so that training and test rows of different ones never mix.
-DATASETS: dict[str, Reader] = {
+DATASETS: dict[str, Callable[..., datasets.Dataset]] = {
     "motion": read_motion,
     "ucf101": read_ucf101,
     **{f"ucf101-{number}": partial(read_ucf101, official_split=number) for number in (2, 3)},

@@ -1,8 +1,8 @@
 """Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
 
 The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
-is a permutation that depends only on the footers, so a run resumes at any place, and it needs few row groups at a time.
-A process fetches each row group once, ahead of its use, and passes the bytes of a batch to a worker, which decodes.
+depends only on the footers, so a run resumes at any place. A process fetches each row group once, ahead of its use, and
+passes the bytes of a batch to a worker, which decodes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,8 @@ from vididi_hf.data.seeding import seeded_generator
 _FOOTERS_AT_ONCE = 16
 _GROUPS_AT_ONCE = 4
 _PREPARE_FIRST = "streaming reads sharded Parquet: run `vididi prepare` first"
-# A batch knows at least this many videos, so that a broken one can be replaced without another fetch.
-_CANDIDATES = SUBSTITUTES + 1
-# Row groups are fetched for this many batches beyond those that workers have been given.
-_BATCHES_AHEAD = 2
+_CANDIDATES = SUBSTITUTES + 1  # a batch knows so many videos, to replace a broken one without another fetch
+_BATCHES_AHEAD = 2  # row groups are fetched for so many batches beyond those that workers have been given
 
 
 def find_shards(name: str, split: str | None = "train") -> list[str]:
@@ -72,11 +70,7 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
 
 
 class ParquetVideos:
-    """The videos of Parquet files (paths or fsspec URLs) with embedded bytes. Opening them reads only the footers.
-
-    The rows, counted consecutively, number the videos. `group_sizes` and `group_starts`, int64 (row groups,), are the
-    number of videos and the number of the first video of each row group of all files.
-    """
+    """The videos, numbered by rows, of Parquet files (paths or fsspec URLs). Opening them reads only the footers."""
 
     def __init__(self, shards: Sequence[str]):
         self.shards = list(shards)
@@ -85,6 +79,7 @@ class ParquetVideos:
         counts = [footer.num_row_groups for footer in self._footers]
         self._groups = [(file, group) for file, count in enumerate(counts) for group in range(count)]
         sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
+        # The number of videos and the first video of each row group: int64 (row groups,).
         self.group_sizes = torch.tensor(sizes, dtype=torch.int64)
         self.group_starts = self.group_sizes.cumsum(0) - self.group_sizes
         if len(self) == 0:
@@ -127,7 +122,7 @@ def _read_footer(url: str) -> pq.FileMetaData:
 
 @dataclass(frozen=True)
 class StreamedBatch:
-    """What a worker needs to make a batch: the `asked` numbers, and these and maybe other videos by number."""
+    """What a worker needs to make a batch: the numbers asked for, and these and maybe other videos by number."""
 
     epoch: int
     asked: list[int]
@@ -149,10 +144,9 @@ class StreamedClips(Dataset):
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos. See `EpochSampler` for the arguments `of_the_rank`.
+    """The batches of one rank with the bytes of their videos. `of_the_rank` is as for `EpochSampler`.
 
-    Videos that are `shuffle_window` apart in the shards' (random) order keep their order. At most this many videos are
-    in memory, plus the rest of their row groups.
+    Videos that are `shuffle_window` apart in the shards' (random) order keep their order.
     """
 
     def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: int):

@@ -26,9 +26,8 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Applies a function to jobs in several processes and yields the results in the order of the jobs.
 
-    A job that kills its process, as a hostile file can do to a decoder, costs no other job its result; `crashed`
-    returns the result of that job. Jobs are taken as needed. Workers use one torch thread and end with their parent.
-    The function must be importable in other processes; 0 workers run it in this one.
+    A job that kills its process, as a hostile file can, costs no other job its result; `crashed` returns its own.
+    Workers use one torch thread and end with their parent. 0 workers run the function in this process.
     """
     if num_workers == 0:
         yield from map(function, jobs)
@@ -92,7 +91,7 @@ def leave_process_group(worker: int) -> None:
 
 
 def ordered_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Builds the loader of an evaluation: all samples of a map-style data set once, in order, in lists."""
+    """Loads all samples of a data set once, in order, in lists."""
     return DataLoader(
         samples,
         batch_size=batch_size,

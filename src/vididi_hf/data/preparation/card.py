@@ -11,7 +11,7 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
     """Writes the data set card (Markdown) of the report of `prepare_dataset`."""
-    splits: dict[str, dict[str, Any]] = report["splits"]
+    splits = report["splits"]
     total = sum(split["stored"] for split in splits.values())
     files = [{"split": name, "path": f"{DATA_FOLDER}/{name}-*.parquet"} for name in splits]
     header = DatasetCardData(

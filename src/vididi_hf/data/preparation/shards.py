@@ -1,8 +1,4 @@
-"""Parquet shards: which rows they hold, and writing and reading them.
-
-Everything that reads 🤗 data sets can read a shard. Its column `video` holds encoded files, in row groups small enough
-to fetch one by one. Its footer holds a record of how it was made.
-"""
+"""Parquet shards: which rows they hold, and writing and reading them. The footer records how a shard was made."""
 
 import errno
 import hashlib

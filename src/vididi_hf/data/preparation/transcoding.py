@@ -64,19 +64,12 @@ def reencode_video(
     height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)
     keys = f":keyint={key_frame_interval}" if key_frame_interval else ""
     encoder = Encoder()
-    stream = encoder.add_video(
-        height=height,
-        width=width,
-        frame_rate=rate,
-        codec="libx264",
-        pixel_format="yuv420p",
-        crf=crf,
-        preset="veryfast",
-        # Training decodes the file in every epoch. fastdecode omits arithmetic coding and the deblocking filter: at 128
-        # lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
-        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
-        extra_options={"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"},
-    )
+    # Training decodes the file in every epoch. fastdecode omits arithmetic coding and the deblocking filter: at 128
+    # lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
+    # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
+    options = {"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"}
+    codec: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "crf": crf, "preset": "veryfast"}
+    stream = encoder.add_video(height=height, width=width, frame_rate=rate, **codec, extra_options=options)
     file = io.BytesIO()
     num_frames = 1
     with encoder.open_file_like(file, format="mp4"):

@@ -15,11 +15,11 @@ KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
 
 @dataclass(frozen=True)
 class TreatedVideo:
-    """What happened to a video: its status, the reason if repaired or dropped, and the file to store with its facts."""
+    """What happened to a video."""
 
     status: str
-    reason: str = ""
-    encoded: bytes | None = None
+    reason: str = ""  # if repaired or dropped
+    encoded: bytes | None = None  # the file to store
     facts: VideoFacts | None = None
 
 

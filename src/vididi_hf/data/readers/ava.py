@@ -12,10 +12,9 @@ from vididi_hf.data.readers.detection import box_features
 
 NUM_ACTIONS = 80
 _NOT_EVALUATED = (2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75)
+# AVA's numbers, from 1, of the 60 actions of its benchmark. The others are too rare in the validation split.
 EVALUATED_ACTIONS = tuple(number for number in range(1, NUM_ACTIONS + 1) if number not in _NOT_EVALUATED)
-"""AVA's numbers, from 1, of the 60 actions of its benchmark. The others are too rare in the validation split."""
-KEY_SECONDS = range(902, 1799)
-"""The seconds of a movie that are key frames: minutes 15 to 30 without their first and last moments."""
+KEY_SECONDS = range(902, 1799)  # the seconds of a movie that are key frames
 CUT_FOLDER = "videos_15min"  # the usual scripts cut minutes 15 to 30 into this folder
 CUT_AT = 900.0
 _COLUMNS = ["video_id", "second", "x1", "y1", "x2", "y2", "action", "person"]
@@ -36,8 +35,8 @@ def read_ava(
     is the second of the movie at which the files begin, by default 900 in a folder `videos_15min`, else 0.
     `include_empty` also returns key frames without annotations.
 
-    Returns one row per key frame, sorted: `video` (the movie), `video_id`, `second` (as annotated: 902 to 1798),
-    `timestamp` (seconds from the start of the file), `boxes`, `box_labels` (AVA's number less 1) and `persons`.
+    Returns one row per key frame, sorted: `video`, `video_id`, `second` (as annotated: 902 to 1798), `timestamp`
+    (seconds from the start of the file), `boxes`, `box_labels` (AVA's number less 1) and `persons`.
     """
     if version not in ("2.1", "2.2"):
         raise ValueError(f"ava: version must be '2.1' or '2.2', got {version!r}")
@@ -58,16 +57,15 @@ def read_ava(
     keys = sorted(key for key in key_frames if key not in excluded)
     videos = [video for video, _ in keys]
     starts = {video: CUT_AT if CUT_FOLDER in Path(folder.locate(video) or "").parts else 0.0 for video in set(videos)}
-    return folder.rows(
-        videos,
-        features=box_features(names),
-        video_id=videos,
-        second=[second for _, second in keys],
-        timestamp=[second - (starts[video] if starts_at is None else starts_at) for video, second in keys],
-        boxes=[[corner for corner, _, _ in key_frames[key]] for key in keys],
-        box_labels=[[labels for _, labels, _ in key_frames[key]] for key in keys],
-        persons=[[person for _, _, person in key_frames[key]] for key in keys],
-    )
+    columns = {
+        "video_id": videos,
+        "second": [second for _, second in keys],
+        "timestamp": [second - (starts[video] if starts_at is None else starts_at) for video, second in keys],
+        "boxes": [[corner for corner, _, _ in key_frames[key]] for key in keys],
+        "box_labels": [[labels for _, labels, _ in key_frames[key]] for key in keys],
+        "persons": [[person for _, _, person in key_frames[key]] for key in keys],
+    }
+    return folder.rows(videos, None, None, box_features(names), **columns)
 
 
 def _action_names(folder: DatasetFolder, version: str) -> list[str]:

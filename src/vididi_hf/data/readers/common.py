@@ -54,7 +54,7 @@ class DatasetFolder:
 
     @cached_property
     def _list_candidates(self) -> list[Path]:
-        """Files that may be lists: first those in the folder, less deep first, then those next to it."""
+        """First those in the folder, less deep first, then those next to it."""
         inside = sorted((file for file in self.files if without_suffix(file) == file), key=lambda file: file.count("/"))
         parent = self.root.parent
         beside = sorted(path for path in parent.iterdir() if path.is_file()) if parent != self.root else []
@@ -84,16 +84,11 @@ class DatasetFolder:
         return f"{self.root} holds {len(self.files):,} files: {_few(self.files)}"
 
     def locate(self, name: str) -> str | None:
-        """The path of a video named `folder/stem` or `stem`, in a folder of any name, or None."""
+        """The path of a video named `folder/stem` or `stem`, in a folder of any name."""
         return self.videos.get(name) or self.videos.get(name.rpartition("/")[2])
 
     def rows(
-        self,
-        listed: Sequence[str],
-        labels: Sequence[str | None] | None = None,
-        names: list[str] | None = None,
-        features: dict[str, Any] | None = None,
-        **columns: Sequence,
+        self, listed: Sequence[str], labels: Sequence[str | None] | None = None, *types: Any, **columns: Sequence
     ) -> datasets.Dataset:
         """Builds the rows of the listed videos that exist, like `with_video_column`, and warns of the others."""
         paths = [self.locate(name) for name in listed]
@@ -111,12 +106,10 @@ class DatasetFolder:
             skipped = f"listed videos are not under {self.root} and are skipped: {_few(absent)}"
             message = f"{self.name}: {len(absent):,} of the {len(distinct):,} {skipped}"
             warnings.warn(AbsentVideosWarning(message, absent), stacklevel=3)
+        videos = [str(paths[index]) for index in kept]
+        labels = labels and [labels[index] for index in kept]
         return folders.with_video_column(
-            [str(paths[index]) for index in kept],
-            [labels[index] for index in kept] if labels is not None else None,
-            names,
-            features,
-            **{column: [values[index] for index in kept] for column, values in columns.items()},
+            videos, labels, *types, **{name: [values[index] for index in kept] for name, values in columns.items()}
         )
 
 

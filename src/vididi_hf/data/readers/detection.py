@@ -22,7 +22,6 @@ BoxColumns = dict[str, Any]  # `num_frames` and the box columns of one row
 
 
 def box_features(names: list[str]) -> dict[str, Any]:
-    """The types of `num_frames` and the box columns, for classes in the order of their numbers."""
     return {
         "num_frames": datasets.Value("int32"),
         "frames": datasets.List(datasets.Value("int32")),

@@ -16,8 +16,7 @@ def read_hmdb51(
 ) -> datasets.Dataset:
     """Reads HMDB51 by `<action>_test_split<N>.txt` or else `hmdb51_vid_{train,val,test}_split_<N>.txt`.
 
-    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from. Clips
-    that the official split does not use are in neither split.
+    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
     """
     splits = choose_splits("hmdb51", split, ("train", "test"), official_split)
     folder = DatasetFolder("hmdb51", root)
@@ -42,7 +41,7 @@ def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
 
 
 def check_actions(folder: DatasetFolder, found: dict[str, str], number: int, description: str) -> list[str]:
-    """Returns the sorted actions of clips named `action/clip`. All must exist, because their order numbers them."""
+    """Returns the sorted actions of clips. All must exist, because their order numbers them."""
     if not found:
         raise folder.missing(description)
     names = sorted({clip.partition("/")[0] for clip in found})
@@ -68,7 +67,6 @@ def _read_plain_lists(folder: DatasetFolder, official_split: int) -> dict[str, s
 def _split_lines(path: Path) -> list[list[str]]:
     """Splits lines of a name, which may contain blanks, and a number."""
     lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for line in lines:
-        if len(line) != 2:
-            raise ValueError(f"{path}: each line must be a clip and a number, got {line[0]!r}")
+    if wrong := [line[0] for line in lines if len(line) != 2]:
+        raise ValueError(f"{path}: each line must be a clip and a number, got {wrong[0]!r}")
     return lines

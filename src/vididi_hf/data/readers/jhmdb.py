@@ -19,12 +19,10 @@ def read_jhmdb(
     """Reads JHMDB as published, or from two tables.
 
     *As published:* `ReCompress_Videos/<action>/*.avi`, `splits/<action>_test_split<N>.txt` and, optionally, masks
-    (`puppet_mask/<action>/<clip>/puppet_mask.mat`), whose bounding boxes become the boxes. *From tables:* `clips.csv`
-    (`video,label,split,frames,…`, the first official split) and, optionally, `boxes.csv`
-    (`video,frame,x1,y1,x2,y2`, fractions).
+    (`puppet_mask/<action>/<clip>/puppet_mask.mat`). *From tables:* `clips.csv` (`video,label,split,frames,…`, the first
+    official split) and, optionally, `boxes.csv` (`video,frame,x1,y1,x2,y2`, fractions).
 
-    Returns one row per clip: `video`, `label` (names sorted), `source` (the film or upload it was cut from) and, if
-    there are boxes, `num_frames` and the columns of `vididi_hf.data.readers.detection`.
+    Returns the columns `video`, `label` (names sorted), `source` and, if there are boxes, those of `box_features`.
     """
     splits = choose_splits("jhmdb", split, ("train", "test"), official_split)
     folder = DatasetFolder("jhmdb", root)

@@ -15,10 +15,8 @@ NAME = "something-something-v2"
 def read_something_something(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
     """Reads Something-Something V2 by `[labels/][something-something-v2-]{train,validation,test,labels}.json`.
 
-    Videos are `<id>.webm`. The labels of the test split come from `test-answers.csv` (`id;label`), if it exists.
-
-    Returns the columns `video`, `label` (the template, numbered as in `labels.json`; none without answers) and
-    `caption`, which names the objects (empty for the test split).
+    The labels of the test split come from `test-answers.csv` (`id;label`), if it exists. Returns the columns `video`,
+    `label` (the template, numbered as in `labels.json`) and `caption`, which names the objects.
     """
     splits = choose_splits(NAME, split, SPLIT_NAMES)
     folder = DatasetFolder(NAME, root)

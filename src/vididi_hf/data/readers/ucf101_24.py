@@ -15,8 +15,7 @@ WIDTH, HEIGHT = 320, 240  # of every video of UCF101
 def read_ucf101_24(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
     """Reads UCF101-24 with the corrected annotations (Singh et al. 2017), `finalAnnots.mat` and `testlist.mat`.
 
-    Only the first official split has corrected boxes. Returns one row per video: `video`, `label`, `num_frames` as
-    annotated, and the columns of `vididi_hf.data.readers.detection`. A video may show several people.
+    Returns the columns `video`, `label` and those of `box_features`. Only the first official split has corrected boxes.
     """
     splits = choose_splits("ucf101-24", split, ("train", "test"))
     folder = DatasetFolder("ucf101-24", root)
