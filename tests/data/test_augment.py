@@ -21,9 +21,8 @@ def generator(seed=0):
 
 
 def noise(num_frames=6, height=48, width=48, low=0, high=256):
-    return torch.randint(
-        low, high, (num_frames, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    seeded = torch.Generator().manual_seed(0)
+    return torch.randint(low, high, (num_frames, 3, height, width), dtype=torch.uint8, generator=seeded)
 
 
 def smooth(num_frames=6, height=64, width=80):
@@ -66,9 +65,8 @@ def test_a_box_falls_anywhere_that_it_fits():
 @pytest.mark.parametrize(("height", "width", "expected"), [(30, 300, (0, 130, 30, 40)), (300, 30, (130, 0, 40, 30))])
 def test_where_nothing_fits_the_box_is_the_largest_in_the_middle(height, width, expected):
     """The whole area of such a frame never fits into it at a ratio between 3/4 and 4/3."""
-    assert all(
-        random_resized_crop_box(height, width, (1.0, 1.0), RATIO, generator(seed)) == expected for seed in range(5)
-    )
+    boxes = {random_resized_crop_box(height, width, (1.0, 1.0), RATIO, generator(seed)) for seed in range(5)}
+    assert boxes == {expected}
 
 
 def test_the_crop_is_torchvisions_resize_of_the_box(no_augmentation):
@@ -191,10 +189,8 @@ def blur(no_augmentation):
 
     def blurred(clip, sigma):
         size = clip.shape[-1]
-        deviation = sigma * 112 / size
-        return replace(no_augmentation, image_size=size, blur_probability=1.0, blur_sigma=(deviation, deviation))(
-            clip, generator()
-        )
+        sigmas = (sigma * 112 / size,) * 2
+        return replace(no_augmentation, image_size=size, blur_probability=1.0, blur_sigma=sigmas)(clip, generator())
 
     return blurred
 
@@ -301,13 +297,6 @@ def test_colors_per_frame_flicker_and_only_they(no_augmentation):
     assert {sum(not torch.equal(frame, static[0]) for frame in clip) for clip in clips} == {0, 6}
 
 
-def test_gray_wins_over_jittered_saturation_and_is_drawn_per_frame_if_asked(no_augmentation):
+def test_gray_wins_over_jittered_saturation(no_augmentation):
     gray = replace(no_augmentation, jitter_probability=1.0, gray_probability=1.0)(noise(), generator())
     assert (gray.max(dim=1).values.int() - gray.min(dim=1).values).max() <= 1
-    clip = noise(8, 8, 8)
-    augmentation = replace(no_augmentation, image_size=8, gray_probability=0.5, per_frame_color=True)
-    frames = torch.cat([augmentation(clip, generator(seed)) for seed in range(40)])
-    is_gray = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
-    assert abs(int(is_gray.sum()) - 160) < 45
-    untouched = torch.stack([torch.equal(frame, clip[i % 8]) | torch.tensor(False) for i, frame in enumerate(frames)])
-    assert torch.equal(untouched, ~is_gray)

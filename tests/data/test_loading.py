@@ -160,17 +160,6 @@ def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_worker
         load(rows, batch_size=2, num_workers=num_workers)
 
 
-def test_data_sets_without_videos_and_too_few_are_refused(rows, motion_root):
-    with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background'\]"):
-        clips_of(rows.remove_columns("video"))
-    with pytest.raises(ValueError, match="holds no videos"):
-        clips_of(rows.select([]))
-    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
-        ClipLoader(clips_of(rows), 9, world_size=2)
-    without = with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")])
-    assert clips_of(without)[0, 0]["broken"] == {"<row 0>": "the row holds no video"}
-
-
 def keys(num_samples, batch_size, epoch=0, **options):
     batches = EpochBatches(num_samples, batch_size, **options)
     batches.set_epoch(epoch)

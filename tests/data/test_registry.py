@@ -29,14 +29,6 @@ def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_
     assert len(load_video_dataset("motion", root=root, split=None, num_train=16, num_test=8)) == 24
 
 
-def test_motion_lies_in_the_users_cache_by_default(vididi_home):
-    rows = load_video_dataset("motion", num_train=1, num_test=1)
-    other = load_video_dataset("motion", num_train=1, num_test=1, seed=3)
-    assert vididi_home in first_path(rows).parents
-    assert vididi_home in first_path(other).parents
-    assert first_path(rows) != first_path(other)
-
-
 def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("VIDIDI_HOME", str(tmp_path))
     assert default_root("motion") == tmp_path / "motion"
@@ -59,17 +51,6 @@ def test_published_sets_say_where_they_are_looked_for(name, tmp_path, vididi_hom
         load_video_dataset(name, root=tmp_path, split="unheard-of")
 
 
-def test_options_are_checked(motion_root):
-    with pytest.raises(TypeError, match="num_videos"):
-        load_video_dataset("motion", root=motion_root, num_videos=3)
-    with pytest.raises(ValueError, match=r"num_train: only the built-in sets \(motion, .*\) take options, and .* not"):
-        load_video_dataset(motion_root, num_train=3)
-    with pytest.raises(ValueError, match="root: only the built-in sets"):
-        load_video_dataset(motion_root, root=motion_root)
-    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
-        load_video_dataset("motion", root=motion_root, split="validation", num_train=16, num_test=8)
-
-
 @pytest.mark.parametrize("as_given", [str, Path])
 def test_folders_lists_and_saved_data_sets(motion_root, tmp_path, as_given):
     assert len(load_video_dataset(as_given(motion_root))) == 16
@@ -84,7 +65,7 @@ def test_folders_lists_and_saved_data_sets(motion_root, tmp_path, as_given):
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "dict")
     assert len(load_video_dataset(as_given(tmp_path / "single"))) == 1
     assert len(load_video_dataset(as_given(tmp_path / "dict"), split="test")) == 1
-    with pytest.raises(FileNotFoundError, match="there is no list"):
+    with pytest.raises(FileNotFoundError, match=r"clips\.csv"):
         load_video_dataset(as_given(tmp_path / "clips.csv"))
 
 
@@ -109,16 +90,6 @@ def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
     assert len(load_video_dataset("owner/some-clips_2.0", split="test")) == 16
     load_video_dataset("owner/some-clips_2.0", split=None)
     assert asked == [("owner/some-clips_2.0", "test"), ("owner/some-clips_2.0", "all")]
-
-
-@pytest.mark.parametrize("error", [datasets.exceptions.DatasetNotFoundError, ConnectionError])
-def test_what_the_hub_does_not_give_may_be_a_misspelt_folder(monkeypatch, error):
-    def load_dataset(name, split):
-        raise error("cannot be reached")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(FileNotFoundError, match=r"'data/vidoes'.*nor a folder.*from the Hub .* cannot be reached"):
-        load_video_dataset("data/vidoes")
 
 
 @pytest.mark.parametrize("name", ["motoin", "/no/such/folder", "../videos", "~/videos", "a/b/c", "./a/b", "a b/c"])

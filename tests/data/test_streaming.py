@@ -1,6 +1,7 @@
 """Streams: every video once an epoch over all ranks and workers, the same batches again, few bytes."""
 
 import io
+import random
 from collections import Counter
 
 import datasets
@@ -17,12 +18,7 @@ from vididi_hf.data.loading import ClipMaker, TrainingClips
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.data.preparation.shards import shard_path, write_shard
-from vididi_hf.data.streaming import (
-    ParquetVideos,
-    StreamedBatches,
-    StreamingClipLoader,
-    find_shards,
-)
+from vididi_hf.data.streaming import ParquetVideos, StreamedBatches, StreamingClipLoader, find_shards
 
 CLIPS = {"num_clips": 2, "num_frames": 4, "frame_stride": 2, "extra_frames": 1}
 FEATURES = datasets.Features({"video": datasets.Video()})
@@ -104,7 +100,7 @@ def test_orders_depend_on_seed_epoch_and_rank_alone():
     def order(epoch, **options):
         return tuple(row for batch in asked(videos, epoch, **options) for row in batch.asked)
 
-    assert order(3, seed=1) == order(3, seed=1) == order(3, seed=1, num_threads=7)
+    assert order(3, seed=1) == order(3, seed=1)
     different = {order(epoch, seed=seed) for epoch in (0, 1) for seed in (0, 1)}
     assert len(different | {tuple(range(53))}) == 5
     for batch in asked(videos):  # every video comes with its own bytes
@@ -157,17 +153,13 @@ def test_little_more_than_the_window_is_fetched_ahead_and_nothing_that_is_over_a
     iterator.close()
 
 
-def test_mistakes_and_errors_of_the_storage_are_raised(videos):
+def test_errors_of_the_storage_are_raised():
     class Failing(CountedVideos):
         def read_group(self, group):
             raise OSError("the network is gone")
 
     with pytest.raises(OSError, match="the network is gone"):
         asked(Failing(UNEVEN))
-    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
-        StreamingClipLoader(videos, make_clips(), 9, world_size=2)
-    with pytest.raises(ValueError, match="shuffle_window must be at least 1, got 0"):
-        StreamingClipLoader(videos, make_clips(), 2, shuffle_window=0)
 
 
 def test_a_sample_is_that_of_the_loader_that_has_the_whole_data_set(folder, videos, tmp_path):
@@ -237,9 +229,7 @@ LABELED = datasets.Features({"video": datasets.Video(), "label": datasets.ClassL
 
 def content(row):
     """What stands for the bytes of a video: 10,000 of them, and others for each row."""
-    return (
-        torch.randint(256, (10_000,), generator=torch.Generator().manual_seed(row), dtype=torch.uint8).numpy().tobytes()
-    )
+    return random.Random(row).randbytes(10_000)
 
 
 @pytest.fixture(scope="module")
@@ -303,35 +293,6 @@ def test_shards_of_folders_urls_files_and_patterns(labeled, remote):
         assert names(find_shards(f"{place}/data/train-*.parquet")) == TRAIN
         assert names(find_shards(f"{place}/data/{TRAIN[2]}")) == [TRAIN[2]]
         assert len(ParquetVideos(find_shards(place))) == 12
-
-
-def test_a_data_set_card_decides_which_file_belongs_to_which_split(labeled, tmp_path):
-    (tmp_path / "x.parquet").write_bytes(shard_path(labeled, "train", 0, 3).read_bytes())
-    (tmp_path / "y.parquet").write_bytes(shard_path(labeled, "train", 2, 3).read_bytes())
-    (tmp_path / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n"
-        "  - split: train\n    path: y.parquet\n  - split: test\n    path: x.parquet\n---\n"
-    )
-    assert names(find_shards(str(tmp_path))) == ["y.parquet"]
-    assert names(find_shards(str(tmp_path), "test")) == ["x.parquet"]
-
-
-def test_what_cannot_be_streamed_is_refused_with_advice(labeled, motion_root, tmp_path):
-    with pytest.raises(ValueError, match=r"motion is a built-in set, but .* run `vididi prepare` first"):
-        find_shards("motion")
-    with pytest.raises(ValueError, match=r"contains no Parquet files, but .* run `vididi prepare` first"):
-        find_shards(str(motion_root))
-    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
-        find_shards(str(labeled), "validation")
-    for name in ("nowhere", "nowhere-*.parquet"):
-        with pytest.raises(FileNotFoundError):
-            find_shards(str(tmp_path / name))
-    other = tmp_path / "list.parquet"
-    datasets.Dataset.from_dict({"video": ["a.mp4"], "label": [0]}).to_parquet(other)
-    with pytest.raises(ValueError, match=r"list.parquet has no column 'video' with the bytes of videos, only label"):
-        ParquetVideos([str(other)])
-    with pytest.raises(ValueError, match="holds no videos"):
-        ParquetVideos([str(shard_path(labeled, "train", 1, 3))])
 
 
 def test_rows_are_counted_through_all_files(labeled, tmp_path):

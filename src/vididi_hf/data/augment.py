@@ -66,7 +66,7 @@ def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Random resized crop, flip, color jitter, gray and blur for one clip, as the authors' code of ViDiDi (arXiv 2409.02371)."""
+    """Random resized crop, flip, color jitter, gray and blur for one clip, as in the authors' code (2409.02371)."""
 
     image_size: int  # height and width of the result in pixels
     area: tuple[float, float] = (0.08, 1.0)  # smallest and largest share of the frame that the crop covers

@@ -7,10 +7,7 @@ import torch
 
 
 def seeded_generator(stream: str, *key: int) -> torch.Generator:
-    """Returns a CPU generator that depends only on a stream name, such as "order", and on integers.
-
-    The key is hashed, so neighboring keys have unrelated streams.
-    """
+    """Returns a CPU generator that depends only on a stream name, such as "order", and on integers."""
     return torch.Generator().manual_seed(_hashed(stream, key))
 
 

@@ -178,19 +178,6 @@ def test_shards_of_another_preparation_are_not_mixed_in(prepared, mixed, motion_
     assert contents(folder) == before
 
 
-def test_what_was_prepared_can_be_prepared_again(prepared, mixed, tmp_path):
-    """Embedded files serve as well as paths, and keep their names."""
-    saved = tmp_path / "saved"
-    load(prepared[0], "test", tmp_path / "cache").save_to_disk(str(saved))
-    report = prepare_dataset(options_of(saved, tmp_path / "again", splits=["test"]))
-    assert report["splits"]["test"]["kept"] == 4
-    again = load(tmp_path / "again", "test", tmp_path / "cache").cast_column("video", datasets.Video(decode=False))
-    dropped = {video["video"] for video in prepared[1]["splits"]["test"]["dropped"]}
-    listed = {Path(line.split(",")[0]) for line in mixed.read_text().splitlines() if line.startswith("test/")}
-    # `save_to_disk` has cut the folders off.
-    assert {row["path"] for row in again["video"]} == {path.name for path in listed if str(path) not in dropped}
-
-
 def test_a_shard_without_good_videos_and_a_set_without_any(broken_videos, tmp_path, motion_root):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -207,40 +194,18 @@ def test_a_shard_without_good_videos_and_a_set_without_any(broken_videos, tmp_pa
     assert rows[0]["video"][0].shape == (3, 64, 64)
 
 
-def test_missing_splits_and_those_that_do_not_fit_together_are_refused(tmp_path, motion_root, mixed):
-    with pytest.raises(ValueError, match="no split 'validation'; it has test, train"):
-        prepare_dataset(options_of(mixed, tmp_path, splits=["train", "validation"]))
-    good, saved = next((motion_root / "test").rglob("*.mp4")), datasets.DatasetDict()
-    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
-        features = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=names)})
-        saved[split] = datasets.Dataset.from_dict({"video": [str(good)], "label": [0]}).cast(features)
-    saved.save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(ValueError, match="splits train and test have different columns or classes"):
-        prepare_dataset(options_of(tmp_path / "saved", tmp_path / "out"))
-
-
 def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypatch):
     """No network: what is asked of the Hub's client is bound to the signatures that it really has."""
-    folder, _ = prepared
-    calls = []
+    folder, calls = prepared[0], {}
+    for name in ("create_repo", "upload_folder"):
 
-    def record(name):
-        signature = inspect.signature(getattr(HfApi, name))
-
-        def call(self, *args, **kwargs):
-            calls.append((name, signature.bind(self, *args, **kwargs).arguments))
+        def call(self, *args, name=name, original=getattr(HfApi, name), **kwargs):  # noqa: B008
+            calls[name] = inspect.signature(original).bind(self, *args, **kwargs).arguments
             return type("Commit", (), {"commit_url": "https://hub/commit/1"})
 
-        return call
-
-    for name in ("create_repo", "upload_folder"):
-        monkeypatch.setattr(HfApi, name, record(name))
+        monkeypatch.setattr(HfApi, name, call)
     assert push_to_hub(folder, "owner/name") == "https://hub/commit/1"
-    (first, repository), (second, upload) = calls
-    assert (first, second) == ("create_repo", "upload_folder")
+    repository, upload = calls["create_repo"], calls["upload_folder"]
     assert (repository["repo_id"], repository["repo_type"], repository["private"]) == ("owner/name", "dataset", True)
     assert (upload["repo_id"], upload["repo_type"], upload["folder_path"]) == ("owner/name", "dataset", folder)
-    patterns = upload["allow_patterns"]
-    assert {name for name in contents(folder) if any(Path(name).match(pattern) for pattern in patterns)} == set(
-        contents(folder)
-    )
+    assert all(any(Path(name).match(pattern) for pattern in upload["allow_patterns"]) for name in contents(folder))

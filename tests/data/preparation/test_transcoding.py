@@ -1,7 +1,9 @@
 """What is true of a file, and that a file that is encoded anew holds it and nothing else."""
 
+import io
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from torchcodec.decoders import VideoDecoder
@@ -81,31 +83,14 @@ def test_sizes(tmp_path, size, short_side, expected):
     assert VideoDecoder(encoded)[0].shape == (3, *expected)
 
 
-def test_an_odd_size_loses_its_last_row_and_nothing_else(tmp_path):
-    frames = smooth_frames(3, 49, 65)
-    path = tmp_path / "a.mkv"
-    VideoEncoder(frames, frame_rate=25).to_file(path, codec="libx264", pixel_format="yuv444p", crf=0)
-    encoded, _ = reencode_video(path, crf=0)
-    decoded = VideoDecoder(encoded)[:]
-    assert decoded.shape == (3, 3, 48, 64)
-    original = VideoDecoder(path)[:]
-    assert (decoded.float() - original[:, :, :48, :64].float()).abs().mean() < 3
-
-
 def test_key_frames_are_as_near_as_asked_for(tmp_path):
     path = tmp_path / "a.mp4"
     VideoEncoder(smooth_frames(40, 48, 64), frame_rate=25).to_file(path)
 
-    def distances(encoded):
-        file = tmp_path / "encoded.mp4"
-        file.write_bytes(encoded)
-        av = pytest.importorskip("av")
-        with av.open(str(file)) as container:
+    for interval, furthest in ((None, range(13, 41)), (6, range(7))):
+        with av.open(io.BytesIO(reencode_video(path, key_frame_interval=interval)[0])) as container:
             keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
-        return [after - before for before, after in zip(keys, [*keys[1:], 40])]
-
-    assert max(distances(reencode_video(path)[0])) > 12
-    assert max(distances(reencode_video(path, key_frame_interval=6)[0])) <= 6
+        assert max(after - before for before, after in zip(keys, [*keys[1:], 40])) in furthest
 
 
 def test_the_same_video_gives_the_same_bytes(tmp_path, write_video):

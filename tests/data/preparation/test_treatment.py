@@ -58,22 +58,6 @@ def test_what_promises_too_much_is_repaired_kept_or_dropped_as_asked_for(promisi
     assert (dropped.status, dropped.reason, dropped.encoded) == ("dropped", repaired.reason, None)
 
 
-def test_short_videos_are_dropped_where_that_is_asked_for(tmp_path, write_video):
-    video = {"path": str(write_video(tmp_path / "a.mp4", 3)), "bytes": None}
-    assert treat_video(video, options(min_frames=3)).status == "kept"
-    result = treat_video(video, options(min_frames=4))
-    assert (result.status, result.reason) == ("dropped", "it has 3 frames, and min_frames is 4")
-
-
-@pytest.mark.parametrize(("values", "size"), [({"short_side": 32}, (32, 38)), ({"key_frame_interval": 4}, (40, 48))])
-def test_all_videos_are_encoded_anew_where_that_is_asked_for(tmp_path, write_video, values, size):
-    path = write_video(tmp_path / "a.mp4")
-    result = treat_video({"path": str(path), "bytes": None}, options(**values))
-    assert (result.status, result.reason) == ("re-encoded", "")
-    assert result.encoded != path.read_bytes()
-    assert VideoDecoder(result.encoded)[0].shape[1:] == size
-
-
 def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no")

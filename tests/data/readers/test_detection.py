@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.data.readers.detection import box_features, key_frames, load_mat
+from vididi_hf.data.readers.detection import box_features, key_frames
 
 LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0.25, 1, 0.75]
 
@@ -51,12 +51,3 @@ def test_what_has_no_key_frames(rows):
         key_frames(rows, every=0)
     with pytest.raises(ValueError, match="holds no key frame"):
         key_frames(rows.select([1]))
-
-
-def test_matlab_files(tmp_path, monkeypatch):
-    (tmp_path / "no.mat").write_text("this is no MATLAB file" * 20)
-    with pytest.raises(ValueError, match=r"no\.mat cannot be read as a MATLAB file"):
-        load_mat(tmp_path / "no.mat")
-    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"the MATLAB file no\.mat needs SciPy: pip install 'vididi-hf\[detection\]'"):
-        load_mat(tmp_path / "no.mat")
