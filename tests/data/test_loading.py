@@ -99,13 +99,10 @@ def test_starting_later_continues_the_same_epoch(rows):
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_clips(rows):
-    orders = {
-        (seed, epoch): torch.cat([batch["indices"] for batch in load(rows, epoch, seed=seed)]).tolist()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
-    assert len({tuple(order) for order in orders.values()}) == 4
-    samples = [clips_of(rows, seed)[epoch, 7]["clips"] for seed in (0, 1) for epoch in (0, 1)]
+    keys = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [torch.cat([batch["indices"] for batch in load(rows, epoch, seed=seed)]) for seed, epoch in keys]
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    samples = [clips_of(rows, seed)[epoch, 7]["clips"] for seed, epoch in keys]
     assert not any(torch.equal(samples[i], samples[j]) for i in range(4) for j in range(i))
 
 

@@ -27,10 +27,6 @@ def die_on_seven(number: int) -> int:
     return -number
 
 
-def threads_and_process(_: int) -> tuple[int, int]:
-    return torch.get_num_threads(), os.getpid()
-
-
 class ProcessGroups(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 4

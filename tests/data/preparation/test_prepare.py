@@ -69,13 +69,10 @@ def test_the_report_counts_every_video_and_names_the_bad_ones(prepared):
         "train/text.mp4": "it is not a video that FFmpeg can read, or its header is damaged",
     }
     assert [video["video"] for video in test["dropped"]] == ["test/truncated.mp4"]
-    for name, split in report["splits"].items():
+    for split in report["splits"].values():
         for shard in split["shards"]:
             path = folder / "data" / shard["file"]
             assert (shard["bytes"], shard["rows"]) == (path.stat().st_size, pq.read_metadata(path).num_rows)
-        assert [shard["file"] for shard in split["shards"]] == [
-            f"{name}-{index:05d}-of-{len(split['shards']):05d}.parquet" for index in range(len(split["shards"]))
-        ]
     assert len(train["shards"]) == 3
     text = summarize(report)
     assert "train: 8 of 10 videos in 3 shards" in text
@@ -100,11 +97,8 @@ def test_datasets_loads_it_as_it_is_and_decodes_every_video(prepared, mixed, tmp
             assert (row["num_frames"], row["fps"], row["height"], row["width"]) == (24, 12.0, 64, 64)
         # The file, its label and its other columns belong together as before.
         originals = source.cast_column("video", datasets.Video(decode=False))
-        before = {
-            (Path(row["video"]["path"]).read_bytes(), row["label"], row["take"])
-            for row in originals
-            if row["take"] != 99
-        }
+        good = [row for row in originals if row["take"] != 99]
+        before = {(Path(row["video"]["path"]).read_bytes(), row["label"], row["take"]) for row in good}
         stored = rows.cast_column("video", datasets.Video(decode=False))
         assert {(row["video"]["bytes"], row["label"], row["take"]) for row in stored} == before
         assert all(row["video"]["path"].startswith(f"{split}/") for row in stored)

@@ -17,10 +17,8 @@ SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "samples"
 def smooth_frames(count: int, height: int, width: int) -> torch.Tensor:
     """A gradient that moves by 3 pixels a frame: easy to encode well, and every frame differs."""
     x, y = torch.arange(width), torch.arange(height)[:, None]
-    frames = [
-        torch.stack([(4 * (x + 3 * t) + 0 * y) % 256, (2 * y + 0 * x) % 256, (x + y) % 256]) for t in range(count)
-    ]
-    return torch.stack(frames).to(torch.uint8)
+    colors = [((4 * (x + 3 * t) + 0 * y) % 256, (2 * y + 0 * x) % 256, (x + y) % 256) for t in range(count)]
+    return torch.stack([torch.stack(color) for color in colors]).to(torch.uint8)
 
 
 @pytest.fixture

@@ -42,12 +42,3 @@ def test_frames_without_boxes_and_every_so_many(rows):
     assert everything["frame"][:] == [0, 1, 2, 3, 0, 1]
     assert [len(boxes) for boxes in everything["boxes"]] == [0, 1, 2, 1, 0, 0]
     assert key_frames(rows, every=3, include_empty=True)["frame"][:] == [0, 3, 0]
-
-
-def test_what_has_no_key_frames(rows):
-    with pytest.raises(ValueError, match="has no column frames, persons: its rows are not videos with boxes"):
-        key_frames(rows.remove_columns(["frames", "persons"]))
-    with pytest.raises(ValueError, match="every must be positive, got 0"):
-        key_frames(rows, every=0)
-    with pytest.raises(ValueError, match="holds no key frame"):
-        key_frames(rows.select([1]))

@@ -42,14 +42,6 @@ def test_the_official_splits(root):
     assert numbers("hmdb51-3", root, "test") == (["2"], ["2"])
 
 
-def test_columns(root, summary):
-    rows = load_video_dataset("hmdb51", root=root / "hmdb51_org")  # which finds the lists beside it
-    assert len(rows) == 51
-    assert rows.column_names == ["video", "label", "source"]
-    assert set(rows["source"]) == {"Some film! [HD]"}
-    assert summary(rows, root)[0] == (f"hmdb51_org/brush_hair/{clip('brush_hair', 0)}", "brush_hair")
-
-
 def test_an_incomplete_list_would_number_classes_otherwise(root):
     (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
     with pytest.raises(ValueError, match=r"hmdb51: the lists .* have 50 actions, not 51: they are incomplete or"):

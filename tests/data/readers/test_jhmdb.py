@@ -35,9 +35,8 @@ def write_mask(root, action, number, mask):
 
 def test_the_official_splits(root, summary):
     def read(name, split):
-        return [
-            path for path, label in summary(load_video_dataset(name, root=root, split=split), root) if label == "wave"
-        ]
+        rows = load_video_dataset(name, root=root, split=split)
+        return [path for path, label in summary(rows, root) if label == "wave"]
 
     paths = [f"ReCompress_Videos/wave/{clip('wave', number)}.avi" for number in range(3)]
     assert read("jhmdb", "train") == [paths[0]]

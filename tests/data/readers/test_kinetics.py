@@ -43,19 +43,14 @@ def test_layouts(tmp_path, write_lists, touch, summary, layout):
         assert rows.column_names == ["video", "label"]
 
 
-@pytest.mark.parametrize(
-    ("name", "train", "validation"),
-    [
-        ("kinetics400", "train.csv", "val.csv"),
-        ("kinetics400", "kinetics_train.csv", "kinetics_val.csv"),
-        ("kinetics400", "kinetics-400_train.csv", "kinetics-400_val.csv"),
-        ("kinetics600", "kinetics_600_train.csv", "kinetics_600_validation.csv"),
-        ("kinetics700", "k700_train.csv", "k700_validate.csv"),
-        ("kinetics700", "kinetics700_2020_train.csv", "kinetics700_2020_val.csv"),
-    ],
-)
-def test_names_of_lists(tmp_path, write_lists, touch, name, train, validation):
-    write_lists(tmp_path, train, validation)
+PREFIXES = [(400, ""), (400, "kinetics_"), (400, "kinetics-400_"), (600, "kinetics_600_"), (700, "kinetics700_2020_")]
+
+
+@pytest.mark.parametrize(("classes", "prefix"), [*PREFIXES, (700, "k700_")])
+@pytest.mark.parametrize("validation", ["val", "validate", "validation"])
+def test_names_of_lists(tmp_path, write_lists, touch, classes, prefix, validation):
+    name = f"kinetics{classes}"
+    write_lists(tmp_path, f"{prefix}train.csv", f"{prefix}{validation}.csv")
     touch(tmp_path, *FILES)
     assert [len(load_video_dataset(name, root=tmp_path, split=split)) for split in ("train", "validation")] == [2, 1]
 

@@ -13,11 +13,10 @@ LISTS = {
             "id": "78687",
             "label": "holding potato next to vicks vaporub bottle",
             "template": "Holding [something] next to [something]",
-            "placeholders": ["potato", "vicks vaporub bottle"],
         },
-        {"id": "42326", "label": "moving cup up", "template": "Moving [something] up", "placeholders": ["cup"]},
+        {"id": "42326", "label": "moving cup up", "template": "Moving [something] up"},
     ],
-    "validation": [{"id": "1", "label": "moving pen up", "template": "Moving [something] up", "placeholders": ["pen"]}],
+    "validation": [{"id": "1", "label": "moving pen up", "template": "Moving [something] up"}],
     "test": [{"id": "2"}],
 }
 VIDEOS = [f"20bn-something-something-v2/{number}.webm" for number in ("78687", "42326", "1", "2")]
@@ -48,11 +47,7 @@ def test_both_names_of_lists(tmp_path, write_lists, touch, summary, pattern):
     assert train["caption"][:] == ["holding potato next to vicks vaporub bottle", "moving cup up"]
     assert summary(validation, tmp_path) == [(VIDEOS[2], "Moving something up")]
     # As numbered in labels.json.
-    assert validation.features["label"].names == [
-        "Holding something next to something",
-        "Moving something up",
-        "Unused thing",
-    ]
+    assert validation.features["label"].names == sorted(LISTS["labels"], key=LISTS["labels"].get)
 
 
 def test_the_test_split(tmp_path, write_lists, write, touch, summary):
