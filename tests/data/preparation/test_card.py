@@ -19,8 +19,6 @@ def test_the_header_names_the_files_of_each_split():
         ("train", "data/train-*.parquet"),
         ("test", "data/test-*.parquet"),
     }
-        }
-    ]
     assert data["license"] == "cc-by-4.0"
     assert data["size_categories"] == ["1K<n<10K"]
     assert data["task_categories"] == ["video-classification"]
