@@ -97,11 +97,10 @@ def source_name(source: Any) -> str:
 class VideoReader:
     """The frames of a video file that can really be decoded.
 
-    Containers lie in two ways, both common in research data sets. *Time stamps:* AVI files store when a packet is
-    decoded, not when its frame is shown. With B-frames, nearly all time stamps are a few frames late. The reader
-    measures the delay of the first picture and asks for frames that much later. If a returned time stamp differs, it
-    decodes in order from the start. *Length:* headers promise frames that do not exist. The reader believes the number
-    until a frame fails, then finds out how many frames precede the failure and has the frames chosen again.
+    *Time stamps:* AVI files store when a packet is decoded, not when its frame is shown, so with B-frames most stamps
+    are a few frames late. The reader measures the delay of the first picture and asks for frames that much later. If a
+    returned time stamp differs, it decodes in order from the start. *Length:* headers promise frames that do not exist.
+    When a frame fails, the reader finds out how many precede it and has the frames chosen again.
 
     `num_frames` is the number of frames as far as known, and `frame_rate` the average per second, or 0 if unknown.
     """

@@ -1,7 +1,4 @@
-"""Clip-consistent augmentation: one draw per clip, applied to all of its frames, on `uint8`.
-
-All frames of a clip get the same crop, flip, colors and blur, so that the temporal derivative shows only the motion.
-"""
+"""Clip-consistent augmentation: all frames get the same, so that the temporal derivative shows only the motion."""
 
 import math
 from dataclasses import dataclass

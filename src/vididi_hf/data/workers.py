@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -92,11 +92,6 @@ def leave_process_group(worker: int) -> None:
 
 def ordered_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     """Loads all samples of a data set once, in order, in lists."""
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=leave_process_group,
-        generator=torch.Generator(),  # or the loader would advance torch's global one
-    )
+    # Without a generator of its own, the loader would advance torch's global one.
+    running: dict[str, Any] = {"worker_init_fn": leave_process_group, "generator": torch.Generator()}
+    return DataLoader(samples, batch_size, num_workers=num_workers, collate_fn=list, **running)

@@ -86,8 +86,8 @@ def test_errors_leave_nothing_and_foreign_files_have_no_record(tmp_path):
         write_shard(shard_path(tmp_path / "text.parquet", "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
 
 
-def split_of(rows, root="/videos", **options):
-    return StoredSplit("train", rows, root, {"videos_per_shard": 4, "shuffle": True, "seed": 0, **options})
+def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options):
+    return StoredSplit("train", rows, root, settings or {}, videos_per_shard, **options)
 
 
 def listed(root="/videos", take=range(10)):
@@ -115,5 +115,5 @@ def test_the_identity_changes_with_all_that_shards_depend_on():
     ]
     others = [rows.select(range(9)), rows.remove_columns("take"), rows.rename_column("take", "source")]
     others.append(listed(take=[0] * 10))
-    others = [*map(split_of, [*others, *embedded]), split_of(rows, short_side=64)]
+    others = [*map(split_of, [*others, *embedded]), split_of(rows, settings={"short_side": 64})]
     assert len({base, *(split.identity for split in others)}) == len(others) + 1

@@ -137,7 +137,8 @@ def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
     if not loaded:
         raise missing or ValueError(f"{options.dataset} has no splits")
     root = common_folder(loaded.values())
-    splits = [StoredSplit(name, rows, root, options.settings()) for name, rows in loaded.items()]
+    how = (options.settings(), options.videos_per_shard, options.shuffle, options.seed)
+    splits = [StoredSplit(name, rows, root, *how) for name, rows in loaded.items()]
     first = splits[0]
     for split in splits[1:]:
         if split.features != first.features:

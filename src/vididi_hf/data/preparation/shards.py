@@ -33,16 +33,24 @@ class StoredSplit:
     digest of all that the shards depend on; names, relative to `root`, and sizes stand for the files.
     """
 
-    def __init__(self, name: str, rows: datasets.Dataset, root: str, settings: dict[str, Any]):
+    def __init__(
+        self,
+        name: str,
+        rows: datasets.Dataset,
+        root: str,
+        settings: dict[str, Any],
+        videos_per_shard: int,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
         self.name = name
         facts = {fact: datasets.Value(kind) for fact, kind in FACTS.items()}
         self.features = datasets.Features({**rows.features, "video": datasets.Video(), **facts})
         self._root = root
         self._rows = rows.cast_column("video", datasets.Video(decode=False)).with_format("arrow")
-        order = torch.arange(len(rows))
-        if settings["shuffle"]:
-            order = torch.randperm(len(rows), generator=seeded_generator(f"shards-{name}", settings["seed"]))
-        self.shards: list[list[int]] = [shard.tolist() for shard in order.split(settings["videos_per_shard"])]
+        generator = seeded_generator(f"shards-{name}", seed)
+        order = torch.randperm(len(rows), generator=generator) if shuffle else torch.arange(len(rows))
+        self.shards: list[list[int]] = [shard.tolist() for shard in order.split(videos_per_shard)]
         self.identity = self._identity(settings)
 
     def row(self, index: int) -> dict[str, Any]:
