@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf import files
-from vididi_hf.files import atomic_write, remove_folder, remove_unfinished, write_text
+from vididi_hf.files import atomic_write, remove_unfinished, write_text
 
 
 def names(folder):
@@ -81,19 +80,3 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert names(tmp_path / "folder") == []
     remove_unfinished(tmp_path)
     assert names(tmp_path) == [".hidden", "folder"]
-
-
-def test_a_folder_is_removed_from_its_name_first(tmp_path, monkeypatch):
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "file").touch()
-    seen, rmtree = [], files.shutil.rmtree
-
-    def look(doomed):
-        seen.append((doomed.name, path.exists()))
-        rmtree(doomed)
-
-    monkeypatch.setattr(files.shutil, "rmtree", look)
-    remove_folder(path)
-    assert seen == [(".model.old.part", False)]
-    assert names(tmp_path) == []

@@ -1,7 +1,9 @@
 """Decode frames of video files, including files whose headers lie. Part of every checkpoint: imports only libraries."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +13,13 @@ if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
 
 INSTALL_TORCHCODEC = (
-    "torchcodec could not load, so no video file can be read. It needs the shared libraries of FFmpeg 4 to 9 and a "
-    "build that fits the installed torch. Install them with `apt-get install ffmpeg`, `conda install -c conda-forge "
-    "ffmpeg` or `brew install ffmpeg`, and torchcodec with `pip install -U torchcodec`."
+    "torchcodec could not load, so no video can be read. It needs the libraries of FFmpeg 4 to 9 (`apt-get install "
+    "ffmpeg`, `conda install -c conda-forge ffmpeg`, `brew install ffmpeg`) and must fit the installed torch "
+    "(`pip install -U torchcodec`)."
 )
 
+# Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape.
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
-"""Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape."""
 
 # (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
 _STORES_DISPLAY_TIMES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"))
@@ -28,8 +30,7 @@ class BrokenVideoError(ValueError):
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(source, reason)  # both in `args`, so that the error survives pickling
-        self.source = source
-        self.reason = reason
+        self.source, self.reason = source, reason
 
     def __str__(self) -> str:
         return f"cannot read the video {self.source}: {self.reason}"
@@ -38,8 +39,8 @@ class BrokenVideoError(ValueError):
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     """Open a video with torchcodec.
 
-    The decoder seeks in exact mode: it scans the packets once, which costs milliseconds for a short clip. The
-    approximate mode trusts the header and returns wrong frames if the header lies.
+    It seeks in exact mode, which scans the packets once. The approximate mode trusts headers and returns wrong frames
+    if they lie.
 
     Args:
         source: A path, encoded bytes, a binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
@@ -52,8 +53,7 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
         raise ImportError(INSTALL_TORCHCODEC) from error
     if isinstance(source, VideoDecoder):
         return source
-    name = source_name(source)
-    source = _content(source)
+    name, source = source_name(source), _content(source)
     if isinstance(source, (str, os.PathLike)):
         source = os.fspath(source)
         if not os.path.exists(source):
@@ -72,54 +72,48 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     try:
         return VideoDecoder(source, num_ffmpeg_threads=num_threads, seek_mode="exact")
     except (RuntimeError, ValueError) as error:
-        message = str(error)
-        if "load libtorchcodec" in message:
+        if "load libtorchcodec" in str(error):
             raise ImportError(INSTALL_TORCHCODEC) from error
-        if "video stream" in message:
-            raise BrokenVideoError(name, "it has no video stream") from error
-        if "seek file to pts" in message:
-            raise BrokenVideoError(name, "it has no frames") from error
-        raise BrokenVideoError(name, "it is not a video that FFmpeg can read, or its header is damaged") from error
+        reasons = {"video stream": "it has no video stream", "seek file to pts": "it has no frames"}
+        damaged = "it is not a video that FFmpeg can read, or its header is damaged"
+        reason = next((reason for part, reason in reasons.items() if part in str(error)), damaged)
+        raise BrokenVideoError(name, reason) from error
 
 
 def source_name(source: Any) -> str:
     """Name a video source in messages, by its path if it has one."""
     if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
-        path = source.get("path")
-        return os.fspath(path) if path is not None else source_name(source["bytes"])
+        return source_name(source["bytes"] if source.get("path") is None else source["path"])
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
-    if hasattr(source, "get_frames_at"):
-        return f"<{type(source).__name__}>"
-    if hasattr(source, "read") and hasattr(source, "seek"):
+    if hasattr(source, "get_frames_at") or (hasattr(source, "read") and hasattr(source, "seek")):
         return str(getattr(source, "name", f"<{type(source).__name__}>"))
-    raise TypeError(
-        f"cannot read a video from {type(source).__name__}: pass a path, bytes, a binary file object, "
-        "a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
-    )
+    possible = "a path, bytes, a binary file object, a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
+    raise TypeError(f"cannot read a video from {type(source).__name__}: pass {possible}")
 
 
 class VideoReader:
     """The frames of a video file that can really be decoded.
 
-    Containers lie about their frames in two ways, both common in research data sets. *Time stamps:* AVI files store
-    when a packet is decoded, not when its frame is shown. With B-frames, the first picture comes a few time stamps
-    late, and so do all others, except for a few next to a sought place. The reader measures the delay of the first
-    picture and asks for frames that much later. If a returned time stamp is not the one asked for, it decodes in order
-    from the start. *Length:* headers and damaged files promise frames that do not exist. The reader believes the number
-    until a frame fails, then finds out how many frames precede the failure and has the frames chosen again.
+    *Time stamps:* AVI files store when a packet is decoded, not when its frame is shown, so with B-frames most stamps
+    are a few frames late. The reader measures the delay of the first picture and asks for frames that much later. If a
+    returned time stamp differs, it decodes in order from the start. *Length:* headers promise frames that do not exist.
+    When a frame fails, the reader finds out how many precede it and has the frames chosen again.
 
-    `num_frames` is the number of frames, as far as known; it shrinks when a frame turns out to be missing. `frame_rate`
-    is the average per second, or 0 if the file does not say.
+    `num_frames` is the number of frames as far as known, and `frame_rate` the average per second, or 0 if unknown.
     """
 
     def __init__(self, source: Any, num_threads: int = 1) -> None:
         self._decoder = open_video(source, num_threads)
         self._name = source_name(source)
         self.frame_rate = float(self._decoder.metadata.average_fps or 0)
-        self._delay = 0 if _stores_display_times(source) else self._measure_delay()
+        try:  # how many frames late the time stamp of the first picture is
+            first = None if _stores_display_times(source) else self._decoder.get_frame_at(0)
+        except (RuntimeError, IndexError) as error:
+            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
+        self._delay = 0 if first is None else self._number_of(first.pts_seconds)
         self.num_frames = max(1, len(self._decoder) - self._delay)
 
     def read(self, choose: ChooseFrames) -> Tensor:
@@ -138,34 +132,20 @@ class VideoReader:
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
-                raise IndexError(
-                    f"cannot read the frames {distinct[0]} to {distinct[-1]} of {self._name}, "
-                    f"which has {self.num_frames} frames"
-                )
+                asked = f"the frames {distinct[0]} to {distinct[-1]} of {self._name}"
+                raise IndexError(f"cannot read {asked}, which has {self.num_frames} frames")
             try:
                 frames = self._windows(distinct, numbers, indices.shape[-1] if indices.ndim > 1 else len(numbers))
-                if frames is None:
-                    frames = self._decode(numbers)
+                frames = self._decode(numbers) if frames is None else frames
                 return frames.reshape(*indices.shape, *frames.shape[-3:])
             except RuntimeError as error:
                 self.num_frames = self._frames_before_failure(distinct, error)
 
-    def _measure_delay(self) -> int:
-        """Return how many frames late the time stamp of the first picture is."""
-        try:
-            return self._number_of(self._decoder.get_frame_at(0).pts_seconds)
-        except (RuntimeError, IndexError) as error:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-
     def _number_of(self, seconds: float) -> int:
-        """Return the frame number of a time stamp at a constant frame rate."""
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
     def _windows(self, distinct: list[int], numbers: list[int], length: int) -> Tensor | None:
-        """Decode clips that are equally distant windows of their distinct frames, as views; None for other clips.
-
-        Adjacent clips of one stride are such windows. Copying full frames would cost more than augmenting them.
-        """
+        """Decode clips that are equally distant windows of their distinct frames, without copies; None for others."""
         place = {number: place for place, number in enumerate(distinct)}
         positions = [place[number] for number in numbers]
         distance = positions[length] - positions[0] if len(positions) > length else length
@@ -178,13 +158,11 @@ class VideoReader:
         return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())
 
     def _decode(self, indices: list[int]) -> Tensor:
-        """Decode frames in the order of the indices, each distinct one once."""
         frames = self._seek(indices)
         if frames is None:
             # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact.
-            wanted = set(indices)
             in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(max(indices) + 1))
-            found = {index: frame for index, frame in in_order if index in wanted}
+            found = {index: frame for index, frame in in_order if index in indices}
             frames = torch.stack([found[index] for index in indices])
         # A decoder that the user opened may return another format: channels last, or floats in [0, 1].
         if frames.is_floating_point():
@@ -204,14 +182,13 @@ class VideoReader:
         return batch.data if found == stamps else None
 
     def _is_readable(self, index: int) -> bool:
-        try:
+        with suppress(RuntimeError):
             self._decode([index])
-        except RuntimeError:
-            return False
-        return True
+            return True
+        return False
 
     def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
-        """Find the first unreadable frame by bisection between the last readable index and the first unreadable one."""
+        """Find the first unreadable frame by bisection."""
         readable = -1
         for index in indices:
             if not self._is_readable(index):
@@ -219,32 +196,24 @@ class VideoReader:
             readable = index
         else:
             raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
-        unreadable = index
-        while unreadable - readable > 1:
-            middle = (readable + unreadable) // 2
-            if self._is_readable(middle):
-                readable = middle
-            else:
-                unreadable = middle
+        between = range(readable + 1, index)
+        unreadable = readable + 1 + bisect_left(between, True, key=lambda frame: not self._is_readable(frame))
         if unreadable == 0:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         return unreadable
 
 
 def _content(source: Any) -> Any:
-    if not isinstance(source, dict):
-        return source
-    return source["path"] if source.get("bytes") is None else source["bytes"]
+    return (
+        source if not isinstance(source, dict) else source["path"] if source.get("bytes") is None else source["bytes"]
+    )
 
 
 def _stores_display_times(source: Any) -> bool:
     """Whether the container stores when each frame is shown. Unknown for an open decoder."""
     source = _content(source)
+    head = bytes(source[:8]) if isinstance(source, (bytes, bytearray, memoryview)) else b""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
             head = file.read(8)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        head = bytes(source[:8])
-    else:
-        return False
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)

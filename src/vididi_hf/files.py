@@ -1,7 +1,5 @@
 """Atomic writes: a file or folder appears complete or not at all, even after a kill or on a full disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,18 +15,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     An existing file or folder is replaced, and stays until then. An exception removes what was written; the next write
     to the same path, or `remove_unfinished`, removes what a kill left. To write a folder, create it at the hidden path.
-
-    Raises:
-        OSError: If the path cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_write(Path(folder, "numbers.txt")) as unfinished:
-        ...         _ = unfinished.write_text("1 2 3", encoding="utf-8")
-        ...         before = Path(folder, "numbers.txt").exists()
-        ...     before, Path(folder, "numbers.txt").read_text(encoding="utf-8")
-        (False, '1 2 3')
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,11 +23,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished)
     try:
         yield unfinished
-        _flush(unfinished)
+        for written in (unfinished, *unfinished.rglob("*")):
+            _flush(written)
         if path.is_dir():
             remove_folder(path)  # unlike a file, a folder cannot be replaced in one step
         os.replace(unfinished, path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
     except BaseException:
         with suppress(OSError):  # report the first error
             _remove(unfinished)
@@ -49,7 +36,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file atomically, creates its folder, and returns the path."""
+    """Writes a text file atomically and returns its path."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return Path(path)
@@ -77,17 +64,8 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or a folder with everything in it, is on the disk."""
-    for below in (path, *path.rglob("*")):
-        if below.is_dir():
-            _flush_folder(below)
-        else:
-            with below.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Waits until a file or the list of a folder's files is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -5,12 +5,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torchcodec.decoders import VideoDecoder
 
 from vididi_hf.data.augment import ClipAugmentation
@@ -18,9 +16,6 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.loading import SUBSTITUTES, ClipLoader, EpochBatches, TrainingClips, make_or_replace
 from vididi_hf.data.readers.csv_list import read_video_list
-from vididi_hf.data.registry import load_video_dataset
-from vididi_hf.pretraining.loop import pretrain
-from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +37,6 @@ def same(first, second):
         torch.equal(a["clips"], b["clips"]) and torch.equal(a["indices"], b["indices"]) and a["broken"] == b["broken"]
         for a, b in zip(first, second)
     )
-
-
-# What a sample is
 
 
 def test_a_sample_is_two_adjacent_strided_clips_of_its_video(rows, motion_root, no_augmentation):
@@ -74,20 +66,6 @@ def test_the_clips_of_a_video_are_augmented_independently_and_each_consistently(
     # Compression makes frames of a static video differ, by much less than another crop or color would.
     assert first.diff(dim=0).abs().mean() < 3
     assert second.diff(dim=0).abs().mean() < 3
-
-
-@pytest.mark.parametrize("num_frames", [1, 2, 3])
-def test_a_tiny_video_is_played_in_a_loop(tmp_path, write_video, num_frames, no_augmentation):
-    path = write_video(tmp_path / "tiny.mp4", num_frames)
-    sample = clips_of(with_video_column([str(path)]), augmentation=replace(no_augmentation, image_size=64))[0, 0]
-    assert sample["broken"] == {}
-    assert sample["clips"].shape == (2, 6, 3, 64, 64)
-    clip = sample["clips"][0]
-    assert torch.equal(clip[num_frames:], clip[:-num_frames])
-    assert len(clip.unique(dim=0)) == num_frames
-
-
-# Reproducibility
 
 
 def test_batches_do_not_depend_on_the_number_of_workers_nor_on_an_epoch_that_was_left_early(rows):
@@ -121,13 +99,10 @@ def test_starting_later_continues_the_same_epoch(rows):
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_clips(rows):
-    orders = {
-        (seed, epoch): torch.cat([batch["indices"] for batch in load(rows, epoch, seed=seed)]).tolist()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
-    assert len({tuple(order) for order in orders.values()}) == 4
-    samples = [clips_of(rows, seed)[epoch, 7]["clips"] for seed in (0, 1) for epoch in (0, 1)]
+    keys = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [torch.cat([batch["indices"] for batch in load(rows, epoch, seed=seed)]) for seed, epoch in keys]
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    samples = [clips_of(rows, seed)[epoch, 7]["clips"] for seed, epoch in keys]
     assert not any(torch.equal(samples[i], samples[j]) for i in range(4) for j in range(i))
 
 
@@ -150,9 +125,6 @@ def test_a_batch(rows, num_workers):
     encoded = [{"path": None, "bytes": Path(video["path"]).read_bytes()} for video in clips.rows["video"]]
     encoded = datasets.Dataset.from_dict({"video": encoded}, features=datasets.Features({"video": datasets.Video()}))
     assert torch.equal(clips_of(encoded, num_clips=3)[0, 2]["clips"], clips[0, 2]["clips"])
-
-
-# Broken videos
 
 
 def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(motion_root, broken_videos):
@@ -185,89 +157,6 @@ def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_worker
         load(rows, batch_size=2, num_workers=num_workers)
 
 
-def test_data_sets_without_videos_and_too_few_are_refused(rows, motion_root):
-    with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background'\]"):
-        clips_of(rows.remove_columns("video"))
-    with pytest.raises(ValueError, match="holds no videos"):
-        clips_of(rows.select([]))
-    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
-        ClipLoader(clips_of(rows), 9, world_size=2)
-    without = with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")])
-    assert clips_of(without)[0, 0]["broken"] == {"<row 0>": "the row holds no video"}
-
-
-def test_unusual_videos_are_good_ones(tmp_path):
-    """Uncommon codecs, depths, sizes and times, and a single frame."""
-    kinds = {
-        "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
-        "gray": ("ffv1", "gray", (48, 64), 30),
-        "odd": ("libx264", "yuv444p", (47, 63), 30),
-        "one-frame": ("libx264", "yuv420p", (48, 64), 1),
-        "variable": ("libx264", "yuv420p", (48, 64), 30),
-    }
-    for kind, (codec, pixel_format, size, length) in kinds.items():
-        with av.open(str(tmp_path / f"{kind}.mkv"), "w") as container:
-            stream = container.add_stream(codec, rate=10)
-            (stream.height, stream.width), stream.pix_fmt = size, pixel_format
-            for index in range(length):
-                picture = np.full((*size, 3), 20 + 5 * index, dtype=np.uint8)
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts = index + (index**2 if kind == "variable" else 0)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-    clips = clips_of(with_video_column([str(tmp_path / f"{kind}.mkv") for kind in kinds]), num_clips=3, extra_frames=1)
-    for index, kind in enumerate(kinds):
-        assert clips[0, index]["broken"] == {}, kind
-        assert clips[0, index]["clips"].shape == (3, 5, 3, 16, 16)
-
-
-def test_a_folder_with_hostile_files_trains_to_the_end(tmp_path, write_video, broken_videos, monkeypatch, capsys):
-    """Five files of a hundred are bad; one more is short, and one promises more frames than it has."""
-    folder = tmp_path / "videos"
-    for index in range(91):
-        write_video(folder / f"good-{index:02}.mp4", 6, seed=index)
-    for kind, path in broken_videos.items():
-        if path.exists():
-            (folder / f"bad-{kind}.mp4").write_bytes(path.read_bytes())
-    (folder / "bad-cut.mp4").write_bytes(write_video(tmp_path / "whole.mp4", 6).read_bytes()[:200])
-    write_video(folder / "good-one-frame.mp4", 1)
-    with av.open(str(folder / "good-index-lies.mp4"), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": "1"})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for _ in range(30):
-            picture = np.random.default_rng(0).integers(256, size=(48, 64, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    lying = (folder / "good-index-lies.mp4").read_bytes()
-    (folder / "good-index-lies.mp4").write_bytes(lying[: len(lying) * 6 // 10])
-
-    seen, epoch_of = [], ClipLoader.epoch
-
-    def recorded(self, *args):
-        for batch in epoch_of(self, *args):
-            seen.extend(zip(batch["indices"].tolist(), batch["rows"].tolist()))
-            yield batch
-
-    monkeypatch.setattr(ClipLoader, "epoch", recorded)
-    network = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "projector_sizes": [8, 8], "image_size": 32}
-    clips = {"num_frames": 2, "frame_stride": 1, "order_schedule": "first-order", "num_workers": 0}
-    training = {"epochs": 1, "batch_size": 14, "optimizer": "sgd", "learning_rate": 0.01, "progress": False}
-    pretrain(PretrainingRecipe(dataset=str(folder), output_dir=str(tmp_path / "run"), **network, **clips, **training))
-    AcceleratorState._reset_state(reset_partial_state=True)  # or other tests would inherit it
-    rows = load_video_dataset(folder).cast_column("video", datasets.Video(decode=False))
-    names = [Path(video["path"]).name for video in rows["video"]]
-    shown = [names[row] for asked, row in seen if asked == row]
-    assert sorted(asked for asked, _ in seen) == list(range(98))  # 7 batches of 14: each once
-    assert sorted(shown) == sorted(name for name in names if name.startswith("good"))
-    lines = capsys.readouterr().out.splitlines()
-    start = lines.index("5 videos could not be decoded and were replaced by others:")
-    named = {Path(line.strip().split(": ")[0]).name for line in lines[start + 1 : start + 6]}
-    assert named == {name for name in names if name.startswith("bad")}
-
-
-# The order of an epoch
-
-
 def keys(num_samples, batch_size, epoch=0, **options):
     batches = EpochBatches(num_samples, batch_size, **options)
     batches.set_epoch(epoch)
@@ -293,28 +182,9 @@ def test_every_video_comes_once_and_the_first_again_to_fill_the_last_batch(num_s
     assert order[num_samples:] == order[: steps * batch_size - num_samples]
 
 
-def test_orders_are_shuffled_and_differ_between_epochs_and_seeds():
-    orders = [keys(40, 40, epoch=epoch, seed=seed)[0] for epoch in (0, 1) for seed in (0, 1)]
-    plain = [[index for _, index in order] for order in orders]
-    assert len({tuple(order) for order in [*plain, range(40)]}) == 5
-
-
 def test_the_place_of_a_video_is_uniform():
     places = Counter(next(i for i, key in enumerate(keys(5, 5, epoch=epoch)[0]) if key[1] == 0) for epoch in range(500))
     assert all(abs(places[place] - 100) < 45 for place in range(5))  # five standard deviations
-
-
-def test_starting_at_a_step_leaves_out_the_batches_before_it():
-    batches = EpochBatches(17, 3, seed=5, rank=1, world_size=2)
-    assert len(batches) == batches.steps_per_epoch == 3
-    whole = list(batches)
-    batches.set_epoch(0, first_step=1)
-    assert list(batches) == whole[1:]
-    assert len(batches) == 2
-    assert batches.steps_per_epoch == 3
-
-
-# What takes the place of broken videos
 
 
 def made(index, rows, broken, seed=0, epoch=0):
@@ -327,10 +197,6 @@ def made(index, rows, broken, seed=0, epoch=0):
         return {"row": row}
 
     return make_or_replace(make, index, rows, seed, epoch), tried
-
-
-def test_a_good_video_is_made_and_no_other_is_tried():
-    assert made(3, range(8), {1}) == ({"row": 3, "broken": {}}, [3])
 
 
 def test_broken_ones_are_named_and_never_tried_twice():

@@ -1,5 +1,6 @@
 """One name or path for every kind of data set."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,9 +16,6 @@ def first_path(rows):
     return Path(rows.cast_column("video", datasets.Video(decode=False))[0]["video"]["path"])
 
 
-# Built-in sets
-
-
 def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_path):
     root = tmp_path / "motion"
     shutil.copytree(motion_root, root)
@@ -30,14 +28,6 @@ def test_motion_is_read_where_it_lies_and_made_where_it_is_not(motion_root, tmp_
     assert first_path(rows) == root / "train" / "slide" / "000000.mp4"
     assert len(load_video_dataset("motion", root=root, split="test", num_train=16, num_test=8)) == 8
     assert len(load_video_dataset("motion", root=root, split=None, num_train=16, num_test=8)) == 24
-
-
-def test_motion_lies_in_the_users_cache_by_default(vididi_home):
-    rows = load_video_dataset("motion", num_train=1, num_test=1)
-    other = load_video_dataset("motion", num_train=1, num_test=1, seed=3)
-    assert vididi_home in first_path(rows).parents
-    assert vididi_home in first_path(other).parents
-    assert first_path(rows) != first_path(other)
 
 
 def test_the_cache_can_be_moved(monkeypatch, tmp_path):
@@ -62,20 +52,6 @@ def test_published_sets_say_where_they_are_looked_for(name, tmp_path, vididi_hom
         load_video_dataset(name, root=tmp_path, split="unheard-of")
 
 
-def test_options_are_checked(motion_root):
-    with pytest.raises(TypeError, match="num_videos"):
-        load_video_dataset("motion", root=motion_root, num_videos=3)
-    with pytest.raises(ValueError, match=r"num_train: only the built-in sets \(motion, .*\) take options, and .* not"):
-        load_video_dataset(motion_root, num_train=3)
-    with pytest.raises(ValueError, match="root: only the built-in sets"):
-        load_video_dataset(motion_root, root=motion_root)
-    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
-        load_video_dataset("motion", root=motion_root, split="validation", num_train=16, num_test=8)
-
-
-# Paths
-
-
 @pytest.mark.parametrize("as_given", [str, Path])
 def test_folders_lists_and_saved_data_sets(motion_root, tmp_path, as_given):
     assert len(load_video_dataset(as_given(motion_root))) == 16
@@ -90,7 +66,7 @@ def test_folders_lists_and_saved_data_sets(motion_root, tmp_path, as_given):
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "dict")
     assert len(load_video_dataset(as_given(tmp_path / "single"))) == 1
     assert len(load_video_dataset(as_given(tmp_path / "dict"), split="test")) == 1
-    with pytest.raises(FileNotFoundError, match="there is no list"):
+    with pytest.raises(FileNotFoundError, match=r"clips\.csv"):
         load_video_dataset(as_given(tmp_path / "clips.csv"))
 
 
@@ -102,9 +78,6 @@ def test_relative_paths_and_the_home_folder(motion_root, monkeypatch, tmp_path):
     shutil.copytree(motion_root / "train" / "spin", tmp_path / "motion")
     monkeypatch.chdir(tmp_path)  # a folder called like a built-in set is reached by its path
     assert len(load_video_dataset("./motion")) == len(load_video_dataset(Path("motion"))) == 2
-
-
-# The Hub
 
 
 def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
@@ -120,31 +93,11 @@ def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
     assert asked == [("owner/some-clips_2.0", "test"), ("owner/some-clips_2.0", "all")]
 
 
-@pytest.mark.parametrize("error", [datasets.exceptions.DatasetNotFoundError, ConnectionError])
-def test_what_the_hub_does_not_give_may_be_a_misspelt_folder(monkeypatch, error):
-    def load_dataset(name, split):
-        raise error("cannot be reached")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(FileNotFoundError, match=r"'data/vidoes'.*nor a folder.*from the Hub .* cannot be reached"):
-        load_video_dataset("data/vidoes")
-
-
 @pytest.mark.parametrize("name", ["motoin", "/no/such/folder", "../videos", "~/videos", "a/b/c", "./a/b", "a b/c"])
 def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", None)  # nothing here is asked of the Hub
     folder = tmp_path / "somewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(FileNotFoundError, match=f"no data set '{re.escape(name)}'"):
         load_video_dataset(name)
-    assert repr(name) in str(caught.value)
-    assert f"built in ({', '.join(DATASETS)})" in str(caught.value)
-
-
-def test_a_single_video_is_no_data_set(motion_root, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", None)
-    for folder, name in (("", "train/pulse/000005.mp4"), ("train", "pulse/000005.mp4")):
-        monkeypatch.chdir(motion_root / folder)
-        with pytest.raises(FileNotFoundError, match=rf"no data set '{name}'"):
-            load_video_dataset(name)

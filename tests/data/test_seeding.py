@@ -33,9 +33,3 @@ def test_streams_of_neighboring_keys_are_uncorrelated():
     streams = torch.stack([draw("clip", 0, index, count=4000) for index in range(6)])
     correlations = torch.corrcoef(streams) - torch.eye(6)
     assert correlations.abs().max() < 0.08
-
-
-def test_first_draws_over_keys_are_uniform():
-    first = torch.cat([draw("clip", 0, index, count=1) for index in range(2000)])
-    counts = torch.histc(first, bins=10, min=0, max=1)
-    assert (counts - 200).abs().max() < 70  # five standard deviations of a binomial(2000, 0.1)

@@ -1,6 +1,5 @@
 """Results in order from several processes; crashing jobs and killed parents. This file is also a program."""
 
-import ast
 import importlib
 import os
 import signal
@@ -14,7 +13,6 @@ import psutil
 import pytest
 import torch
 
-import vididi_hf
 from vididi_hf.data.workers import leave_process_group, ordered_map
 
 
@@ -27,10 +25,6 @@ def die_on_seven(number: int) -> int:
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return -number
-
-
-def threads_and_process(_: int) -> tuple[int, int]:
-    return torch.get_num_threads(), os.getpid()
 
 
 class ProcessGroups(torch.utils.data.Dataset):
@@ -82,12 +76,6 @@ def test_a_job_that_kills_its_process_costs_no_other_job_its_result(here: Module
     assert results == [1007 if number == 7 else -number for number in range(16)]
 
 
-def test_workers_are_other_processes_with_one_thread(here: ModuleType) -> None:
-    seen = set(ordered_map(here.threads_and_process, range(4), 1, lambda _: (0, 0)))
-    assert {threads for threads, _ in seen} == {1}
-    assert os.getpid() not in {process for _, process in seen}
-
-
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     parent = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -110,17 +98,6 @@ def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:
     groups = set(loader)
     assert len(groups) == 2
     assert os.getpgrp() not in groups
-
-
-def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
-    loaders = [
-        (path.name, {argument.arg for argument in call.keywords})
-        for path in Path(vididi_hf.__file__).parent.rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "DataLoader"
-    ]
-    assert {name for name, _ in loaders} == {"loading.py", "workers.py"}
-    assert [name for name, arguments in loaders if "worker_init_fn" not in arguments] == []
 
 
 if __name__ == "__main__":

@@ -1,10 +1,4 @@
-"""Clip-consistent augmentation: one draw per clip, applied to all of its frames, on `uint8`.
-
-All frames of a clip get the same crop, flip, colors and blur, so that the temporal derivative shows only the motion of
-the video. The authors' code draws the colors per frame, which adds flicker; `per_frame_color` does so for comparison.
-"""
-
-from __future__ import annotations
+"""Clip-consistent augmentation: all frames get the same, so that the temporal derivative shows only the motion."""
 
 import math
 from dataclasses import dataclass
@@ -34,11 +28,7 @@ _JITTER = np.stack(
 def random_resized_crop_box(
     height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], generator: Random
 ) -> tuple[int, int, int, int]:
-    """Draws a box (top, left, height, width) with a random share of the frame's area and a random aspect ratio.
-
-    After ten draws that do not fit, returns the largest centered box of an allowed ratio (width / height). Source:
-    Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), as in torchvision.
-    """
+    """Draws a box (top, left, height, width) of random area and aspect ratio, as torchvision does (arXiv 1409.4842)."""
     for _ in range(10):
         target = height * width * generator.uniform(*area)
         aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -52,27 +42,15 @@ def random_resized_crop_box(
 
 
 def color_map(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`.
-
-    Saturation blends each pixel with its luma, contrast scales around mid gray, brightness scales, and hue turns the
-    chroma plane of the YIQ color space by a fraction of a full turn. Nothing is clipped between the steps.
-    """
+    """Returns color jitter as one affine map (3, 4) of RGB in [0, 255]: `colors @ map[:, :3].T + map[:, 3]`."""
+    # Contrast scales around mid gray, and hue turns the chroma plane of the YIQ color space.
     gain, turn = brightness * contrast, 2 * math.pi * hue
     weights = gain, gain * saturation * math.cos(turn), gain * saturation * math.sin(turn), brightness * (1 - contrast)
     return np.dot(weights, _JITTER).reshape(3, 4)
 
 
-def gaussian_kernel(sigma: float) -> np.ndarray:
-    """Returns the weights (taps, 1) of a Gaussian, cut off at three standard deviations; `sigma` is in pixels."""
-    return cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
-
-
 def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """Resizes uint8 frames (frames, channels, height, width) to squares by antialiased bilinear interpolation.
-
-    The result is within one level of torchvision's `resize`, because both round after each axis. Frames with channels
-    last in memory are fast. `out`, channels last, receives the result if given.
-    """
+    """Resizes uint8 frames (frames, channels, height, width) to squares by antialiased bilinear interpolation."""
     clip = clip.contiguous(memory_format=torch.channels_last)
     if clip.shape[-2] > size:
         # Shrink the rows first: it is the cheap direction, and torch would take the other one first.
@@ -85,38 +63,18 @@ def resize(clip: Tensor, size: int, out: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Random resized crop, flip, color jitter, gray and blur for one clip.
+    """Random resized crop, flip, color jitter, gray and blur for one clip, as in the authors' code (2409.02371)."""
 
-    Args:
-        image_size: Height and width of the result in pixels.
-        area: Smallest and largest share of the frame's area that the crop covers.
-        ratio: Smallest and largest aspect ratio of the crop.
-        flip_probability: Probability of a horizontal flip.
-        jitter: Largest change of brightness, contrast and saturation (factors 1 ± j) and of hue (turns).
-        jitter_probability: Probability of the color jitter.
-        gray_probability: Probability of dropping the colors.
-        blur_probability: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest standard deviation of the blur in pixels *at a size of 112*.
-        per_frame_color: Draw jitter and gray per frame, but whether there is jitter once per clip.
-
-    Source: the augmentation of the authors' code of ViDiDi (arXiv 2409.02371), with color as one affine map.
-
-    Example:
-        >>> clip = torch.randint(0, 256, (10, 3, 120, 160), dtype=torch.uint8)
-        >>> tuple(ClipAugmentation(image_size=112)(clip, Random(0)).shape)
-        (10, 3, 112, 112)
-    """
-
-    image_size: int
-    area: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    image_size: int  # height and width of the result in pixels
+    area: tuple[float, float] = (0.08, 1.0)  # smallest and largest share of the frame that the crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # smallest and largest aspect ratio of the crop
     flip_probability: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05)
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05)  # brightness, contrast, saturation; hue in turns
     jitter_probability: float = 0.8
     gray_probability: float = 0.2
     blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    per_frame_color: bool = False
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # in pixels at a size of 112
+    per_frame_color: bool = False  # as the authors' code: jitter and gray per frame, which adds flicker
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -134,12 +92,10 @@ class ClipAugmentation:
     def __call__(self, clip: Tensor, generator: Random, out: Tensor | None = None) -> Tensor:
         """Augments a clip, uint8 (frames, 3, height, width), to uint8 (frames, 3, image_size, image_size).
 
-        The result depends only on the clip and the generator's state. It is channels last in memory, as `out`, which
-        receives it if given, must be.
+        The result is channels last in memory, as `out`, which receives it if given, must be.
         """
-        top, left, height, width = random_resized_crop_box(
-            clip.shape[-2], clip.shape[-1], self.area, self.ratio, generator
-        )
+        rows, columns = clip.shape[-2:]
+        top, left, height, width = random_resized_crop_box(rows, columns, self.area, self.ratio, generator)
         if out is None:
             size = (len(clip), 3, self.image_size, self.image_size)
             out = torch.empty(size, dtype=torch.uint8, memory_format=torch.channels_last)
@@ -151,13 +107,13 @@ class ClipAugmentation:
         is_blurred = generator.random() < self.blur_probability
         sigma = generator.uniform(*self.blur_sigma) / 112
         maps = [self._draw_colors(is_jittered, generator) for _ in range(len(clip) if self.per_frame_color else 1)]
-
         # Crop first, then shrink, and enlarge last, so that all else works on as few pixels as possible.
         clip = clip[..., top : top + height, left : left + width]
         shrinks = height * width > self.image_size**2
         small = resize(clip, self.image_size, out) if shrinks else clip.clone(memory_format=torch.channels_last)
         # If the crop is enlarged later, scale the blur to the crop.
-        kernels = [gaussian_kernel(sigma * length) for length in small.shape[-2:]] if is_blurred else None
+        sigmas = [sigma * length for length in small.shape[-2:]]
+        kernels = [cv2.getGaussianKernel(2 * math.ceil(3 * s) + 1, s) for s in sigmas] if is_blurred else None
         # Frame by frame, because a small frame stays in the processor's cache. None of these OpenCV functions starts
         # threads, which worker processes must not have.
         frames = small.permute(0, 2, 3, 1).numpy()
@@ -165,8 +121,7 @@ class ClipAugmentation:
             if is_flipped:
                 cv2.flip(frame, 1, frame)
             if kernels is not None:
-                down, across = kernels
-                cv2.sepFilter2D(frame, -1, across, down, frame, borderType=cv2.BORDER_REFLECT_101)
+                cv2.sepFilter2D(frame, -1, kernels[1], kernels[0], frame, borderType=cv2.BORDER_REFLECT_101)
             if colors is not None:
                 cv2.transform(frame, colors, frame)
         return small if shrinks else resize(small, self.image_size, out)

@@ -10,23 +10,12 @@ __all__ = ["sample_training_clips", "uniform_clips"]
 
 
 def sample_training_clips(
-    num_video_frames: int,
-    num_clips: int,
-    num_frames: int,
-    stride: int,
-    generator: Random,
-    extra_frames: int = 0,
+    num_video_frames: int, num_clips: int, num_frames: int, stride: int, generator: Random, extra_frames: int = 0
 ) -> Tensor:
     """Samples adjacent clips at a random place, as ViDiDi does (arXiv 2409.02371: 2 clips of 8 frames, stride 3).
 
-    Each clip begins one stride after the last frame of the previous clip, so the extra frames at the end of a clip may
-    overlap the next clip. If the video is too short for adjacent clips, they overlap as little as possible. If it is
-    too short for one clip, it is played in a loop.
-
-    Example:
-        >>> clips = sample_training_clips(90, num_clips=2, num_frames=8, stride=3, generator=Random(0), extra_frames=2)
-        >>> clips.shape, set((clips[1] - clips[0]).tolist())
-        (torch.Size([2, 10]), {24})
+    Each clip begins one stride after the last frame of the previous clip; extra frames may overlap the next clip. In a
+    short video, clips overlap as little as possible. A video that is too short for one clip is played in a loop.
     """
     room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
     slack = room - (num_clips - 1) * num_frames * stride

@@ -1,7 +1,5 @@
 """Read folders of videos and saved or published 🤗 data sets, and build the `video` and `label` columns."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,39 +19,31 @@ class MissingSplitError(ValueError):
 
 
 def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> MissingSplitError:
-    """Builds the error for a missing split; it names the splits that exist."""
     return MissingSplitError(f"{where} has no split {split!r}; it has {', '.join(sorted(found))}")
 
 
 def standard_split(name: str) -> str:
     """Returns the usual name of a split that has aliases (val, dev, …), and other names unchanged."""
-    lowered = name.lower()
-    lowered = _SPLIT_ALIASES.get(lowered, lowered)
-    return lowered if lowered in SPLIT_NAMES else name
+    usual = _SPLIT_ALIASES.get(name.lower(), name.lower())
+    return usual if usual in SPLIT_NAMES else name
 
 
 def default_root(name: str) -> Path:
     """Returns the default folder of a built-in set, `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`."""
-    home = os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf"
-    return Path(home).expanduser() / name
+    return Path(os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf").expanduser() / name
 
 
 def find_files(folder: str | Path) -> list[str]:
-    """Lists all files below a folder as sorted relative paths with forward slashes, without opening any.
-
-    Links are followed. Hidden names, links to a folder that contains them, and unreadable folders are skipped.
-    """
+    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped."""
     return sorted(_walk(os.fspath(folder), ""))
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:
     try:
-        entries = list(os.scandir(folder))
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except PermissionError:
-        return
+        return  # such as lost+found
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
         if entry.is_dir():
             if not (entry.is_symlink() and _contains(entry.path, folder)):
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
@@ -75,49 +65,37 @@ def with_video_column(
 ) -> datasets.Dataset:
     """Builds a 🤗 data set of video files, with the columns `video`, `label` (if labels are given) and others.
 
-    `names` are all class names in the order of their numbers, by default sorted. `features` are types of further
-    columns that their values do not tell. A file is opened when its row is read.
-
-    Example:
-        >>> rows = with_video_column(["a.mp4", "b.mp4"], labels=["walk", "run"])
-        >>> rows.features["label"].names, rows["label"][:]
-        (['run', 'walk'], [1, 0])
+    `names` are all class names in the order of their numbers, by default sorted. `features` are types of other columns.
     """
-    files = [None if video is None else {"bytes": None, "path": video} for video in videos]
-    data: dict[str, list] = {"video": files}
+    data: dict[str, list] = {"video": [video and {"bytes": None, "path": video} for video in videos]}
     types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:
         names = names or sorted({label for label in labels if label is not None})
-        numbers: dict[str | None, int | None] = {None: None, **{name: number for number, name in enumerate(names)}}
+        numbers: dict[str | None, int | None] = {None: None, **dict(zip(names, range(len(names))))}
         if unknown := set(labels) - set(numbers):
-            raise ValueError(
-                f"the label {min(map(str, unknown))!r} is not one of the {len(names)} classes "
-                f"{names[0]!r} to {names[-1]!r}"
-            )
+            classes = f"the {len(names)} classes {names[0]!r} to {names[-1]!r}"
+            raise ValueError(f"the label {min(map(str, unknown))!r} is not one of {classes}")
         data["label"] = [numbers[label] for label in labels]
         types["label"] = datasets.ClassLabel(names=names)
     given = features or {}
     untyped = pa.table({name: values for name, values in columns.items() if name not in given})
     inferred = datasets.Features.from_arrow_schema(untyped.schema)
-    types |= {name: given[name] if name in given else inferred[name] for name in columns}
+    types |= {name: {**inferred, **given}[name] for name in columns}
     return as_dataset({**data, **columns}, types)
 
 
 def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Dataset:
-    """Builds a 🤗 data set of encoded columns: three times as fast as `Dataset.from_dict`, which encodes each value."""
+    """Builds a 🤗 data set of encoded columns; `Dataset.from_dict` is slower, because it encodes each value."""
     schema = datasets.Features(types).arrow_schema
     return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_pydict(columns, schema=schema)))
 
 
 def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads a folder of videos, `[split/][label/…/]name.mp4`, in the order of the sorted paths.
+    """Reads a folder of videos, `[split/][label/…/]name.mp4`, sorted. None reads all splits.
 
-    Top folders that are named after splits are splits; everything else belongs to `"train"`. If all videos are then in
-    subfolders, the first subfolder is the label. None reads all splits.
+    Videos outside folders that are named after splits belong to `"train"`. Only if all videos have labels, rows do.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
     files = sorted(path for path in map(Path, find_files(folder)) if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{folder} contains no videos ({', '.join(VIDEO_SUFFIXES)}), at any depth")
@@ -125,31 +103,27 @@ def read_video_folder(folder: str | Path, split: str | None = "train") -> datase
     for file in files:
         folders = file.parts[:-1]
         named = standard_split(folders[0]) if folders else ""
-        if named in SPLIT_NAMES:
-            located.append((named, folders[1:], folder / file))
-        else:
-            located.append(("train", folders, folder / file))
+        split_and_label = (named, folders[1:]) if named in SPLIT_NAMES else ("train", folders)
+        located.append((*split_and_label, str(folder / file)))
     chosen = [row for row in located if split is None or row[0] == standard_split(split)]
     if not chosen:
         raise no_such_split(folder, str(split), {row[0] for row in located})
-    labeled = all(folders for _, folders, _ in located)
-    return with_video_column(
-        [str(file) for _, _, file in chosen],
-        [folders[0] for _, folders, _ in chosen] if labeled else None,
-        # The same numbers in every split, even if a split lacks a class.
-        sorted({folders[0] for _, folders, _ in located}) if labeled else None,
-    )
+    videos = [file for _, _, file in chosen]
+    if not all(folders for _, folders, _ in located):
+        return with_video_column(videos)
+    names = sorted({folders[0] for _, folders, _ in located})  # the same numbers in every split
+    return with_video_column(videos, [folders[0] for _, folders, _ in chosen], names)
 
 
 def read_saved_dataset(path: str | Path, split: str | None = "train") -> datasets.Dataset:
     """Reads what `save_to_disk` wrote. A single data set counts as every split."""
     saved = datasets.load_from_disk(str(path))
-    if isinstance(saved, datasets.DatasetDict):
-        if split is not None and split not in saved:
-            raise no_such_split(path, split, set(saved))
-        rows = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
-        return _with_classes(rows, str(path), saved.values)
-    return _with_classes(saved, str(path), lambda: [saved])
+    if not isinstance(saved, datasets.DatasetDict):
+        return _with_classes(saved, str(path), lambda: [saved])
+    if split is not None and split not in saved:
+        raise no_such_split(path, split, set(saved))
+    rows = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
+    return _with_classes(rows, str(path), saved.values)
 
 
 def read_hub_dataset(name: str, split: str | None = "train") -> datasets.Dataset:

@@ -3,13 +3,10 @@
 The content of a batch depends only on (seed, epoch, step, rank): not on the number of workers, a restart, or speed.
 """
 
-from __future__ import annotations
-
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import datasets
 import torch
@@ -23,25 +20,18 @@ from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
 
-# How many other videos to try in place of a broken one. If all are broken, the data set is at fault.
-SUBSTITUTES = 20
+SUBSTITUTES = 20  # how many other videos to try in place of a broken one
 
-Batch = TypeVar("Batch")
 Asked = TypeVar("Asked")
 
-SampleKey = tuple[int, int]
-"""(epoch, index of the row): all that a worker needs to make a training sample."""
-
-
-# The order of an epoch
+SampleKey = tuple[int, int]  # (epoch, index of the row)
 
 
 @dataclass(eq=False)
 class EpochSampler(Sampler[Asked]):
     """The batches of one rank, in an order that depends only on (seed, epoch), from any step on.
 
-    Every video comes once per epoch. If the last global batch is short, it is filled up with the first videos of the
-    same epoch, so that all processes have equally many equal batches. `batch_size` counts the videos of one rank.
+    Every video comes once per epoch, and the first ones again to fill the last batch, of `batch_size` per rank.
     """
 
     num_samples: int
@@ -55,26 +45,18 @@ class EpochSampler(Sampler[Asked]):
 
     def __post_init__(self) -> None:
         if self.num_samples < self.batch_size * self.world_size:
-            raise ValueError(
-                f"the data set has {self.num_samples} videos, fewer than one global batch: "
-                f"batch_size {self.batch_size} × {self.world_size} processes; lower batch_size"
-            )
+            needed = f"batch_size {self.batch_size} × {self.world_size} processes; lower batch_size"
+            raise ValueError(f"the data set has {self.num_samples} videos, fewer than one global batch: {needed}")
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Chooses the epoch and the first step of the next iteration."""
         self.epoch, self.first_step = epoch, first_step
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches of a whole epoch."""
         return -(-self.num_samples // (self.batch_size * self.world_size))
 
     def __len__(self) -> int:
         return self.steps_per_epoch - self.first_step
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Asked]:
-        """Yields the content of each batch, from the chosen step on."""
 
 
 class EpochBatches(EpochSampler[list[SampleKey]]):
@@ -89,56 +71,45 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
             yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
 
 
-class EpochLoader(Generic[Batch]):
-    """Yields the batches of one epoch, from any step on. `how` passes `batches`, their order, to the `DataLoader`."""
+class EpochLoader:
+    """The batches of an epoch, from any step on. `how` passes `batches`, their order, and more to the `DataLoader`."""
 
-    def __init__(
-        self,
-        samples: Dataset,
-        batches: EpochSampler,
-        collate: Callable[[Any], Batch],
-        *,
-        num_workers: int,
-        pin_memory: bool,
-        **how: Any,
-    ):
+    def __init__(self, samples: Dataset, batches: EpochSampler, *, num_workers: int = 0, **how: Any):
         self.batches = batches
+        self.steps_per_epoch = batches.steps_per_epoch
         self._loader = DataLoader(
             samples,
-            collate_fn=collate,
+            collate_fn=collate_clips,
             num_workers=num_workers,
-            pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             worker_init_fn=leave_process_group,
-            # No draw depends on torch's global generator. Without its own, a loader would advance it.
-            generator=torch.Generator(),
+            generator=torch.Generator(),  # or the loader would advance torch's global one
             **how,
         )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches of a whole epoch."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator["ClipBatch"]:
         """Iterates over the batches of an epoch, from `first_step` on."""
         self.batches.set_epoch(epoch, first_step)
         return iter(self._loader)
 
 
-# Samples
-
-
 def make_or_replace(
     make: Callable[[int], dict[str, Any]], index: int, rows: Sequence[int], seed: int, epoch: int
 ) -> dict[str, Any]:
-    """Makes the training sample of a row, or of another one of `rows` if its video is broken.
+    """Makes the training sample of a row, or of another one of `rows` if `make` raises `BrokenVideoError`.
 
-    The substitute depends only on (seed, epoch, index), so a broken video has another one in every epoch. `make` raises
-    `BrokenVideoError`. The sample also gets `broken`, the reason for each video that could not be decoded, by name.
+    The substitute depends only on (seed, epoch, index), so a broken video has another one in every epoch. The sample
+    also gets `broken`, the reason for each video that could not be decoded, by name.
     """
     broken: dict[str, str] = {}
-    for row in _candidates(index, rows, seed, epoch):
+
+    def candidates() -> Iterator[int]:
+        yield index
+        others = [row for row in rows if row != index]
+        order = torch.randperm(len(others), generator=seeded_generator("substitutes", seed, epoch, index))
+        yield from (others[place] for place in order[:SUBSTITUTES].tolist())
+
+    for row in candidates():
         try:
             return {**make(row), "broken": broken}
         except BrokenVideoError as error:
@@ -147,21 +118,14 @@ def make_or_replace(
     raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
 
 
-def _candidates(index: int, rows: Sequence[int], seed: int, epoch: int) -> Iterator[int]:
-    yield index
-    others = [row for row in rows if row != index]
-    order = torch.randperm(len(others), generator=seeded_generator("substitutes", seed, epoch, index))
-    yield from (others[place] for place in order[:SUBSTITUTES].tolist())
-
-
 @dataclass(frozen=True)
 class ClipMaker:
-    """Makes the augmented clips of a video from (seed, epoch, index); see `TrainingClips` for the attributes."""
+    """Makes the augmented clips of a video from (seed, epoch, index)."""
 
     num_clips: int
-    num_frames: int
-    frame_stride: int
-    extra_frames: int
+    num_frames: int  # per clip
+    frame_stride: int  # distance of the frames of a clip
+    extra_frames: int  # at the end of each clip, one per derivative order
     augmentation: ClipAugmentation
     seed: int
 
@@ -176,14 +140,12 @@ class ClipMaker:
         return augmented
 
     def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
-        """Chooses the frames of each clip: int64 (clips, frames)."""
         # A new generator for each call: it is called again if the video is shorter than its header says.
         generator = seeded_random("clip", self.seed, *key)
         shape = self.num_clips, self.num_frames, self.frame_stride
         return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)
 
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:
-        """Makes the training sample `key` from the video of a row."""
         if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
         return {"clips": self(video, key), "index": key[1], "row": row, "source": source_name(video)}
@@ -192,35 +154,10 @@ class ClipMaker:
 class TrainingClips(Dataset):
     """Map-style data set from (epoch, index) to the augmented clips of one video.
 
-    Args:
-        rows: A data set with a `video` column of type `datasets.Video`.
-        num_clips: Clips per video.
-        num_frames: Frames per clip.
-        frame_stride: Distance of the frames of a clip, in video frames.
-        extra_frames: Extra frames at the end of each clip, one per derivative order.
-        augmentation: Augmentation of each clip.
-        seed: Seed of the choice of frames and of the augmentation.
-
-    Example:
-        >>> from vididi_hf import load_video_dataset
-        >>> rows = load_video_dataset("motion", num_train=8, num_test=8)
-        >>> clips = TrainingClips(rows, num_frames=8, frame_stride=1, extra_frames=2, augmentation=ClipAugmentation(40))
-        >>> epoch, index = 0, 5
-        >>> clips[epoch, index]["clips"].shape
-        torch.Size([2, 10, 3, 40, 40])
+    `rows` has a `video` column of type `datasets.Video`. `clips` are the other fields of `ClipMaker`.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        *,
-        num_clips: int = 2,
-        num_frames: int,
-        frame_stride: int,
-        extra_frames: int,
-        augmentation: ClipAugmentation,
-        seed: int = 0,
-    ):
+    def __init__(self, rows: datasets.Dataset, *, num_clips: int = 2, seed: int = 0, **clips: Any):
         if "video" not in rows.column_names:
             raise ValueError(f"the data set has no column 'video', only {rows.column_names}")
         if len(rows) == 0:
@@ -228,7 +165,7 @@ class TrainingClips(Dataset):
         # Paths or bytes instead of decoders: a decoder does not survive a fork, so each worker opens its own.
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.seed = seed
-        self._make_clips = ClipMaker(num_clips, num_frames, frame_stride, extra_frames, augmentation, seed)
+        self._make_clips = ClipMaker(num_clips=num_clips, seed=seed, **clips)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -238,9 +175,6 @@ class TrainingClips(Dataset):
             return self._make_clips.sample(self.rows[row]["video"], key, row)
 
         return make_or_replace(make, key[1], range(len(self)), self.seed, epoch=key[0])
-
-
-# Batches
 
 
 class ClipBatch(TypedDict):
@@ -254,42 +188,23 @@ class ClipBatch(TypedDict):
 
 
 def stack_frames(clips: Sequence[Tensor]) -> Tensor:
-    """Stacks clips (…, 3, height, width), channels last in memory, which convolutions prefer.
-
-    `torch.stack` would rearrange every pixel. In a `DataLoader` worker, the result lies in shared memory.
-    """
+    """Stacks clips (…, 3, height, width), channels last in memory; `torch.stack` would rearrange every pixel."""
     return default_collate([clip.movedim(-3, -1) for clip in clips]).movedim(-1, -3)
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
-    broken: dict[str, str] = {}
-    for sample in samples:
-        broken |= sample["broken"]
     return {
         "clips": stack_frames([sample["clips"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
         "rows": torch.tensor([sample["row"] for sample in samples]),
         "sources": [sample["source"] for sample in samples],
-        "broken": broken,
+        "broken": {name: reason for sample in samples for name, reason in sample["broken"].items()},
     }
 
 
-class ClipLoader(EpochLoader[ClipBatch]):
-    """Yields the batches of training clips of one epoch, from any step on.
+class ClipLoader(EpochLoader):
+    """The batches of training clips. `batch_size` counts the videos of one rank; `how` is as for `EpochLoader`."""
 
-    `batch_size` counts the videos of one rank. `num_workers` processes decode and augment; 0 uses this process.
-    """
-
-    def __init__(
-        self,
-        clips: TrainingClips,
-        batch_size: int,
-        *,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-    ):
+    def __init__(self, clips: TrainingClips, batch_size: int, *, rank: int = 0, world_size: int = 1, **how: Any):
         batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
-        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(clips, batches, collate_clips, batch_sampler=batches, **running)
+        super().__init__(clips, batches, batch_sampler=batches, **how)

@@ -1,17 +1,15 @@
 """`motion`: generated H.264 videos whose label is the motion and nothing else.
 
-Textured sprites move over a static textured background in one of eight ways. Sprites, backgrounds, sizes, speeds and
-phases are independent of the label, so no single frame tells it. Train and test share the backgrounds, so that
-appearance can be matched and misleads, but no sprites. Flips and crops, which training applies, keep every motion.
+Textured sprites move over a static background in one of eight ways. All else is independent of the label. Train and
+test share backgrounds but no sprites. Flips and crops, which training applies, keep every motion.
 """
-
-from __future__ import annotations
 
 import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,8 +28,8 @@ NUM_BACKGROUNDS = 24
 NUM_SPRITES = {"train": 12, "test": 8}
 COPIES_PER_VIDEO = 5
 
+# Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,).
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,)."""
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -49,13 +47,9 @@ def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _trajectory(time: Tensor, **parts: Tensor) -> Trajectory:
-    still = torch.zeros_like(time)
-    return (
-        parts.get("x", still),
-        parts.get("y", still),
-        parts.get("scale", torch.ones_like(time)),
-        parts.get("angle", still),
-    )
+    rest = {"x": 0, "y": 0, "scale": 1, "angle": 0}
+    x, y, scale, angle = (parts.get(name, torch.full_like(time, value)) for name, value in rest.items())
+    return x, y, scale, angle
 
 
 def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -66,10 +60,6 @@ def _orbit(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
     return _trajectory(time, scale=1 + _uniform(0.25, 0.35, generator) * _wave(time, generator))
-
-
-def _spin(time: Tensor, generator: torch.Generator) -> Trajectory:
-    return _trajectory(time, angle=_sign(generator) * 2 * math.pi * time / _uniform(9, 11, generator))
 
 
 def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
@@ -85,20 +75,19 @@ MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Trajectory]] = {
     "bob": lambda time, generator: _trajectory(time, y=_uniform(7, 10, generator) * _wave(time, generator)),
     "orbit": _orbit,
     "pulse": _pulse,
-    "spin": _spin,
+    "spin": lambda time, draws: _trajectory(time, angle=_sign(draws) * 2 * math.pi * time / _uniform(9, 11, draws)),
     "jitter": _jitter,
 }
 
 
 def _texture(
-    size: int, cells: tuple[int, ...], contrast: float, tones: tuple[float, float], generator: torch.Generator
+    size: int, cells: tuple[int, int], contrast: float, tones: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """A color plus noise of several spatial scales: (3, size, size) in [0, 1]."""
+    """A color plus noise of two spatial scales: (3, size, size) in [0, 1]."""
     texture = tones[0] + (tones[1] - tones[0]) * torch.rand(3, 1, 1, generator=generator)
     for cell in cells:
         noise = torch.rand(1, 3, cell, cell, generator=generator) - 0.5
-        smooth = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)[0]
-        texture = texture + contrast * smooth
+        texture = texture + contrast * F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=False)[0]
     return texture.clamp(0, 1)
 
 
@@ -109,13 +98,11 @@ def make_background(index: int, seed: int = 0) -> Tensor:
 
 
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
-    """Returns sprite `index` of a split: (4, 32, 32), color and opacity in [0, 1].
-
-    Its outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), so that a rotation is visible.
-    """
+    """Returns sprite `index` of a split: (4, 32, 32), color and opacity in [0, 1]."""
     generator = seeded_generator(f"motion-sprite-{split}", seed, index)
     axis = torch.linspace(-1, 1, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
+    # The outline is a blob with 2 or 3 lobes, r(φ) = r0·(1 + a·cos(kφ + φ0)), so that a rotation is visible.
     lobes = int(torch.randint(2, 4, (), generator=generator))
     depth, phase = _uniform(0.3, 0.6, generator), _uniform(0, 2 * math.pi, generator)
     outline = 0.95 / (1 + depth) * (1 + depth * torch.cos(lobes * torch.atan2(y, x) + phase))
@@ -139,19 +126,14 @@ def _paint(canvas: Tensor, sprite: Tensor, radius: float, center: tuple[float, f
 
 
 def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | int]:
-    """Returns the `label` and the number of the `background` of a video, without drawing it."""
+    """Returns the `label` and the number of the `background` of a video."""
     generator = seeded_generator(f"motion-appearance-{split}", seed, index)
     background = int(torch.randint(NUM_BACKGROUNDS, (), generator=generator))
     return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background}
 
 
 def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
-    """Renders video `index` of a split: uint8 (NUM_FRAMES, 3, SIZE, SIZE). Its label is `index` modulo 8.
-
-    Example:
-        >>> tuple(render_motion("train", 3).shape), describe_motion("train", 3)["label"]
-        ((24, 3, 64, 64), 'bob')
-    """
+    """Renders video `index` of a split: uint8 (NUM_FRAMES, 3, SIZE, SIZE)."""
     drawn = describe_motion(split, index, seed)
     generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
     time = torch.arange(NUM_FRAMES, dtype=torch.float32)
@@ -164,8 +146,7 @@ def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
         # Positions wrap around, so every shift leaves them evenly spread.
         center = (_uniform(0, SIZE, generator), _uniform(0, SIZE, generator))
         resting = _uniform(0, 2 * math.pi, generator)
-        # Pulses are not in step, and in all other motions a sprite has the size of a pulse at some instant, so that the
-        # sizes in a single frame do not tell a pulse.
+        # In other motions a sprite has the size of a pulse at some instant, so that one frame does not tell a pulse.
         _, _, sizes, _ = _pulse(time, generator)
         scale = sizes if label == "pulse" else sizes[:1].expand_as(sizes)
         canvas = _paint(canvas, sprite, radius, center, (dx, dy, scale, angle + resting))
@@ -187,16 +168,10 @@ def _encode(frames: Tensor) -> bytes:
         encoder = VideoEncoder(frames, frame_rate=FRAME_RATE)
     except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg at import, newer on use
         raise ImportError(INSTALL_TORCHCODEC) from error
-    encoded = encoder.to_tensor(
-        format="mp4",
-        codec="libx264",
-        pixel_format="yuv420p",
-        crf=18,
-        preset="veryfast",
-        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
-        extra_options={"threads": "1", "x264-params": "mbtree=0"},
-    )
-    return encoded.numpy().tobytes()
+    # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
+    reproducible = {"threads": "1", "x264-params": "mbtree=0"}
+    codec: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "preset": "veryfast"}
+    return encoder.to_tensor(format="mp4", **codec, extra_options=reproducible).numpy().tobytes()
 
 
 def generate_motion(
@@ -204,8 +179,7 @@ def generate_motion(
 ) -> Path:
     """Writes the videos `root/<split>/<label>/<number>.mp4` and the list `root/clips.csv`, and returns its path.
 
-    Existing files are kept: an interrupted call continues, and a larger set extends a smaller one. The content of a
-    video does not depend on the size of the set. A folder holds one seed.
+    Existing files are kept: an interrupted call continues, and a larger set extends a smaller one.
     """
     if num_train < 1 or num_test < 1:
         raise ValueError(f"num_train and num_test must be positive, got {num_train} and {num_test}")
@@ -215,7 +189,6 @@ def generate_motion(
     if stamp.exists() and (found := json.loads(stamp.read_text(encoding="utf-8"))) != wanted:
         raise ValueError(f"{root} holds motion videos of {found}; choose another folder for those of {wanted}")
     _write(stamp, json.dumps(wanted).encode())
-
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
     rows = []
     # Show the bar only if it takes a while: existing files are skipped.
@@ -225,7 +198,6 @@ def generate_motion(
         if not (root / video).exists():
             _write(root / video, _encode(render_motion(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
-
     table = pd.DataFrame(rows, columns=["video", "label", "split", "background"])
     _write(root / "clips.csv", table.to_csv(index=False, lineterminator="\r\n").encode())
     return root / "clips.csv"

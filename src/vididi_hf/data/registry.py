@@ -1,9 +1,6 @@
 """All built-in data sets, and `load_video_dataset`, which loads any data set by name or path."""
 
-from __future__ import annotations
-
 import re
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,6 @@ from vididi_hf.data.folders import default_root, read_hub_dataset, read_saved_da
 from vididi_hf.data.motion import VERSION, generate_motion
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.readers.ava import read_ava
-from vididi_hf.data.readers.common import AbsentVideosWarning
 from vididi_hf.data.readers.csv_list import read_video_list
 from vididi_hf.data.readers.hmdb51 import read_hmdb51
 from vididi_hf.data.readers.jhmdb import read_jhmdb
@@ -24,13 +20,10 @@ from vididi_hf.data.readers.something_something import read_something_something
 from vididi_hf.data.readers.ucf101 import read_ucf101
 from vididi_hf.data.readers.ucf101_24 import read_ucf101_24
 
-Reader = Callable[..., datasets.Dataset]
-
 
 def read_motion(
     root: str | Path | None = None,
     split: str | None = "train",
-    *,
     num_train: int = 1200,
     num_test: int = 400,
     seed: int = 0,
@@ -42,21 +35,16 @@ def read_motion(
 
 # To add a data set, write a reader `(root, split, **options)` and add one line here. Each official split or version has
 # its own name, so that training and test rows of different ones never mix.
-DATASETS: dict[str, Reader] = {
+DATASETS: dict[str, Callable[..., datasets.Dataset]] = {
     "motion": read_motion,
     "ucf101": read_ucf101,
-    "ucf101-2": partial(read_ucf101, official_split=2),
-    "ucf101-3": partial(read_ucf101, official_split=3),
+    **{f"ucf101-{number}": partial(read_ucf101, official_split=number) for number in (2, 3)},
     "hmdb51": read_hmdb51,
-    "hmdb51-2": partial(read_hmdb51, official_split=2),
-    "hmdb51-3": partial(read_hmdb51, official_split=3),
-    "kinetics400": partial(read_kinetics, classes=400),
-    "kinetics600": partial(read_kinetics, classes=600),
-    "kinetics700": partial(read_kinetics, classes=700),
+    **{f"hmdb51-{number}": partial(read_hmdb51, official_split=number) for number in (2, 3)},
+    **{f"kinetics{classes}": partial(read_kinetics, classes=classes) for classes in (400, 600, 700)},
     "something-something-v2": read_something_something,
     "jhmdb": read_jhmdb,
-    "jhmdb-2": partial(read_jhmdb, official_split=2),
-    "jhmdb-3": partial(read_jhmdb, official_split=3),
+    **{f"jhmdb-{number}": partial(read_jhmdb, official_split=number) for number in (2, 3)},
     "ucf101-24": read_ucf101_24,
     "ava": read_ava,
     "ava-2.1": partial(read_ava, version="2.1"),
@@ -72,9 +60,8 @@ def load_video_dataset(
         name: One of
             - the name of a built-in set in `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` … in
               the layouts that `docs/datasets.md` shows (for a folder of that name, pass `"./motion"`);
-            - a folder of videos (`[split/][label/]name.mp4`);
+            - a folder of videos (`[split/][label/]name.mp4`), of Parquet shards, or that `save_to_disk` wrote;
             - a `.csv` or `.parquet` list with the columns `video,label,split`, with paths relative to the list;
-            - a folder written by `save_to_disk`, or a folder of Parquet shards such as `prepare_dataset` writes;
             - the id of a data set on the Hub, `"owner/name"`.
         root: Folder of a built-in set; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
         split: `"train"`, `"validation"`, `"test"`, or None or `"all"` for all rows.
@@ -90,7 +77,7 @@ def load_video_dataset(
         ValueError: If there is no such split, or a data set that is not built in gets options.
 
     Warns:
-        AbsentVideosWarning: If videos of a published list do not exist; see `absent_videos`.
+        AbsentVideosWarning: If videos of a published list do not exist. Its attribute `videos` names all of them.
 
     Example:
         >>> from vididi_hf import load_video_dataset
@@ -103,10 +90,8 @@ def load_video_dataset(
     if name in DATASETS:
         return DATASETS[str(name)](root=root, split=split, **options)
     if root is not None or options:
-        given = ", ".join(options) or "root"
-        raise ValueError(
-            f"{given}: only the built-in sets ({', '.join(DATASETS)}) take options, and {name} is not one of them"
-        )
+        given, built_in = ", ".join(options) or "root", ", ".join(DATASETS)
+        raise ValueError(f"{given}: only the built-in sets ({built_in}) take options, and {name} is not one of them")
     path = Path(name).expanduser()
     if path.is_dir():
         if any(path.glob("data/*.parquet")) or any(path.glob("*-of-*.parquet")):
@@ -115,24 +100,11 @@ def load_video_dataset(
         return (read_saved_dataset if saved else read_video_folder)(path, split)
     if path.suffix.lower() in (".csv", ".parquet"):
         return read_video_list(path, split)
-    unknown = (
-        f"no data set {str(name)!r}: it is neither built in ({', '.join(DATASETS)}), nor a folder, nor a list "
-        "(.csv, .parquet)"
-    )
+    places = f"it is neither built in ({', '.join(DATASETS)}), nor a folder, nor a list (.csv, .parquet)"
+    unknown = f"no data set {str(name)!r}: {places}"
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
         raise FileNotFoundError(f"{unknown}, nor the id of a data set on the Hub (owner/name)")
     try:
         return read_hub_dataset(str(name), split)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{unknown}, and from the Hub it cannot be loaded: {error}") from error
-
-
-def absent_videos(
-    name: str | Path, *, root: str | Path | None = None, split: str | None = "train", **options: Any
-) -> list[str]:
-    """Returns all videos that a data set lists and that do not exist; takes what `load_video_dataset` takes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load_video_dataset(name, root=root, split=split, **options)
-    found = [warning.message for warning in caught]
-    return [video for warning in found if isinstance(warning, AbsentVideosWarning) for video in warning.videos]

@@ -1,20 +1,14 @@
 """Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
 
 The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
-is a permutation that depends only on the footers, so a run resumes at any place. It needs few row groups at a time:
-
-1. The row groups come in random order, and the rows of all are numbered consecutively.
-2. This sequence is cut into equal parts, one per process, and filled up from its own beginning.
-3. Within a part, each row waits for a random number of places, up to the shuffle window.
-
-A process fetches each row group once, ahead of its use, and passes the bytes of a batch to a worker, which decodes.
+depends only on the footers, so a run resumes at any place. A process fetches each row group once, ahead of its use, and
+passes the bytes of a batch to a worker, which decodes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +22,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vididi_hf.data.folders import no_such_split
-from vididi_hf.data.loading import (
-    SUBSTITUTES,
-    ClipBatch,
-    ClipMaker,
-    EpochLoader,
-    EpochSampler,
-    collate_clips,
-    make_or_replace,
-)
+from vididi_hf.data.loading import SUBSTITUTES, ClipMaker, EpochLoader, EpochSampler, make_or_replace
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.data.seeding import seeded_generator
 
 _FOOTERS_AT_ONCE = 16
+_GROUPS_AT_ONCE = 4
 _PREPARE_FIRST = "streaming reads sharded Parquet: run `vididi prepare` first"
-# A batch knows at least this many videos, so that a broken one can be replaced without another fetch.
-_CANDIDATES = SUBSTITUTES + 1
-# Row groups are fetched for this many batches beyond those that workers have been given.
-_BATCHES_AHEAD = 2
+_CANDIDATES = SUBSTITUTES + 1  # a batch knows so many videos, to replace a broken one without another fetch
+_BATCHES_AHEAD = 2  # row groups are fetched for so many batches beyond those that workers have been given
 
 
 def find_shards(name: str, split: str | None = "train") -> list[str]:
     """Finds the Parquet files of a split, sorted: their order numbers the videos. None or `"all"` takes all files.
 
-    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), a Parquet file, a pattern of several
-    (`data/train-*.parquet`, also as a URL), or the id of a data set on the Hub.
+    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), the id of a data set on the Hub, a Parquet
+    file, or a pattern of several (`data/train-*.parquet`, also as a URL).
     """
     if name in DATASETS:
         raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
@@ -71,11 +56,10 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
             files = datasets.load_dataset_builder(name).config.data_files
         except (DatasetNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(f"no data set {name!r}: not a folder, and the Hub says: {error}") from error
-    shards = {
-        str(key): sorted(str(file) for file in found if str(file).endswith(".parquet"))
-        for key, found in (files or {}).items()
-    }
-    shards = {key: found for key, found in shards.items() if found}
+    shards: dict[str, list[str]] = {}
+    for key, found in (files or {}).items():
+        if parquet := sorted(str(file) for file in found if str(file).endswith(".parquet")):
+            shards[str(key)] = parquet
     if not shards:
         raise ValueError(f"{name} contains no Parquet files, but {_PREPARE_FIRST}")
     if split in (None, ALL_ROWS):
@@ -86,20 +70,16 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
 
 
 class ParquetVideos:
-    """The videos of Parquet files (paths or fsspec URLs) with embedded bytes. Opening them reads only the footers.
-
-    The rows, counted consecutively, number the videos. `group_sizes` and `group_starts`, int64 (row groups,), are the
-    number of videos and the number of the first video of each row group of all files.
-    """
+    """The videos, numbered by rows, of Parquet files (paths or fsspec URLs). Opening them reads only the footers."""
 
     def __init__(self, shards: Sequence[str]):
         self.shards = list(shards)
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, self.shards))
-        self._groups = [
-            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
-        ]
+        counts = [footer.num_row_groups for footer in self._footers]
+        self._groups = [(file, group) for file, count in enumerate(counts) for group in range(count)]
         sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
+        # The number of videos and the first video of each row group: int64 (row groups,).
         self.group_sizes = torch.tensor(sizes, dtype=torch.int64)
         self.group_starts = self.group_sizes.cumsum(0) - self.group_sizes
         if len(self) == 0:
@@ -109,25 +89,19 @@ class ParquetVideos:
         return int(self.group_sizes.sum())
 
     def groups_of(self, rows: Tensor) -> Tensor:
-        """Returns the row group of each video number."""
         return torch.searchsorted(self.group_starts + self.group_sizes, rows, right=True)
 
     def read_group(self, group: int) -> list[dict[str, Any] | None]:
-        """Fetches the videos of one row group, and no other byte of its file. Thread-safe.
-
-        A row is the `{"path", "bytes"}` dictionary of `datasets.Video`, or None if it has no bytes.
-        """
+        """Fetches the videos of one row group, and no other byte of its file; None where there are no bytes."""
         file, group_in_file = self._groups[group]
         url = self.shards[file]
         with _open(url) as source:
             reader = pq.ParquetFile(source, metadata=self._footers[file], pre_buffer=True)
             rows = reader.read_row_group(group_in_file, columns=["video"], use_threads=False)["video"].to_pylist()
-        videos = []
         for row, video in enumerate(rows):
-            unnamed = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
-            stored = video is not None and video["bytes"] is not None
-            videos.append({"bytes": video["bytes"], "path": video["path"] or unnamed} if stored else None)
-        return videos
+            if video is not None and not video["path"]:
+                video["path"] = f"{url.rpartition('/')[2]}, row {row} of group {group_in_file}"
+        return [video if video is not None and video["bytes"] is not None else None for video in rows]
 
 
 def _open(url: str) -> Any:
@@ -141,15 +115,14 @@ def _read_footer(url: str) -> pq.FileMetaData:
         footer = pq.read_metadata(file)
     columns = {footer.schema.column(i).path for i in range(footer.num_columns)}
     if not {"video.bytes", "video.path"} <= columns:
-        raise ValueError(
-            f"{url} has no column 'video' with the bytes of videos, only {', '.join(sorted(columns))}; {_PREPARE_FIRST}"
-        )
+        found = ", ".join(sorted(columns))
+        raise ValueError(f"{url} has no column 'video' with the bytes of videos, only {found}; {_PREPARE_FIRST}")
     return footer
 
 
 @dataclass(frozen=True)
 class StreamedBatch:
-    """What a worker needs to make a batch: the `asked` numbers, and these and maybe other videos by number."""
+    """What a worker needs to make a batch: the numbers asked for, and these and maybe other videos by number."""
 
     epoch: int
     asked: list[int]
@@ -163,37 +136,25 @@ class StreamedClips(Dataset):
         self.make_clips = make_clips
 
     def __getitem__(self, batch: StreamedBatch) -> list[dict[str, Any]]:
-        return [self._sample(batch, index) for index in batch.asked]
-
-    def _sample(self, batch: StreamedBatch, index: int) -> dict[str, Any]:
-        def make(row: int) -> dict[str, Any]:
+        def make(index: int, row: int) -> dict[str, Any]:
             return self.make_clips.sample(batch.videos[row], (batch.epoch, index), row)
 
-        return make_or_replace(make, index, list(batch.videos), self.make_clips.seed, batch.epoch)
+        seed, rows = self.make_clips.seed, list(batch.videos)
+        return [make_or_replace(partial(make, index), index, rows, seed, batch.epoch) for index in batch.asked]
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos. See `EpochSampler` for the arguments `of_the_rank`.
+    """The batches of one rank with the bytes of their videos. `of_the_rank` is as for `EpochSampler`.
 
-    Videos that are `shuffle_window` apart in the shards' (random) order keep their order. At most this many videos are
-    in memory, plus the rest of their row groups. `num_threads` row groups are fetched at the same time.
+    Videos that are `shuffle_window` apart in the shards' (random) order keep their order.
     """
 
-    def __init__(
-        self,
-        videos: ParquetVideos,
-        batch_size: int,
-        *,
-        shuffle_window: int = 1024,
-        num_threads: int = 4,
-        **of_the_rank: int,
-    ):
+    def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: int):
         super().__init__(len(videos), batch_size, **of_the_rank)
         if shuffle_window < 1:
             raise ValueError(f"shuffle_window must be at least 1, got {shuffle_window}")
         self.videos = videos
         self.shuffle_window = shuffle_window
-        self.num_threads = num_threads
 
     def order(self, epoch: int) -> Tensor:
         """Returns this rank's videos in an epoch, in order: int64 (steps_per_epoch · batch_size,)."""
@@ -213,13 +174,12 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         return rows[torch.argsort(torch.arange(length) + delays, stable=True)]
 
     def __iter__(self) -> Iterator[StreamedBatch]:
-        epoch, first_step = self.epoch, self.first_step
-        order = self.order(epoch)
-        asked = order.split(self.batch_size)[first_step:]
+        epoch, order = self.epoch, self.order(self.epoch)
+        asked = order.split(self.batch_size)[self.first_step :]
         # The candidates start with the batch itself, except at the end of the order.
         count = min(max(self.batch_size, _CANDIDATES), len(order))
-        starts = [min(step * self.batch_size, len(order) - count) for step in range(first_step, self.steps_per_epoch)]
-        candidates = [order[start : start + count] for start in starts]
+        starts = range(self.first_step * self.batch_size, len(order), self.batch_size)
+        candidates = [order[min(start, len(order) - count) :][:count] for start in starts]
         for rows, videos in zip(asked, self._fetch(candidates)):
             yield StreamedBatch(epoch, rows.tolist(), videos)
 
@@ -229,7 +189,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         last_use = {group: step for step, groups in enumerate(needed) for group in groups}
         fetched: dict[int, Future[list[dict[str, Any] | None]]] = {}
         requested = 0
-        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="row-groups")
+        pool = ThreadPoolExecutor(_GROUPS_AT_ONCE)
         try:
             for step, rows in enumerate(batches):
                 while requested < min(step + 1 + _BATCHES_AHEAD, len(needed)):
@@ -248,12 +208,10 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class StreamingClipLoader(EpochLoader[ClipBatch]):
+class StreamingClipLoader(EpochLoader):
     """Like `ClipLoader`, but from sharded Parquet anywhere. `indices` and `rows` are numbers of videos in the shards.
 
-    The seed of `make_clips` is also the seed of the order. Threads of this process fetch; `num_workers` processes
-    decode and augment.
-
+    The seed of `make_clips` is also that of the order. Threads of this process fetch; `num_workers` processes decode.
     """
 
     def __init__(
@@ -262,15 +220,12 @@ class StreamingClipLoader(EpochLoader[ClipBatch]):
         make_clips: ClipMaker,
         batch_size: int,
         *,
-        num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
         shuffle_window: int = 1024,
+        **how: Any,
     ):
         of_the_rank = {"seed": make_clips.seed, "rank": rank, "world_size": world_size}
         batches = StreamedBatches(videos, batch_size, shuffle_window=shuffle_window, **of_the_rank)
         # The samples are batches already, so the data loader makes none.
-        how: dict[str, Any] = {"sampler": batches, "batch_size": None}
-        running: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(StreamedClips(make_clips), batches, collate_clips, **running, **how)
+        super().__init__(StreamedClips(make_clips), batches, sampler=batches, batch_size=None, **how)

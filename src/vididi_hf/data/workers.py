@@ -1,7 +1,5 @@
 """Worker processes whose results come in order."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -11,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -28,9 +26,8 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Applies a function to jobs in several processes and yields the results in the order of the jobs.
 
-    A job that kills its process, as a hostile file can do to a decoder, costs no other job its result; `crashed`
-    returns the result of that job. Jobs are taken as needed. Workers use one torch thread and end with their parent,
-    even if it is killed. The function must be importable in other processes; 0 workers run it in this one.
+    A job that kills its process, as a hostile file can, costs no other job its result; `crashed` returns its own.
+    Workers use one torch thread and end with their parent. 0 workers run the function in this process.
     """
     if num_workers == 0:
         yield from map(function, jobs)
@@ -52,11 +49,10 @@ def ordered_map(
     try:
         for job in jobs:
             try:
-                future = executor.submit(function, job)
+                waiting.append((job, executor.submit(function, job)))
             except BrokenProcessPool:
                 executor = _executor(num_workers)
-                future = executor.submit(function, job)
-            waiting.append((job, future))
+                waiting.append((job, executor.submit(function, job)))
             if len(waiting) >= num_workers * _JOBS_PER_WORKER:
                 yield next_result()
         while waiting:
@@ -80,8 +76,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
         os._exit(1)
 
@@ -89,21 +84,14 @@ def _end_with_parent() -> None:
 def leave_process_group(worker: int) -> None:
     """A `worker_init_fn` that puts a `DataLoader` worker into its own process group.
 
-    Schedulers send SIGTERM to a whole group. The training process then finishes its step and saves, for which it needs
-    its workers. They end with it in any case.
+    Schedulers send SIGTERM to a whole group, and the training process still needs its workers to finish its step.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 
 
 def ordered_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Builds the loader of an evaluation: all samples of a map-style data set once, in order, in lists."""
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=leave_process_group,
-        # The workers draw nothing. Without its own generator, a loader would advance torch's global one.
-        generator=torch.Generator(),
-    )
+    """Loads all samples of a data set once, in order, in lists."""
+    # Without a generator of its own, the loader would advance torch's global one.
+    running: dict[str, Any] = {"worker_init_fn": leave_process_group, "generator": torch.Generator()}
+    return DataLoader(samples, batch_size, num_workers=num_workers, collate_fn=list, **running)

@@ -9,10 +9,11 @@ import pytest
 
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.preparation import shards
-from vididi_hf.data.preparation.shards import StoredSplit, common_folder, read_record, shard_path, write_shard
+from vididi_hf.data.preparation.shards import StoredSplit, read_record, shard_path, write_shard
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 SCHEMA = FEATURES.arrow_schema
+FEATURES_OF_VIDEOS = datasets.Features({"video": datasets.Video()})
 
 
 def rows(sizes):
@@ -21,10 +22,6 @@ def rows(sizes):
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-
-
-def test_names():
-    assert shard_path("out", "train", 3, 20) == Path("out/data/train-00003-of-00020.parquet")
 
 
 def test_a_shard_holds_rows_in_groups_their_types_and_its_record(tmp_path):
@@ -89,68 +86,34 @@ def test_errors_leave_nothing_and_foreign_files_have_no_record(tmp_path):
         write_shard(shard_path(tmp_path / "text.parquet", "train", 0, 1), SCHEMA, rows([10]), {}, videos_per_group=1)
 
 
-# Which rows are stored where
-
-
 def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options):
     return StoredSplit("train", rows, root, settings or {}, videos_per_shard, **options)
 
 
-@pytest.fixture
-def listed():
-    return with_video_column(
-        [f"/videos/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)], take=[*range(10)]
-    )
+def listed(root="/videos", take=range(10)):
+    videos, labels = [f"{root}/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)]
+    return with_video_column(videos, labels, take=list(take))
 
 
-def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides(listed):
-    split = split_of(listed)
+def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides():
+    split = split_of(listed())
     assert [len(shard) for shard in split.shards] == [4, 4, 2]
     order = [row for shard in split.shards for row in shard]
     assert sorted(order) == list(range(10))
-    assert split.shards == split_of(listed).shards
-    assert len({str(split_of(listed, seed=seed).shards) for seed in range(3)}) == 3
-    assert split_of(listed, shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert split.shards == split_of(listed()).shards
+    assert len({str(split_of(listed(), seed=seed).shards) for seed in range(3)}) == 3
+    assert split_of(listed(), shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_columns_are_those_of_the_rows_and_what_is_measured(listed):
-    split = split_of(listed)
-    assert set(split.features) == {"video", "label", "take", "num_frames", "fps", "height", "width"}
-    assert split.features["label"].names == ["0", "1"]
-    assert split.features["video"] == datasets.Video()
-    assert split.row(3) == {"video": {"bytes": None, "path": "/videos/1/3.mp4"}, "label": 1, "take": 3}
-
-
-def test_the_common_folder():
-    assert common_folder([with_video_column(["/a/b/c.mp4"]), with_video_column(["/a/d/e.mp4", "/a/f.mp4"])]) == "/a"
-    assert common_folder([with_video_column(["/a/b/c.mp4", "/a/b/d.mp4"])]) == "/a/b"
-    assert common_folder([with_video_column(["b/c.mp4", None, "/a/d.mp4"])]) == "/a"
-    assert common_folder([with_video_column([None])]) == ""
-
-
-def test_the_identity_changes_with_all_that_shards_depend_on(listed):
-    moved = with_video_column(
-        [f"/moved/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)], take=[*range(10)]
-    )
-    base = split_of(listed).identity
-    assert base == split_of(listed).identity == split_of(moved, root="/moved").identity
+def test_the_identity_changes_with_all_that_shards_depend_on():
+    rows = listed()
+    base = split_of(rows).identity
+    assert base == split_of(rows).identity == split_of(listed("/moved"), root="/moved").identity
     embedded = [
-        datasets.Dataset.from_list(
-            [{"video": {"bytes": b"0" * size, "path": "a.mp4"}}],
-            features=datasets.Features({"video": datasets.Video()}),
-        )
+        datasets.Dataset.from_list([{"video": {"bytes": b"0" * size, "path": "a.mp4"}}], features=FEATURES_OF_VIDEOS)
         for size in (3, 4)
     ]
-    others = [
-        split_of(listed.select(range(9))),
-        split_of(listed.remove_columns("take")),
-        split_of(
-            listed.map(lambda row: {"take": 0}, remove_columns="video")
-            .add_column("video", listed.cast_column("video", datasets.Video(decode=False))["video"][:])
-            .cast_column("video", datasets.Video())
-        ),
-        split_of(listed, settings={"short_side": 64}),
-        split_of(listed.rename_column("take", "source")),
-        *map(split_of, embedded),
-    ]
+    others = [rows.select(range(9)), rows.remove_columns("take"), rows.rename_column("take", "source")]
+    others.append(listed(take=[0] * 10))
+    others = [*map(split_of, [*others, *embedded]), split_of(rows, settings={"short_side": 64})]
     assert len({base, *(split.identity for split in others)}) == len(others) + 1

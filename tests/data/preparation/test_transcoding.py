@@ -1,13 +1,14 @@
 """What is true of a file, and that a file that is encoded anew holds it and nothing else."""
 
+import io
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 
-from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "samples"
@@ -16,10 +17,8 @@ SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "samples"
 def smooth_frames(count: int, height: int, width: int) -> torch.Tensor:
     """A gradient that moves by 3 pixels a frame: easy to encode well, and every frame differs."""
     x, y = torch.arange(width), torch.arange(height)[:, None]
-    frames = [
-        torch.stack([(4 * (x + 3 * t) + 0 * y) % 256, (2 * y + 0 * x) % 256, (x + y) % 256]) for t in range(count)
-    ]
-    return torch.stack(frames).to(torch.uint8)
+    colors = [((4 * (x + 3 * t) + 0 * y) % 256, (2 * y + 0 * x) % 256, (x + y) % 256) for t in range(count)]
+    return torch.stack([torch.stack(color) for color in colors]).to(torch.uint8)
 
 
 @pytest.fixture
@@ -35,14 +34,6 @@ def test_facts_of_a_whole_video(tmp_path, write_video):
     facts = probe_video(str(write_video(tmp_path / "a.mp4", 17)))
     assert facts == VideoFacts(num_frames=17, promised_frames=17, fps=12.0, height=40, width=48)
     assert facts.is_whole
-
-
-def test_broken_videos_say_why(broken_videos):
-    for kind, path in broken_videos.items():
-        for look in (probe_video, reencode_video):
-            with pytest.raises(BrokenVideoError) as error:
-                look(str(path))
-            assert error.value.source == str(path), kind
 
 
 def test_a_file_that_ends_early_is_repaired_up_to_where_it_ends(cut_off):
@@ -90,31 +81,14 @@ def test_sizes(tmp_path, size, short_side, expected):
     assert VideoDecoder(encoded)[0].shape == (3, *expected)
 
 
-def test_an_odd_size_loses_its_last_row_and_nothing_else(tmp_path):
-    frames = smooth_frames(3, 49, 65)
-    path = tmp_path / "a.mkv"
-    VideoEncoder(frames, frame_rate=25).to_file(path, codec="libx264", pixel_format="yuv444p", crf=0)
-    encoded, _ = reencode_video(path, crf=0)
-    decoded = VideoDecoder(encoded)[:]
-    assert decoded.shape == (3, 3, 48, 64)
-    original = VideoDecoder(path)[:]
-    assert (decoded.float() - original[:, :, :48, :64].float()).abs().mean() < 3
-
-
 def test_key_frames_are_as_near_as_asked_for(tmp_path):
     path = tmp_path / "a.mp4"
     VideoEncoder(smooth_frames(40, 48, 64), frame_rate=25).to_file(path)
 
-    def distances(encoded):
-        file = tmp_path / "encoded.mp4"
-        file.write_bytes(encoded)
-        av = pytest.importorskip("av")
-        with av.open(str(file)) as container:
+    for interval, furthest in ((None, range(13, 41)), (6, range(7))):
+        with av.open(io.BytesIO(reencode_video(path, key_frame_interval=interval)[0])) as container:
             keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
-        return [after - before for before, after in zip(keys, [*keys[1:], 40])]
-
-    assert max(distances(reencode_video(path)[0])) > 12
-    assert max(distances(reencode_video(path, key_frame_interval=6)[0])) <= 6
+        assert max(after - before for before, after in zip(keys, [*keys[1:], 40])) in furthest
 
 
 def test_the_same_video_gives_the_same_bytes(tmp_path, write_video):

@@ -3,7 +3,6 @@
 import pytest
 from torchcodec.decoders import VideoDecoder
 
-from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation import treatment
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.treatment import treat_video
@@ -59,22 +58,6 @@ def test_what_promises_too_much_is_repaired_kept_or_dropped_as_asked_for(promisi
     assert (dropped.status, dropped.reason, dropped.encoded) == ("dropped", repaired.reason, None)
 
 
-def test_short_videos_are_dropped_where_that_is_asked_for(tmp_path, write_video):
-    video = {"path": str(write_video(tmp_path / "a.mp4", 3)), "bytes": None}
-    assert treat_video(video, options(min_frames=3)).status == "kept"
-    result = treat_video(video, options(min_frames=4))
-    assert (result.status, result.reason) == ("dropped", "it has 3 frames, and min_frames is 4")
-
-
-@pytest.mark.parametrize(("values", "size"), [({"short_side": 32}, (32, 38)), ({"key_frame_interval": 4}, (40, 48))])
-def test_all_videos_are_encoded_anew_where_that_is_asked_for(tmp_path, write_video, values, size):
-    path = write_video(tmp_path / "a.mp4")
-    result = treat_video({"path": str(path), "bytes": None}, options(**values))
-    assert (result.status, result.reason) == ("re-encoded", "")
-    assert result.encoded != path.read_bytes()
-    assert VideoDecoder(result.encoded)[0].shape[1:] == size
-
-
 def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no")
@@ -90,13 +73,3 @@ def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video,
     result = treat_video(video, options())
     assert result.status == "dropped"
     assert "2 GiB" in result.reason
-
-
-def test_other_errors_are_not_taken_for_faults_of_a_video(tmp_path, write_video, monkeypatch):
-    def fail(_):
-        raise ImportError("no FFmpeg")
-
-    monkeypatch.setattr(treatment, "probe_video", fail)
-    assert not issubclass(ImportError, BrokenVideoError)
-    with pytest.raises(ImportError):
-        treat_video({"path": str(write_video(tmp_path / "a.mp4")), "bytes": None}, options())

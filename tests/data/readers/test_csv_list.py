@@ -11,12 +11,6 @@ import pytest
 from vididi_hf.data.readers.csv_list import read_video_list
 
 
-def paths_of(rows, root):
-    """The videos of a data set, relative to a folder."""
-    videos = rows.cast_column("video", datasets.Video(decode=False))["video"]
-    return [Path(video["path"]).relative_to(root).as_posix() for video in videos]
-
-
 def labels_of(rows):
     return [rows.features["label"].int2str(number) for number in rows["label"]]
 
@@ -28,7 +22,7 @@ def write_csv(path, *rows):
     return path
 
 
-def test_a_list_with_label_and_split(tmp_path):
+def test_a_list_with_label_and_split(tmp_path, summary):
     path = write_csv(
         tmp_path / "clips.csv",
         ["video", "label", "split", "fps"],
@@ -38,10 +32,10 @@ def test_a_list_with_label_and_split(tmp_path):
     )
     rows = read_video_list(path)
     assert rows.column_names == ["video", "label", "fps"]
-    assert paths_of(rows, tmp_path) == ["a.mp4"]
+    assert summary(rows, tmp_path) == [("a.mp4", "walk")]
     assert rows["fps"][:] == [25]
-    assert paths_of(read_video_list(path, "test"), tmp_path) == ["sub/b.mp4"]
-    assert paths_of(read_video_list(path, "val"), tmp_path) == ["sub/c.mp4"]
+    assert summary(read_video_list(path, "test"), tmp_path) == [("sub/b.mp4", "run")]
+    assert summary(read_video_list(path, "val"), tmp_path) == [("sub/c.mp4", "walk")]
     everything = read_video_list(str(path), None)
     assert labels_of(everything) == ["walk", "run", "walk"]
     for split in ("train", "test", "validation", None):
@@ -50,16 +44,16 @@ def test_a_list_with_label_and_split(tmp_path):
         read_video_list(path, "tset")
 
 
-def test_a_list_of_videos_only_and_splits_of_any_name(tmp_path):
+def test_a_list_of_videos_only_and_splits_of_any_name(tmp_path, summary):
     path = write_csv(tmp_path / "clips.csv", ["video"], ["a.mp4"], ["b.mp4"])
     for split in ("train", None):
         rows = read_video_list(path, split)
         assert rows.column_names == ["video"]
-        assert paths_of(rows, tmp_path) == ["a.mp4", "b.mp4"]
+        assert summary(rows, tmp_path) == ["a.mp4", "b.mp4"]
     with pytest.raises(ValueError, match="has no split 'test'; it has train"):
         read_video_list(path, "test")
     path = write_csv(tmp_path / "clips.csv", ["video", "split"], ["a.mp4", "fold1"], ["b.mp4", "2"], ["c.mp4", "2"])
-    assert paths_of(read_video_list(path, "2"), tmp_path) == ["b.mp4", "c.mp4"]
+    assert summary(read_video_list(path, "2"), tmp_path) == ["b.mp4", "c.mp4"]
     with pytest.raises(ValueError, match="has no split 'train'; it has 2, fold1"):
         read_video_list(path)
 
@@ -77,7 +71,7 @@ def test_names_and_paths_are_read_as_they_are(tmp_path):
     assert labels_of(read_video_list(tmp_path / "clips.PARQUET")) == ["7", "3"]
 
 
-def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path):
+def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path, summary):
     table = pd.DataFrame(
         {"video": ["a.mp4", "b.mp4"], "label": ["walk", "run"], "split": ["train", "val"], "start": [0.5, 2.0]}
     )
@@ -86,34 +80,5 @@ def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path):
     for split in ("train", "validation", None):
         parquet, text = (read_video_list(tmp_path / name, split) for name in ("clips.parquet", "clips.csv"))
         assert parquet.features == text.features
-        assert paths_of(parquet, tmp_path) == paths_of(text, tmp_path)
+        assert summary(parquet, tmp_path) == summary(text, tmp_path)
         assert parquet.remove_columns("video")[:] == text.remove_columns("video")[:]
-
-
-def test_lists_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no list .*nowhere\.csv"):
-        read_video_list(tmp_path / "nowhere.csv")
-    with pytest.raises(ValueError, match="has no column 'video', only path, label"):
-        read_video_list(write_csv(tmp_path / "clips.csv", ["path", "label"], ["a.mp4", "run"]))
-    with pytest.raises(ValueError, match="lists no videos"):
-        read_video_list(write_csv(tmp_path / "clips.csv", ["video", "label"]), None)
-    pd.DataFrame({"video": [{"path": "a.mp4", "bytes": b""}]}).to_parquet(tmp_path / "clips.parquet")
-    with pytest.raises(ValueError, match="must contain paths only"):
-        read_video_list(tmp_path / "clips.parquet")
-
-
-def test_a_list_decodes(motion_root):
-    rows = read_video_list(motion_root / "clips.csv", "test")
-    assert len(rows) == 8
-    assert rows[3]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-    assert labels_of(rows)[3] == "bob"
-    assert rows.features["background"].dtype == "int64"
-
-
-def test_the_list_of_a_real_set_has_all_its_videos(shared):
-    train, test = (read_video_list(shared / "jhmdb" / "clips.csv", split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (660, 268)
-    assert train.features["label"] == test.features["label"]
-    assert train.features["label"].num_classes == 21
-    videos = train.cast_column("video", datasets.Video(decode=False))["video"]
-    assert all(Path(video["path"]).is_file() for video in videos)

@@ -42,26 +42,11 @@ def test_the_official_splits(root):
     assert numbers("hmdb51-3", root, "test") == (["2"], ["2"])
 
 
-def test_columns(root, summary):
-    rows = load_video_dataset("hmdb51", root=root / "hmdb51_org")  # which finds the lists beside it
-    assert len(rows) == 51
-    assert rows.column_names == ["video", "label", "source"]
-    assert set(rows["source"]) == {"Some film! [HD]"}
-    assert summary(rows, root)[0] == (f"hmdb51_org/brush_hair/{clip('brush_hair', 0)}", "brush_hair")
-
-
-def test_incomplete_foreign_damaged_and_missing_lists(root, write, touch):
-    path = root / "testTrainMulti_7030_splits" / "wave_test_split1.txt"
-    path.unlink()  # which would number classes otherwise
+def test_an_incomplete_list_would_number_classes_otherwise(root):
+    (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
     with pytest.raises(ValueError, match=r"hmdb51: the lists .* have 50 actions, not 51: they are incomplete or"):
         load_video_dataset("hmdb51", root=root)
     assert len(load_video_dataset("hmdb51-2", root=root)) == 102
-    write(path, "clip_without_number.avi")
-    with pytest.raises(ValueError, match=rf"{path.name}: each line must be a clip and a number, got 'clip_without"):
-        load_video_dataset("hmdb51", root=root)
-    touch(root / "lone" / "wrong", "a.avi")
-    with pytest.raises(FileNotFoundError, match=r"found no lists <action>_test_split2\.txt; looked .* a\.avi"):
-        load_video_dataset("hmdb51-2", root=root / "lone" / "wrong")
 
 
 def test_jhmdb_is_no_hmdb51(root, touch):

@@ -35,9 +35,8 @@ def write_mask(root, action, number, mask):
 
 def test_the_official_splits(root, summary):
     def read(name, split):
-        return [
-            path for path, label in summary(load_video_dataset(name, root=root, split=split), root) if label == "wave"
-        ]
+        rows = load_video_dataset(name, root=root, split=split)
+        return [path for path, label in summary(rows, root) if label == "wave"]
 
     paths = [f"ReCompress_Videos/wave/{clip('wave', number)}.avi" for number in range(3)]
     assert read("jhmdb", "train") == [paths[0]]
@@ -86,15 +85,6 @@ def test_tables(tmp_path, write, touch, summary):
     assert rows.remove_columns("video")[0] == {**found, **labels}
     with pytest.raises(ValueError, match=r"clips\.csv has only the official split 1 of jhmdb, not 3"):
         load_video_dataset("jhmdb-3", root=tmp_path)
-
-
-def test_a_wrong_root(tmp_path, write, touch):
-    touch(tmp_path / "wrong", "a.avi")
-    with pytest.raises(FileNotFoundError, match=r"found no lists <action>_test_split1\.txt or clips\.csv; .* a\.avi"):
-        load_video_dataset("jhmdb", root=tmp_path / "wrong")
-    write(tmp_path / "wrong" / "clips.csv", "video,label,split", "a.avi,run,train")
-    with pytest.raises(ValueError, match="have 1 actions, not 21"):
-        load_video_dataset("jhmdb", root=tmp_path / "wrong")
 
 
 def test_the_real_set(shared):

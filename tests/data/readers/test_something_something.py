@@ -13,11 +13,10 @@ LISTS = {
             "id": "78687",
             "label": "holding potato next to vicks vaporub bottle",
             "template": "Holding [something] next to [something]",
-            "placeholders": ["potato", "vicks vaporub bottle"],
         },
-        {"id": "42326", "label": "moving cup up", "template": "Moving [something] up", "placeholders": ["cup"]},
+        {"id": "42326", "label": "moving cup up", "template": "Moving [something] up"},
     ],
-    "validation": [{"id": "1", "label": "moving pen up", "template": "Moving [something] up", "placeholders": ["pen"]}],
+    "validation": [{"id": "1", "label": "moving pen up", "template": "Moving [something] up"}],
     "test": [{"id": "2"}],
 }
 VIDEOS = [f"20bn-something-something-v2/{number}.webm" for number in ("78687", "42326", "1", "2")]
@@ -48,11 +47,7 @@ def test_both_names_of_lists(tmp_path, write_lists, touch, summary, pattern):
     assert train["caption"][:] == ["holding potato next to vicks vaporub bottle", "moving cup up"]
     assert summary(validation, tmp_path) == [(VIDEOS[2], "Moving something up")]
     # As numbered in labels.json.
-    assert validation.features["label"].names == [
-        "Holding something next to something",
-        "Moving something up",
-        "Unused thing",
-    ]
+    assert validation.features["label"].names == sorted(LISTS["labels"], key=LISTS["labels"].get)
 
 
 def test_the_test_split(tmp_path, write_lists, write, touch, summary):
@@ -63,21 +58,3 @@ def test_the_test_split(tmp_path, write_lists, write, touch, summary):
     write(tmp_path / "labels" / "test-answers.csv", "2;Moving something up", "3;Unused thing")
     rows = load_video_dataset(NAME, root=tmp_path, split="test")
     assert summary(rows, tmp_path) == [(VIDEOS[3], "Moving something up")]
-
-
-def test_wrong_roots_lists_and_splits(tmp_path, write, write_lists, touch):
-    touch(tmp_path / "wrong", "1.webm")
-    with pytest.raises(FileNotFoundError, match=r"found no list of classes labels\.json; .* holds 1 files: 1\.webm"):
-        load_video_dataset(NAME, root=tmp_path / "wrong")
-    write(tmp_path / "wrong" / "labels.json", json.dumps(LISTS["labels"]))
-    with pytest.raises(FileNotFoundError, match=r"found no list train\.json"):
-        load_video_dataset(NAME, root=tmp_path / "wrong")
-    with pytest.raises(ValueError, match="has no split 'dveel'"):
-        load_video_dataset(NAME, root=tmp_path / "wrong", split="dveel")
-    write_lists(tmp_path / "set", "{}.json")
-    touch(tmp_path / "set", VIDEOS[0])
-    with pytest.warns(UserWarning, match="1 of the 2 listed videos are not under .*: 42326"):
-        assert len(load_video_dataset(NAME, root=tmp_path / "set")) == 1
-    write(tmp_path / "set/train.json", json.dumps([{"id": "78687", "label": "x", "template": "Eating [something]"}]))
-    with pytest.raises(ValueError, match="the label 'Eating something' is not one of the 3 classes"):
-        load_video_dataset(NAME, root=tmp_path / "set")

@@ -1,7 +1,5 @@
 """The data set card of a prepared data set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub import DatasetCardData
@@ -12,24 +10,17 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 
 def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
-    """Writes the data set card (Markdown) of the report of `prepare_dataset`.
-
-    Its YAML header names the shards of each split for `load_dataset`, and the license of the videos.
-    """
-    splits: dict[str, dict[str, Any]] = report["splits"]
+    """Writes the data set card (Markdown) of the report of `prepare_dataset`."""
+    splits = report["splits"]
     total = sum(split["stored"] for split in splits.values())
+    files = [{"split": name, "path": f"{DATA_FOLDER}/{name}-*.parquet"} for name in splits]
     header = DatasetCardData(
         license=license,
         pretty_name=report["dataset"],
         task_categories=["video-classification"],
         size_categories=[next((name for limit, name in _SIZES if total < limit), "n>10M")],
         tags=["video", "vididi_hf"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": name, "path": f"{DATA_FOLDER}/{name}-*.parquet"} for name in splits],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": files}],
     ).to_yaml()
     counts = ("videos", "stored", "kept", "re-encoded", "repaired", "dropped", "shards")
     table = ["| split | " + " | ".join(counts) + " |", "| --- |" + " ---: |" * len(counts)]

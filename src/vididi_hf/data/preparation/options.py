@@ -1,7 +1,5 @@
 """The options of `vididi prepare`."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
@@ -21,9 +19,6 @@ _SETTINGS = (
 class PreparationOptions(Options):
     """Every choice of a preparation. The `help` of a field says what it means.
 
-    Raises:
-        ValueError: If a value is impossible. The message names the field.
-
     Example:
         >>> from vididi_hf import PreparationOptions
         >>> PreparationOptions(dataset="path/to/videos", output_dir="prepared", short_side=128).settings()["crf"]
@@ -42,17 +37,11 @@ class PreparationOptions(Options):
         help="Videos with fewer frames than their header promises: re-encode what exists, keep the file, or drop it.",
     )
     min_frames: int = option(default=1, at_least=1, help="Drop videos with fewer frames.")
-    short_side: int | None = option(
-        default=None, at_least=16, help="Shrink larger videos to this height or width in pixels."
-    )
+    short_side: int | None = option(default=None, at_least=16, help="Shrink larger videos to this size in pixels.")
     key_frame_interval: int | None = option(
-        default=None,
-        at_least=1,
-        help="Re-encode all videos with key frames at most this far apart: faster seeking.",
+        default=None, at_least=1, help="Re-encode all videos with key frames at most this far apart: faster seeking."
     )
-    crf: int = option(
-        default=18, at_least=0, at_most=51, help="x264's rate factor for re-encoding: 0 is lossless, 51 is worst."
-    )
+    crf: int = option(default=18, at_least=0, at_most=51, help="x264's rate factor: 0 is lossless, 51 is worst.")
     shuffle: bool = option(default=True, help="Store rows in random order, so that streaming mixes the classes.")
     seed: int = option(default=0, at_least=0, help="Seed of that order.")
     videos_per_shard: int = option(default=256, at_least=1, help="Videos per shard, before any is dropped.")

@@ -1,17 +1,14 @@
 """Prepare a data set once for every training to come: sharded Parquet of videos that can be decoded."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from huggingface_hub import HfApi
@@ -39,14 +36,12 @@ REPORT_FILE = "preparation.json"
 
 
 def run(options: PreparationOptions) -> None:
-    """Runs `vididi prepare`: prepares a data set and prints what happened to the videos."""
     print(summarize(prepare_dataset(options)))
     if options.push_to_hub is not None:
         print(f"uploaded to https://huggingface.co/datasets/{options.push_to_hub}")
 
 
-@dataclass(frozen=True)
-class _Shard:
+class _Shard(NamedTuple):
     split: StoredSplit
     path: Path
     rows: list[int]
@@ -77,12 +72,8 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
         >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     rows.save_to_disk(f"{folder}/saved")
-        ...     report = prepare_dataset(
-        ...         PreparationOptions(
-        ...             dataset=f"{folder}/saved", output_dir=f"{folder}/shards", splits=["test"], num_workers=0,
-        ...             progress=False,
-        ...         )
-        ...     )
+        ...     made = {"dataset": f"{folder}/saved", "output_dir": f"{folder}/shards", "splits": ["test"]}
+        ...     report = prepare_dataset(PreparationOptions(**made, num_workers=0, progress=False))
         >>> report["splits"]["test"]["kept"], report["splits"]["test"]["dropped"]
         (8, [])
     """
@@ -99,16 +90,13 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
     total = sum(len(shard.rows) for shard in shards)
     done = total - sum(len(shard.rows) for shard in missing)
     jobs = (shard.split.row(row)["video"] for shard in missing for row in shard.rows)
-    results = ordered_map(
-        partial(treat_video, options=options),
-        jobs,
-        options.num_workers,
-        crashed=lambda _: TreatedVideo(DROPPED, "it crashes the decoder"),
-    )
+    crashed = TreatedVideo(DROPPED, "it crashes the decoder")
+    results = ordered_map(partial(treat_video, options=options), jobs, options.num_workers, lambda _: crashed)
     bar = tqdm(total=total, initial=done, desc="prepare", unit="video", disable=not options.progress)
     with closing(results), bar:  # type: ignore[type-var]  # a generator, which can be closed
         for shard in missing:
-            record = _new_record(shard, options)
+            record = {"identity": shard.split.identity, "settings": options.settings(), "split": shard.split.name}
+            record |= {"videos": len(shard.rows), "stored": 0, KEPT: 0, REENCODED: 0, REPAIRED: [], DROPPED: []}
             rows = _stored_rows(shard, islice(results, len(shard.rows)), record, bar)
             write_shard(shard.path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)
             finished[shard.path] = record
@@ -149,16 +137,13 @@ def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
     if not loaded:
         raise missing or ValueError(f"{options.dataset} has no splits")
     root = common_folder(loaded.values())
-    splits = [
-        StoredSplit(name, rows, root, options.settings(), options.videos_per_shard, options.shuffle, options.seed)
-        for name, rows in loaded.items()
-    ]
+    how = (options.settings(), options.videos_per_shard, options.shuffle, options.seed)
+    splits = [StoredSplit(name, rows, root, *how) for name, rows in loaded.items()]
+    first = splits[0]
     for split in splits[1:]:
-        if split.features != splits[0].features:
-            raise ValueError(
-                f"splits {splits[0].name} and {split.name} have different columns or classes: {splits[0].features} and "
-                f"{split.features}; prepare them one by one, with --splits"
-            )
+        if split.features != first.features:
+            differ = f"{first.features} and {split.features}; prepare them one by one, with --splits"
+            raise ValueError(f"splits {first.name} and {split.name} have different columns or classes: {differ}")
     return splits
 
 
@@ -170,22 +155,12 @@ def _finished_shards(output_dir: Path, shards: list[_Shard], options: Preparatio
         record = read_record(path)
         if record is None or expected.get(path) != record["identity"]:
             was = record["settings"] if record else {}
-            changed = [
-                f"{name} was {was[name]!r} and is {now!r}"
-                for name, now in options.settings().items()
-                if name in was and was[name] != now
-            ]
-            raise ValueError(
-                f"{path} is not a shard of this preparation: {'; '.join(changed) or 'it was made from other videos'}. "
-                "Choose another output_dir, or remove that folder"
-            )
+            pairs = [(name, was.get(name, now), now) for name, now in options.settings().items()]
+            changed = "; ".join(f"{name} was {old!r} and is {now!r}" for name, old, now in pairs if old != now)
+            reason = f"{changed or 'it was made from other videos'}. Choose another output_dir, or remove that folder"
+            raise ValueError(f"{path} is not a shard of this preparation: {reason}")
         finished[path] = record
     return finished
-
-
-def _new_record(shard: _Shard, options: PreparationOptions) -> dict[str, Any]:
-    record = {"identity": shard.split.identity, "settings": options.settings(), "split": shard.split.name}
-    return {**record, "videos": len(shard.rows), "stored": 0, KEPT: 0, REENCODED: 0, REPAIRED: [], DROPPED: []}
 
 
 def _stored_rows(
@@ -214,24 +189,20 @@ def _report(options: PreparationOptions, splits: list[StoredSplit], records: lis
         mine = [record for record in records if record["split"] == split.name]
         counts = {name: sum(record[name] for record in mine) for name in ("videos", "stored", KEPT, REENCODED)}
         named = {name: [video for record in mine for video in record[name]] for name in (REPAIRED, DROPPED)}
-        shards = [
-            {"file": record["path"].name, "rows": record["stored"], "bytes": record["path"].stat().st_size}
-            for record in mine
-        ]
+        files = [(record["path"], record["stored"]) for record in mine]
+        shards = [{"file": path.name, "rows": rows, "bytes": path.stat().st_size} for path, rows in files]
         report["splits"][split.name] = {**counts, **named, "shards": shards}
     return report
 
 
 def summarize(report: dict[str, Any]) -> str:
-    """Summarizes a report in a few lines: what happened to the videos of each split, and the most common reasons."""
+    """Says in a few lines what happened to the videos of each split, and the most common reasons."""
     lines = []
     for name, split in report["splits"].items():
         size = sum(shard["bytes"] for shard in split["shards"])
-        lines.append(
-            f"{name}: {split['stored']} of {split['videos']} videos in {len(split['shards'])} shards, {size:,} bytes; "
-            f"{split[KEPT]} kept, {split[REENCODED]} re-encoded, {len(split[REPAIRED])} repaired; "
-            f"{len(split[DROPPED])} dropped"
-        )
+        stored = f"{split['stored']} of {split['videos']} videos in {len(split['shards'])} shards, {size:,} bytes"
+        kept = f"{split[KEPT]} kept, {split[REENCODED]} re-encoded, {len(split[REPAIRED])} repaired"
+        lines.append(f"{name}: {stored}; {kept}; {len(split[DROPPED])} dropped")
         for status in (REPAIRED, DROPPED):
             # The numbers in a reason differ from video to video.
             reasons = Counter(re.sub(r"\d+", "…", video["reason"]) for video in split[status])

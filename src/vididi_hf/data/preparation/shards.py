@@ -1,10 +1,4 @@
-"""Parquet shards: which rows they hold, and writing and reading them.
-
-A shard appears complete or not at all, and everything that reads 🤗 data sets can read it. Its column `video` holds
-encoded files, in row groups small enough to fetch one by one. Its footer holds a record of how it was made.
-"""
-
-from __future__ import annotations
+"""Parquet shards: which rows they hold, and writing and reading them. The footer records how a shard was made."""
 
 import errno
 import hashlib
@@ -35,9 +29,8 @@ _VERSION = 1  # raise this when the same videos and settings give other shards
 class StoredSplit:
     """The rows of one split, in the order and under the names in which shards store them.
 
-    `features` are the columns of the shards: those of `rows` plus the measured `FACTS`. `shards` are the rows of each
-    shard. `identity` is a digest of everything that the shards depend on, also `settings` (any JSON); names, relative
-    to `root`, and sizes stand for the files.
+    `features` are the columns of `rows` plus the measured `FACTS`. `shards` are the rows of each shard. `identity` is a
+    digest of all that the shards depend on; names, relative to `root`, and sizes stand for the files.
     """
 
     def __init__(
@@ -61,12 +54,10 @@ class StoredSplit:
         self.identity = self._identity(settings)
 
     def row(self, index: int) -> dict[str, Any]:
-        """Returns a row as Arrow stores it: the video as path or bytes, the label as a number."""
         row: dict[str, Any] = self._rows[index].to_pylist()[0]
         return row
 
     def video_name(self, index: int, path: str | None) -> str:
-        """Returns the stored name of a video: its path relative to the root or, without a path, its split and row."""
         if path is None:
             return f"{self.name}/{index:08d}"
         if not os.path.isabs(path):
@@ -92,10 +83,7 @@ def common_folder(splits: Iterable[datasets.Dataset]) -> str:
         for _, videos in _video_arrays(arrow):
             paths = videos.field("path").to_pylist()
             folders |= {os.path.dirname(path) for path in paths if path is not None and os.path.isabs(path)}
-    try:
-        return os.path.commonpath(folders) if folders else ""
-    except ValueError:
-        return ""
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _video_arrays(rows: datasets.Dataset) -> Iterator[tuple[int, pa.StructArray]]:
@@ -121,10 +109,7 @@ def write_shard(
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], record: dict[str, Any]) -> None:
-    """Writes a shard atomically, one row group per table. A full disk is an `OSError` that says so.
-
-    The footer's `record` (any JSON) is read after the last table, so `tables` may still add to it.
-    """
+    """Writes a shard atomically, one row group per table. `tables` may still add to `record` (any JSON)."""
     try:
         # Videos are compressed already, embeddings hardly compress, and no two are equal.
         with (
@@ -137,10 +122,8 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], reco
             writer.add_key_value_metadata({RECORD_KEY: json.dumps(record)})
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                f"the disk is full: cannot write {path}. Finished shards stay; to continue, free some space and run "
-                "the same command again"
-            ) from error
+            advice = "Finished shards stay; to continue, free some space and run the same command again"
+            raise OSError(f"the disk is full: cannot write {path}. {advice}") from error
         raise
 
 
@@ -160,8 +143,6 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """Returns the record of a shard; None if it does not exist or was not written by this package."""
-    if not path.exists():
-        return None
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError):

@@ -32,21 +32,11 @@ class VideoFacts:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every promised frame can be decoded."""
         return self.num_frames >= self.promised_frames
 
 
 def probe_video(source: Any) -> VideoFacts:
-    """Decodes every frame of a video and reports what it found.
-
-    Example:
-        >>> import tempfile
-        >>> from torchcodec.encoders import VideoEncoder
-        >>> with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        ...     VideoEncoder(torch.zeros(12, 3, 48, 64, dtype=torch.uint8), frame_rate=25).to_file(file.name)
-        ...     probe_video(file.name)
-        VideoFacts(num_frames=12, promised_frames=12, fps=25.0, height=48, width=64)
-    """
+    """Decodes every frame of a video and reports what it found."""
     decoder = open_video(source)
     num_frames, height, width = 0, 0, 0
     for frame in _frames_in_order(decoder, source_name(source)):
@@ -61,9 +51,7 @@ def reencode_video(
     """Decodes a video as far as possible and re-encodes it as H.264 in MP4, with a header that tells the truth.
 
     The frames keep their numbers, time stamps become evenly spaced, and sound is dropped. Frames are shrunk to
-    `short_side`, never enlarged. Key frames are at most `key_frame_interval` apart (by default the encoder's 250).
-    `crf` is x264's constant rate factor: 0 is lossless, 18 is visually lossless, 51 is worst. The bytes depend only on
-    the source and the versions of the libraries.
+    `short_side`, never enlarged. The bytes depend only on the source and the versions of the libraries.
     """
     decoder = open_video(source)
     try:
@@ -76,19 +64,12 @@ def reencode_video(
     height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)
     keys = f":keyint={key_frame_interval}" if key_frame_interval else ""
     encoder = Encoder()
-    stream = encoder.add_video(
-        height=height,
-        width=width,
-        frame_rate=rate,
-        codec="libx264",
-        pixel_format="yuv420p",
-        crf=crf,
-        preset="veryfast",
-        # Training decodes the file in every epoch. fastdecode omits arithmetic coding and the deblocking filter: at 128
-        # lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
-        # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
-        extra_options={"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"},
-    )
+    # Training decodes the file in every epoch. fastdecode omits arithmetic coding and the deblocking filter: at 128
+    # lines, decoding takes half the time and files are 6 % larger (benchmarks/README.md).
+    # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
+    options = {"tune": "fastdecode", "threads": "1", "x264-params": f"mbtree=0{keys}"}
+    codec: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "crf": crf, "preset": "veryfast"}
+    stream = encoder.add_video(height=height, width=width, frame_rate=rate, **codec, extra_options=options)
     file = io.BytesIO()
     num_frames = 1
     with encoder.open_file_like(file, format="mp4"):
@@ -105,17 +86,14 @@ def _frame_rate(decoder: VideoDecoder) -> float:
 
 
 def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
-    """Yields uint8 (3, height, width) frames up to the first that cannot be decoded or has another size.
-
-    Counting up needs no seek, so it also reads files with wrong time stamps (see `VideoReader`).
-    """
+    """Yields uint8 (3, height, width) frames up to the first that cannot be decoded or has another size."""
     size: torch.Size | None = None
-    for index in range(len(decoder)):
+    for index in range(len(decoder)):  # counting up needs no seek, so wrong time stamps do no harm
         try:
             frame = decoder.get_frame_at(index).data
         except (RuntimeError, IndexError):
             break
-        if size is not None and frame.shape != size:
+        if frame.shape != (size or frame.shape):
             break
         size = frame.shape
         yield frame
@@ -126,9 +104,8 @@ def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
 def _encoded_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     """The size to shrink to, even as 4:2:0 needs it."""
     scale = min(1.0, short_side / min(height, width)) if short_side else 1.0
-    if scale == 1.0:
-        return max(2, height // 2 * 2), max(2, width // 2 * 2)
-    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+    half = [size // 2 if scale == 1.0 else round(size * scale / 2) for size in (height, width)]
+    return max(2, half[0] * 2), max(2, half[1] * 2)
 
 
 def _resized(frame: Tensor, height: int, width: int) -> Tensor:

@@ -1,7 +1,5 @@
 """What happens to one video of a preparation: it is kept, repaired, re-encoded or dropped, with a reason."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,16 @@ KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
 
 @dataclass(frozen=True)
 class TreatedVideo:
-    """What happened to a video: its status, the reason if repaired or dropped, and the file to store with its facts."""
+    """What happened to a video."""
 
     status: str
-    reason: str = ""
-    encoded: bytes | None = None
+    reason: str = ""  # if repaired or dropped
+    encoded: bytes | None = None  # the file to store
     facts: VideoFacts | None = None
 
 
 def treat_video(video: dict[str, Any] | None, options: PreparationOptions) -> TreatedVideo:
-    """Decodes every frame of a video, given as `datasets.Video(decode=False)` yields it, and applies the options.
-
-    A broken video never raises; it is dropped with the reason.
-    """
+    """Applies the options to a video from `datasets.Video(decode=False)`. A broken one is dropped with the reason."""
     try:
         return _treat(_with_bytes(video), options)
     except BrokenVideoError as error:
@@ -59,16 +54,15 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
         reason = f"only {facts.num_frames} of the {facts.promised_frames} frames that it promises can be decoded"
     elif options.key_frame_interval or min(facts.height, facts.width) > (options.short_side or float("inf")):
         status = REENCODED
-    encoded: bytes | None = video["bytes"]
     if status == DROPPED:
         return TreatedVideo(DROPPED, reason)
+    encoded: bytes = video["bytes"]
     if status != KEPT:
+        how = {"short_side": options.short_side, "key_frame_interval": options.key_frame_interval, "crf": options.crf}
         try:
-            encoded, facts = reencode_video(
-                video, short_side=options.short_side, key_frame_interval=options.key_frame_interval, crf=options.crf
-            )
+            encoded, facts = reencode_video(video, **how)
         except RuntimeError as error:
             raise BrokenVideoError(source_name(video), f"its frames cannot be re-encoded ({error})") from error
-    if encoded is not None and len(encoded) > MAX_CELL_BYTES:
+    if len(encoded) > MAX_CELL_BYTES:
         return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
     return TreatedVideo(status, reason, encoded, facts)

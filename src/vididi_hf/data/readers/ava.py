@@ -1,7 +1,5 @@
 """AVA (Gu et al. 2018), versions 2.1 and 2.2: the actions of people in key frames, one per second, of 299 movies."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path
@@ -14,10 +12,9 @@ from vididi_hf.data.readers.detection import box_features
 
 NUM_ACTIONS = 80
 _NOT_EVALUATED = (2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75)
+# AVA's numbers, from 1, of the 60 actions of its benchmark. The others are too rare in the validation split.
 EVALUATED_ACTIONS = tuple(number for number in range(1, NUM_ACTIONS + 1) if number not in _NOT_EVALUATED)
-"""AVA's numbers, from 1, of the 60 actions of its benchmark. The others are too rare in the validation split."""
-KEY_SECONDS = range(902, 1799)
-"""The seconds of a movie that are key frames: minutes 15 to 30 without their first and last moments."""
+KEY_SECONDS = range(902, 1799)  # the seconds of a movie that are key frames
 CUT_FOLDER = "videos_15min"  # the usual scripts cut minutes 15 to 30 into this folder
 CUT_AT = 900.0
 _COLUMNS = ["video_id", "second", "x1", "y1", "x2", "y2", "action", "person"]
@@ -34,12 +31,12 @@ def read_ava(
 ) -> datasets.Dataset:
     """Reads AVA: `ava_{train,val}_v<version>.csv`, `ava_action_list_v<version>*.pbtxt` and the excluded timestamps.
 
-    The files `ava_{train,val}_excluded_timestamps_v<version>.csv` name the key frames that count nowhere. The labels of
-    the test split were never published. `starts_at` is the second of the movie at which the files begin, by default 900
-    in a folder `videos_15min`, else 0. `include_empty` also returns key frames without annotations.
+    The files `ava_{train,val}_excluded_timestamps_v<version>.csv` name the key frames that count nowhere. `starts_at`
+    is the second of the movie at which the files begin, by default 900 in a folder `videos_15min`, else 0.
+    `include_empty` also returns key frames without annotations.
 
-    Returns one row per key frame, sorted: `video` (the movie), `video_id`, `second` (as annotated: 902 to 1798),
-    `timestamp` (seconds from the start of the file), `boxes`, `box_labels` (AVA's number less 1) and `persons`.
+    Returns one row per key frame, sorted: `video`, `video_id`, `second` (as annotated: 902 to 1798), `timestamp`
+    (seconds from the start of the file), `boxes`, `box_labels` (AVA's number less 1) and `persons`.
     """
     if version not in ("2.1", "2.2"):
         raise ValueError(f"ava: version must be '2.1' or '2.2', got {version!r}")
@@ -59,17 +56,16 @@ def read_ava(
         key_frames.setdefault((video, second), []).append((list(box), labels, person))
     keys = sorted(key for key in key_frames if key not in excluded)
     videos = [video for video, _ in keys]
-    starts = {video: _start(folder.locate(video)) if starts_at is None else starts_at for video in set(videos)}
-    return folder.rows(
-        videos,
-        features=box_features(names),
-        video_id=videos,
-        second=[second for _, second in keys],
-        timestamp=[second - starts[video] for video, second in keys],
-        boxes=[[corner for corner, _, _ in key_frames[key]] for key in keys],
-        box_labels=[[labels for _, labels, _ in key_frames[key]] for key in keys],
-        persons=[[person for _, _, person in key_frames[key]] for key in keys],
-    )
+    starts = {video: CUT_AT if CUT_FOLDER in Path(folder.locate(video) or "").parts else 0.0 for video in set(videos)}
+    columns = {
+        "video_id": videos,
+        "second": [second for _, second in keys],
+        "timestamp": [second - (starts[video] if starts_at is None else starts_at) for video, second in keys],
+        "boxes": [[corner for corner, _, _ in key_frames[key]] for key in keys],
+        "box_labels": [[labels for _, labels, _ in key_frames[key]] for key in keys],
+        "persons": [[person for _, _, person in key_frames[key]] for key in keys],
+    }
+    return folder.rows(videos, None, None, box_features(names), **columns)
 
 
 def _action_names(folder: DatasetFolder, version: str) -> list[str]:
@@ -77,10 +73,9 @@ def _action_names(folder: DatasetFolder, version: str) -> list[str]:
     paths = folder.find_lists(rf"ava_action_list_v{re.escape(version)}.*\.pbtxt(\.txt)?")
     if not paths:
         raise folder.missing(f"list of actions ava_action_list_v{version}.pbtxt")
-    named = {}
-    for path in paths:
-        for name, number in re.findall(r'name:\s*"([^"]*)"\s*(?:label_)?id:\s*(\d+)', path.read_text(encoding="utf-8")):
-            named[int(number)] = name
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    found = re.findall(r'name:\s*"([^"]*)"\s*(?:label_)?id:\s*(\d+)', text)
+    named = {int(number): name for name, number in found}
     return [named.get(number, f"action {number}") for number in range(1, NUM_ACTIONS + 1)]
 
 
@@ -101,7 +96,3 @@ def _excluded(folder: DatasetFolder, part: str, version: str) -> set[tuple[str, 
         return set(zip(table["video_id"], table["second"].tolist()))
     warnings.warn(f"ava: found no {name} in or next to {folder.root}: no key frame is excluded", stacklevel=3)
     return set()
-
-
-def _start(path: str | None) -> float:
-    return CUT_AT if path is not None and CUT_FOLDER in Path(path).parts else 0.0

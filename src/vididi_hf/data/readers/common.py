@@ -1,7 +1,5 @@
 """Shared by all readers: the folder of a data set, its lists, and rows for the videos that exist."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,26 +9,13 @@ from typing import Any
 
 import datasets
 
-from vididi_hf.data.folders import (
-    VIDEO_SUFFIXES,
-    default_root,
-    find_files,
-    no_such_split,
-    standard_split,
-    with_video_column,
-)
+from vididi_hf.data import folders
+from vididi_hf.data.folders import VIDEO_SUFFIXES, find_files, no_such_split, standard_split
 
 # Usual folders of lists, next to the folder of the videos.
 LIST_FOLDERS = (
-    "annotations",
-    "annotation",
-    "labels",
-    "splits",
-    "ucfTrainTestlist",
-    "UCF101TrainTestSplits-RecognitionTask",
-    "testTrainMulti_7030_splits",
-    "test_train_splits",
-    "puppet_mask",
+    *("annotations", "annotation", "labels", "splits", "ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask"),
+    *("testTrainMulti_7030_splits", "test_train_splits", "puppet_mask"),
 )
 
 
@@ -43,41 +28,33 @@ class AbsentVideosWarning(UserWarning):
 
 
 class DatasetFolder:
-    """The folder of a data set, by default the one of that name in the user's cache.
-
-    `least` is the share of a list's videos that must exist. By default half: JHMDB and UCF101-24, whose videos have the
-    same names as those of HMDB51 and UCF101, hold less than that.
-    """
+    """The folder of a data set, by default the one of that name in the user's cache."""
 
     def __init__(self, name: str, root: str | Path | None = None, least: float = 0.5) -> None:
         self.name = name
+        # The share of a list's videos that must exist. JHMDB and UCF101-24, whose videos have the same names as those
+        # of HMDB51 and UCF101, hold less than half.
         self.least = least
-        self.root = (Path(root) if root is not None else default_root(name)).expanduser().absolute()
+        self.root = (Path(root) if root is not None else folders.default_root(name)).expanduser().absolute()
         if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"{name}: there is no folder {self.root}; pass the folder of the data set (root=…, --dataset_root …)"
-            )
+            advice = "pass the folder of the data set (root=…, --dataset_root …)"
+            raise FileNotFoundError(f"{name}: there is no folder {self.root}; {advice}")
         self.files = find_files(self.root)
 
     @cached_property
     def videos(self) -> dict[str, str]:
-        """Paths by name without suffix, with the name of the last folder (`run/a`) and without it (`a`).
-
-        The suffix may differ from the list's, because videos are often re-encoded into another container.
-        """
+        """Paths by name without suffix, with the name of the last folder (`run/a`) and without it (`a`)."""
         found: dict[str, str] = {}
         for file in self.files:
-            stem, _, suffix = file.rpartition(".")
-            if f".{suffix.lower()}" in VIDEO_SUFFIXES:
-                folders, _, name = stem.rpartition("/")
-                path = f"{self.root}/{file}"
-                found.setdefault(f"{folders.rpartition('/')[2]}/{name}", path)
-                found.setdefault(name, path)
+            if (stem := without_suffix(file)) != file:
+                folder, _, name = stem.rpartition("/")
+                found.setdefault(f"{folder.rpartition('/')[2]}/{name}", f"{self.root}/{file}")
+                found.setdefault(name, f"{self.root}/{file}")
         return found
 
     @cached_property
     def _list_candidates(self) -> list[Path]:
-        """Files that may be lists: first those in the folder, less deep first, then those next to it."""
+        """First those in the folder, less deep first, then those next to it."""
         inside = sorted((file for file in self.files if without_suffix(file) == file), key=lambda file: file.count("/"))
         parent = self.root.parent
         beside = sorted(path for path in parent.iterdir() if path.is_file()) if parent != self.root else []
@@ -98,11 +75,8 @@ class DatasetFolder:
         raise self.missing(description)
 
     def missing(self, description: str) -> FileNotFoundError:
-        """Builds the error that says what is missing, where it was searched, and what exists."""
-        return FileNotFoundError(
-            f"{self.name}: found no {description}; looked anywhere in {self.root}, in {self.root.parent}, and there in "
-            f"the folders {', '.join(LIST_FOLDERS)}. {self._content()}"
-        )
+        looked = f"anywhere in {self.root}, in {self.root.parent}, and there in the folders {', '.join(LIST_FOLDERS)}"
+        return FileNotFoundError(f"{self.name}: found no {description}; looked {looked}. {self._content()}")
 
     def _content(self) -> str:
         if not self.files:
@@ -110,22 +84,13 @@ class DatasetFolder:
         return f"{self.root} holds {len(self.files):,} files: {_few(self.files)}"
 
     def locate(self, name: str) -> str | None:
-        """The path of a video named `folder/stem` or `stem`, in a folder of any name, or None."""
+        """The path of a video named `folder/stem` or `stem`, in a folder of any name."""
         return self.videos.get(name) or self.videos.get(name.rpartition("/")[2])
 
     def rows(
-        self,
-        listed: Sequence[str],
-        labels: Sequence[str | None] | None = None,
-        names: list[str] | None = None,
-        features: dict[str, Any] | None = None,
-        **columns: Sequence,
+        self, listed: Sequence[str], labels: Sequence[str | None] | None = None, *types: Any, **columns: Sequence
     ) -> datasets.Dataset:
-        """Builds the rows of the listed videos that exist; see `with_video_column`.
-
-        Videos are named as for `locate`. Columns have one value per listed video. If some videos do not exist, this
-        warns; if fewer than `least` exist, it raises `FileNotFoundError`.
-        """
+        """Builds the rows of the listed videos that exist, like `with_video_column`, and warns of the others."""
         paths = [self.locate(name) for name in listed]
         kept = [index for index, path in enumerate(paths) if path is not None]
         distinct = dict.fromkeys(listed)
@@ -138,33 +103,25 @@ class DatasetFolder:
                 "To read a part of a data set, use a folder of videos or a list (video,label,split)"
             )
         if absent:
-            message = (
-                f"{self.name}: {len(absent):,} of the {len(distinct):,} listed videos are not under {self.root} and "
-                f"are skipped: {_few(absent)}"
-            )
+            skipped = f"listed videos are not under {self.root} and are skipped: {_few(absent)}"
+            message = f"{self.name}: {len(absent):,} of the {len(distinct):,} {skipped}"
             warnings.warn(AbsentVideosWarning(message, absent), stacklevel=3)
-        return with_video_column(
-            [str(paths[index]) for index in kept],
-            [labels[index] for index in kept] if labels is not None else None,
-            names,
-            features,
-            **{column: [values[index] for index in kept] for column, values in columns.items()},
+        videos = [str(paths[index]) for index in kept]
+        labels = labels and [labels[index] for index in kept]
+        return folders.with_video_column(
+            videos, labels, *types, **{name: [values[index] for index in kept] for name, values in columns.items()}
         )
 
 
-def choose_splits(name: str, split: str | None, offered: Sequence[str]) -> list[str]:
-    """Returns the official splits that a call asks for; None asks for all."""
+def choose_splits(name: str, split: str | None, offered: Sequence[str], official_split: int = 1) -> list[str]:
+    """Returns the parts of an official split that a call asks for; None asks for all."""
+    if official_split not in (1, 2, 3):
+        raise ValueError(f"{name}: official_split must be 1, 2 or 3, got {official_split!r}")
     if split is None:
         return list(offered)
     if standard_split(split) not in offered:
         raise no_such_split(name, split, offered)
     return [standard_split(split)]
-
-
-def check_official_split(name: str, number: int) -> None:
-    """Checks that an official split is 1, 2 or 3."""
-    if number not in (1, 2, 3):
-        raise ValueError(f"{name}: official_split must be 1, 2 or 3, got {number!r}")
 
 
 def without_suffix(video: str) -> str:

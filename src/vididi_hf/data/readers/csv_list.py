@@ -1,7 +1,5 @@
 """Read a CSV or Parquet list of videos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets
@@ -13,12 +11,10 @@ from vididi_hf.data.folders import no_such_split, standard_split, with_video_col
 def read_video_list(path: str | Path, split: str | None = "train") -> datasets.Dataset:
     """Reads a CSV or Parquet list with the column `video` and, optionally, `label`, `split` and others.
 
-    Video paths are absolute or relative to the folder of the list. Labels are names, even if they look like numbers.
-    `split` None reads all rows. A list without the column `split` is one split, `"train"`.
+    Paths are relative to the folder of the list. Labels are names, even if they look like numbers. A list without the
+    column `split` is one split, `"train"`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no list {path}")
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:

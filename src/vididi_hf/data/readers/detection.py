@@ -1,17 +1,12 @@
 """Columns for action boxes (JHMDB, UCF101-24, AVA), and key frames of videos with boxes.
 
-Every box is one entry in parallel columns:
-
-- `boxes`: (x1, y1, x2, y2), as fractions of the width and height, from the left and top edges;
-- `box_labels`: the numbers of the classes that the person shows, one or (AVA) several;
-- `persons`: the number of the person within the video;
-- `frames`: the frame of the video, from 0, if a row is a video (JHMDB, UCF101-24), with `num_frames` in total.
+Every box is one entry in the parallel columns `boxes` (x1, y1, x2, y2, as fractions of the width and height), `persons`
+(the number of the person within the video) and `box_labels` (the numbers of the classes that the person shows). If a
+row is a video (JHMDB, UCF101-24), `frames` says in which frame, from 0, of `num_frames`.
 
 A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_frames`) or `timestamp` (seconds, AVA) says
 where it is in its video.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +22,6 @@ BoxColumns = dict[str, Any]  # `num_frames` and the box columns of one row
 
 
 def box_features(names: list[str]) -> dict[str, Any]:
-    """The types of `num_frames` and the box columns, for classes in the order of their numbers."""
     return {
         "num_frames": datasets.Value("int32"),
         "frames": datasets.List(datasets.Value("int32")),
@@ -40,8 +34,7 @@ def box_features(names: list[str]) -> dict[str, Any]:
 def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = False) -> datasets.Dataset:
     """Turns rows that are videos with boxes (JHMDB, UCF101-24) into one row per frame: a key frame, in order.
 
-    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes, in which every
-    detection is a mistake.
+    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes.
     """
     if missing := [column for column in BOX_COLUMNS if column not in rows.column_names]:
         raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are not videos with boxes")
@@ -51,9 +44,8 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
     types.pop("frames")
     made: dict[str, list] = {name: [] for name in types}
     for row in rows.cast_column("video", datasets.Video(decode=False)):
-        frames = row.pop("frames")
         by_frame: dict[int, list[int]] = {}
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(row.pop("frames")):
             by_frame.setdefault(frame, []).append(index)
         wanted = range(row["num_frames"] or 0) if include_empty else sorted(by_frame)
         for frame in (frame for frame in wanted if frame % every == 0):
@@ -76,9 +68,7 @@ def load_mat(path: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError(
-            f"reading the MATLAB file {path.name} needs SciPy: pip install 'vididi-hf[detection]'"
-        ) from error
+        raise ImportError(f"the MATLAB file {path.name} needs SciPy: pip install 'vididi-hf[detection]'") from error
     try:
         return loadmat(path)
     except (ValueError, TypeError, NotImplementedError, OSError) as error:

@@ -1,17 +1,14 @@
 """HMDB51 (Kuehne et al. 2011): 6,766 clips of 51 actions; each of three official splits uses 5,100 of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
 
-from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
+from vididi_hf.data.readers.common import DatasetFolder, choose_splits, without_suffix
 
-FLAGS = {"1": "train", "2": "test"}
-"""The number after a clip in a list of JHMDB or HMDB51. HMDB51 also has 0: not used in this split."""
+FLAGS = {"1": "train", "2": "test"}  # the number after a clip in a list; HMDB51 also has 0: not used in this split
 
 
 def read_hmdb51(
@@ -19,11 +16,9 @@ def read_hmdb51(
 ) -> datasets.Dataset:
     """Reads HMDB51 by `<action>_test_split<N>.txt` or else `hmdb51_vid_{train,val,test}_split_<N>.txt`.
 
-    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from. Clips
-    that the official split does not use are in neither split.
+    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
     """
-    check_official_split("hmdb51", official_split)
-    splits = choose_splits("hmdb51", split, ("train", "test"))
+    splits = choose_splits("hmdb51", split, ("train", "test"), official_split)
     folder = DatasetFolder("hmdb51", root)
     found = read_flags(folder, official_split) or _read_plain_lists(folder, official_split)
     names = check_actions(folder, found, 51, f"lists <action>_test_split{official_split}.txt")
@@ -37,8 +32,7 @@ def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
     found: dict[str, str] = {}
     ending = f"_test_split{official_split}.txt"
     # No action is called hmdb51, but the plain lists of both splits are.
-    lists = folder.find_lists(rf"(?!hmdb51_).+{re.escape(ending)}")
-    paths = {path.name: path for path in reversed(lists)}
+    paths = {path.name: path for path in reversed(folder.find_lists(rf"(?!hmdb51_).+{re.escape(ending)}"))}
     for name, path in sorted(paths.items()):
         for clip, flag in _split_lines(path):
             if flag in FLAGS:
@@ -47,15 +41,13 @@ def read_flags(folder: DatasetFolder, official_split: int) -> dict[str, str]:
 
 
 def check_actions(folder: DatasetFolder, found: dict[str, str], number: int, description: str) -> list[str]:
-    """Returns the sorted actions of clips named `action/clip`. All must exist, because their order numbers them."""
+    """Returns the sorted actions of clips. All must exist, because their order numbers them."""
     if not found:
         raise folder.missing(description)
     names = sorted({clip.partition("/")[0] for clip in found})
     if len(names) != number:
-        raise ValueError(
-            f"{folder.name}: the {description} in or next to {folder.root} have {len(names)} actions, not {number}: "
-            "they are incomplete or belong to another data set"
-        )
+        have = f"have {len(names)} actions, not {number}: they are incomplete or belong to another data set"
+        raise ValueError(f"{folder.name}: the {description} in or next to {folder.root} {have}")
     return names
 
 
@@ -75,7 +67,6 @@ def _read_plain_lists(folder: DatasetFolder, official_split: int) -> dict[str, s
 def _split_lines(path: Path) -> list[list[str]]:
     """Splits lines of a name, which may contain blanks, and a number."""
     lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for line in lines:
-        if len(line) != 2:
-            raise ValueError(f"{path}: each line must be a clip and a number, got {line[0]!r}")
+    if wrong := [line[0] for line in lines if len(line) != 2]:
+        raise ValueError(f"{path}: each line must be a clip and a number, got {wrong[0]!r}")
     return lines

@@ -1,14 +1,12 @@
 """JHMDB (Jhuang et al. 2013): 928 clips of 21 actions with masks of the acting person; three official splits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 
-from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
+from vididi_hf.data.readers.common import DatasetFolder, choose_splits, without_suffix
 from vididi_hf.data.readers.detection import BoxColumns, box_features, fractions, load_mat
 from vididi_hf.data.readers.hmdb51 import check_actions, read_flags, sources_of
 
@@ -21,24 +19,19 @@ def read_jhmdb(
     """Reads JHMDB as published, or from two tables.
 
     *As published:* `ReCompress_Videos/<action>/*.avi`, `splits/<action>_test_split<N>.txt` and, optionally, masks
-    (`puppet_mask/<action>/<clip>/puppet_mask.mat`), whose bounding boxes become the boxes. *From tables:* `clips.csv`
-    (`video,label,split,frames,…`, the first official split) and, optionally, `boxes.csv`
-    (`video,frame,x1,y1,x2,y2`, fractions).
+    (`puppet_mask/<action>/<clip>/puppet_mask.mat`). *From tables:* `clips.csv` (`video,label,split,frames,…`, the first
+    official split) and, optionally, `boxes.csv` (`video,frame,x1,y1,x2,y2`, fractions).
 
-    Returns one row per clip: `video`, `label` (names sorted), `source` (the film or upload it was cut from) and, if
-    there are boxes, `num_frames` and the columns of `vididi_hf.data.readers.detection`.
+    Returns the columns `video`, `label` (names sorted), `source` and, if there are boxes, those of `box_features`.
     """
-    check_official_split("jhmdb", official_split)
-    splits = choose_splits("jhmdb", split, ("train", "test"))
+    splits = choose_splits("jhmdb", split, ("train", "test"), official_split)
     folder = DatasetFolder("jhmdb", root)
-    found = read_flags(folder, official_split)
-    from_tables = not found
-    if from_tables:
-        found = _read_clips(folder, official_split)
+    flags = read_flags(folder, official_split)
+    found = flags or _read_clips(folder, official_split)
     names = check_actions(folder, found, 21, f"lists <action>_test_split{official_split}.txt or clips.csv")
     chosen = [clip for part in splits for clip, listed_in in found.items() if listed_in == part]
     labels = [clip.partition("/")[0] for clip in chosen]
-    boxes = (_read_box_table if from_tables else _read_masks)(folder, set(chosen))
+    boxes = (_read_masks if flags else _read_box_table)(folder, set(chosen))
     columns = {}
     if boxes:
         rows = [boxes.get(clip, _NO_BOXES) for clip in chosen]

@@ -1,7 +1,5 @@
 """Kinetics-400, -600 and -700 (Kay et al. 2017; Carreira et al. 2018, 2019): clips of 10 seconds of YouTube videos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets
@@ -18,14 +16,13 @@ def read_kinetics(
 ) -> datasets.Dataset:
     """Reads Kinetics by its CSV lists (`label,youtube_id,time_start,time_end,split`).
 
-    Videos are `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, in any subfolders. `classes` is the
-    version: 400, 600 or 700 (also 700-2020); lists named after another version are ignored. Returns the columns `video`
-    and `label` (names sorted over all lists). Rows of a test list without labels have none.
+    Videos are `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, in any subfolders. Lists named after a
+    version other than `classes` (400, 600 or 700, also 700-2020) are ignored. The classes are sorted over all lists.
     """
     name = f"kinetics{classes}"
     splits = choose_splits(name, split, tuple(_FILE_NAMES))
     folder = DatasetFolder(name, root, least=0.0)  # published videos disappear
-    tables: dict[str, pd.DataFrame] = {}
+    tables = {}
     for part, file_name in _FILE_NAMES.items():
         # train.csv, kinetics_train.csv, kinetics-600_train.csv, k700_2020_train.csv …
         for path in folder.find_lists(rf"((k|kinetics)?[-_]?({classes}([-_]2020)?)?[-_])?{file_name}\.csv")[:1]:
@@ -37,12 +34,11 @@ def read_kinetics(
     if len(names) > classes:
         raise ValueError(f"{name}: the lists in {folder.root} have {len(names)} classes, more than this version")
     listed: list[str] = []
-    labels: list[str | None] = []
-    for table in (tables[part] for part in present):
-        for video, start, end, label in table[[*_CLIP_COLUMNS, "label"]].itertuples(index=False):
-            clip = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
-            listed.append(video if video in folder.videos and clip not in folder.videos else clip)
-            labels.append(label or None)
+    table = pd.concat([tables[part] for part in present])
+    for video, start, end in table[_CLIP_COLUMNS].itertuples(index=False):
+        clip = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+        listed.append(video if video in folder.videos and clip not in folder.videos else clip)
+    labels = [label or None for label in table["label"]]
     return folder.rows(listed, labels if any(labels) else None, names)
 
 

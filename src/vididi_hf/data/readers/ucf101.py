@@ -1,12 +1,10 @@
 """UCF101 (Soomro et al. 2012): 13,320 videos of 101 actions, three official splits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets
 
-from vididi_hf.data.readers.common import DatasetFolder, check_official_split, choose_splits, without_suffix
+from vididi_hf.data.readers.common import DatasetFolder, choose_splits, without_suffix
 
 
 def read_ucf101(
@@ -17,8 +15,7 @@ def read_ucf101(
     Returns the columns `video`, `label` (numbered as in `classInd.txt`, from 0) and `source`, the group of clips from
     one recording (`Archery_g08`).
     """
-    check_official_split("ucf101", official_split)
-    splits = choose_splits("ucf101", split, ("train", "test"))
+    splits = choose_splits("ucf101", split, ("train", "test"), official_split)
     folder = DatasetFolder("ucf101", root)
     index = folder.find_list(r"classInd\.txt", "class index classInd.txt")
     names = [line.split()[1] for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
