@@ -131,7 +131,7 @@ class Bench:
         # The measures of collapse are timed separately, because they run only every few steps.
         log = RunLog(replace(recipe, monitor_steps=0), self.accelerator, last_step)
         progress = Progress(steps_per_epoch=STEPS_PER_EPOCH)
-        log.open(progress)
+        log.start(progress)
         log.start_epoch()
         clips = self.clips[:, :, : recipe.num_frames + order_schedule.max_order]
         clips = clips.pin_memory() if self.device.type == "cuda" else clips.clone()

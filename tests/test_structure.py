@@ -53,28 +53,30 @@ def test_no_file_is_too_long_to_be_one_idea():
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
 
 
-def test_text_files_are_opened_as_utf8():
-    """Whatever the locale: `open`, `read_text` and `write_text` name the encoding, unless the mode is binary."""
-    careless = []
-    for path in (path for path in sources() if "tests" not in path.parts):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-            binary = any("b" in mode and len(mode) <= 3 for mode in modes)
-            owner = (
-                node.func.value.id
-                if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
-                else ""
-            )
-            if name not in ("open", "read_text", "write_text") or owner in (
-                "Image",
-                "os",
-                "StoredEmbeddings",
-                "webbrowser",
-            ):
-                continue
-            if not binary and "encoding" not in {keyword.arg for keyword in node.keywords}:
-                careless.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")
+def opens_text_in_the_locale(call: ast.Call) -> bool:
+    """Whether a call of `open`, `read_text` or `write_text` names neither an encoding nor a binary mode."""
+    if isinstance(call.func, ast.Attribute):
+        owner = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+        if call.func.attr not in ("open", "read_text", "write_text") or owner in (
+            "Image",
+            "os",
+            "av",
+            "StoredEmbeddings",
+        ):
+            return False
+    elif getattr(call.func, "id", "") != "open":
+        return False
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    binary = any("b" in mode and len(mode) <= 3 for mode in modes)
+    return not binary and "encoding" not in {keyword.arg for keyword in call.keywords}
+
+
+def test_text_is_utf8_whatever_the_locale():
+    careless = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for path in sources()
+        if "tests" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and opens_text_in_the_locale(node)
+    ]
     assert careless == []

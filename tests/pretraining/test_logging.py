@@ -30,7 +30,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., RunLog]]:
         tracker = None if recipe.tracker == "none" else recipe.tracker
         accelerator = Accelerator(cpu=True, log_with=tracker, project_dir=tmp_path)
         reporter = RunLog(recipe, accelerator, total_steps=2 * STEPS)
-        reporter.open(place or Progress())
+        reporter.start(place or Progress())
         return reporter
 
     yield build

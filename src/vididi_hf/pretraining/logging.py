@@ -139,7 +139,7 @@ class RunLog:
         self.representation.load_state_dict(state["representation"])
         self.learning_rate, self.videos, self.seconds = (state[key] for key in ("learning_rate", "videos", "seconds"))
 
-    def open(self, progress: Progress) -> None:
+    def start(self, progress: Progress) -> None:
         """Opens the progress bar, the metrics file and the tracker of a run that starts at `progress`."""
         self.progress = progress
         self.bar = tqdm(

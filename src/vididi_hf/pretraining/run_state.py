@@ -119,7 +119,7 @@ class RunState:
 
     def __enter__(self) -> RunState:
         self._resume()
-        self.log.open(self.progress)
+        self.log.start(self.progress)
         self.stop.__enter__()
         return self
 
