@@ -9,9 +9,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
-import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -22,6 +21,9 @@ from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
+
+if TYPE_CHECKING:
+    import datasets
 
 # How many other videos to try in place of a broken one. If all are broken, the data set is at fault.
 SUBSTITUTES = 20
@@ -221,6 +223,8 @@ class TrainingClips(Dataset):
         augmentation: ClipAugmentation,
         seed: int = 0,
     ):
+        import datasets  # here, because machines without it use the rest of this module
+
         if "video" not in rows.column_names:
             raise ValueError(f"the data set has no column 'video', only {rows.column_names}")
         if len(rows) == 0:
