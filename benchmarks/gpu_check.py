@@ -58,9 +58,7 @@ def check(options: GPUCheckOptions) -> dict[str, Any]:
     }
     context = Context(options.device, options.prepared, small=options.device == "cpu")
     parts = [part for part in PARTS if options.parts is None or part.name in options.parts]
-    run_parts(
-        parts, context, options.minutes, report, lambda one: write_text(options.output, json.dumps(one, indent=1))
-    )
+    run_parts(parts, context, options.minutes, report, lambda: write_text(options.output, json.dumps(report, indent=1)))
     return report
 
 
@@ -73,7 +71,8 @@ def main() -> None:
         elif options.prepare:
             from gpu.videos import prepare
 
-            print(f"wrote {options.prepared}: {prepare(options.videos, options.prepared)}")
+            details = prepare(options.videos, options.prepared, processor_name())
+            print(f"wrote {options.prepared}: {details}")
         else:
             report = check(options)
             bad = [name for name, part in report["parts"].items() if part["status"] not in ("ok", "skipped")]

@@ -18,7 +18,8 @@ def describe_machine(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate")},
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("torchvision", "transformers", "accelerate")},
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
