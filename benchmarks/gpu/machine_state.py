@@ -14,7 +14,9 @@ from accelerate.state import AcceleratorState
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Returns the device, the processor and the versions."""
+    """Returns the device, the processor and the versions, or an `error`."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return {"error": "there is no CUDA GPU: use --device cpu for a small run"}
     found: dict[str, Any] = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -3,7 +3,7 @@
 from .runner import Part
 
 PARTS = [
-    Part("fp32", "fp32 against the CPU", ".correctness:check_full_precision", 40),
+    Part("fp32", "fp32 against the CPU", ".correctness:check_full_precision", 60),
     Part("half", "TF32, bf16 and fp16 against fp32", ".correctness:check_half_precision", 30),
     Part("losses", "Losses", ".correctness:check_losses", 10),
     Part("statistics", "BatchNorm statistics per order", ".correctness:check_per_order_statistics", 15),

@@ -150,14 +150,14 @@ def run_gpu_tests(context: Context) -> Iterator[Row]:
         raise Skipped("pytest or the tests are missing")
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "--noconftest", "-p", "no:cacheprovider"]
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*command, "-o", "addopts=--import-mode=importlib", str(ROOT / "tests" / "gpu")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=max(1.0, context.left()),
-    )
+    command += ["-o", "addopts=--import-mode=importlib", str(ROOT / "tests" / "gpu")]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(1.0, context.left())
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("the tests did not end in time: run `pytest -m gpu`") from None
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
     if not counts:
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")

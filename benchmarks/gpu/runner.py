@@ -83,8 +83,8 @@ def serve(pipe: Connection, context: Context) -> None:
     """The program of a worker: runs the parts that it is asked for, and sends their rows."""
     from .machine_state import describe_machine, start_afresh
 
-    start_afresh()
     pipe.send(describe_machine(context.device))
+    start_afresh()
     while (asked := pipe.recv()) is not None:
         part, context.deadline, context.results = asked
         failed, poisoned, end = [], False, {"status": "ok"}
@@ -124,6 +124,8 @@ def run_parts(parts: list[Part], context: Context, minutes: float, report: Repor
                 if worker is None:
                     worker = Worker(context)
                     report["machine"] |= worker.receive(end)
+                    if "error" in report["machine"]:
+                        break
                 start = time.time()
                 limit = max(part.limit * 60 * minutes / FULL_RUN, SHORTEST_LIMIT) if part.limit else end - start
                 deadline = min(start + limit, end)

@@ -3,19 +3,12 @@
 `benchmarks/gpu_check.py` runs it, too, on machines without data-set libraries, so nothing here uses them or fixtures.
 """
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.gpu.correctness import check_compilation, check_gradient_caching, check_half_precision
-from benchmarks.gpu.machine_state import start_afresh
-from benchmarks.gpu.processes import check_process_group, check_resume
-from benchmarks.gpu.runner import Context, Row
-from benchmarks.gpu.training import Training, make_recipe, random_clips
-from vididi_hf.data.loading import EpochBatches, EpochLoader, collate_clips
+from benchmarks.gpu.runner import Context, Part
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 SMALL = Context("cuda", "", small=True)
@@ -23,11 +16,15 @@ SMALL = Context("cuda", "", small=True)
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
+    from benchmarks.gpu.machine_state import start_afresh
+
     start_afresh()
 
 
 @pytest.mark.parametrize("objective", ["vicreg", "byol", "simclr"])
 def test_a_step_in_bf16_is_nearly_one_in_fp32(objective: str) -> None:
+    from benchmarks.gpu.training import Training, make_recipe, random_clips
+
     losses = []
     for precision in ("no", "bf16"):
         training = Training(make_recipe(SMALL, objective=objective, mixed_precision=precision))
@@ -43,11 +40,16 @@ def test_a_step_in_bf16_is_nearly_one_in_fp32(objective: str) -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [check_half_precision, check_process_group, check_gradient_caching, check_resume, check_compilation],
-    ids=["fp16 and bf16", "NCCL and SyncBatchNorm", "gradient caching", "resume with the scaler", "fullgraph"],
+    [
+        ".correctness:check_half_precision",
+        ".processes:check_process_group",  # NCCL, gather, SyncBatchNorm
+        ".correctness:check_gradient_caching",
+        ".processes:check_resume",  # with the loss scaler
+        ".correctness:check_compilation",  # fullgraph=True
+    ],
 )
-def test_a_check_holds_on_a_small_network(check: Callable[[Context], Iterator[Row]]) -> None:
-    rows = dict(check(SMALL))
+def test_a_check_holds_on_a_small_network(check: str) -> None:
+    rows = dict(Part("", "", check, 0).rows(SMALL))
     assert rows
     assert {name: row for name, row in rows.items() if not row["ok"]} == {}
 
@@ -66,6 +68,8 @@ def clips_of(index: int) -> Tensor:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_pinned_and_copied_asynchronously(num_workers: int) -> None:
+    from vididi_hf.data.loading import EpochBatches, EpochLoader, collate_clips
+
     batches = EpochBatches(16, 8)
     loader = EpochLoader(
         _Noise(), batches, collate_clips, num_workers=num_workers, pin_memory=True, batch_sampler=batches
