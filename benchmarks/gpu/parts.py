@@ -13,7 +13,7 @@ PARTS = [
     Part("compile", "torch.compile(fullgraph=True)", ".correctness:check_compilation", 60),
     Part("tests", "Tests marked gpu", ".processes:run_gpu_tests", 80),
     Part("schedules", "Step time by objective and schedule", ".speed:measure_schedules", 50),
-    Part("throughput", "Throughput by batch size and option", ".speed:measure_throughput", 110),
+    Part("throughput", "Throughput by batch size and option", ".speed:measure_throughput", 140),
     Part("vit", "ViT-B", ".speed:measure_vit", 30),
     Part("loader", "Required and delivered videos per second", ".speed:measure_loader", 15),
     Part("evidence", "Pretraining on real videos", ".evidence:pretrain_and_evaluate", 0),  # the remaining time

@@ -48,7 +48,7 @@ def test_a_small_run_needs_no_data_set_library_and_fills_the_page(motion_root: P
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(result.read_text())
+    report = json.loads(result.read_text(encoding="utf-8"))
     status = {name: part["status"] for name, part in report["parts"].items()}
     assert list(status) == [part.name for part in PARTS]
     assert {name for name, found in status.items() if found != "ok"} == {"half", "vit"}
@@ -115,7 +115,7 @@ def test_videos_are_packed_and_read_as_they_are(motion_root: Path, tmp_path: Pat
 
     prepare(motion_root, tmp_path / "videos.npz")
     videos = load(tmp_path / "videos.npz", "cpu")
-    rows = (motion_root / "clips.csv").read_text().splitlines()[1:]
+    rows = (motion_root / "clips.csv").read_text(encoding="utf-8").splitlines()[1:]
     for index in (0, 20):
         name, _, split, _ = rows[index].split(",")
         expected = VideoDecoder(motion_root / name)[::3].float()

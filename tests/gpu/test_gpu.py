@@ -35,7 +35,7 @@ def test_a_step_in_bf16_is_nearly_one_in_fp32(objective: str) -> None:
         assert {one.dtype for one in after} == {torch.float32}
         assert all(torch.isfinite(one).all() for one in after)
         assert any(not torch.equal(*pair) for pair in zip(before, after))
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 @pytest.mark.parametrize(
