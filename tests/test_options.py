@@ -129,9 +129,7 @@ def test_a_mistake_gets_one_line(arguments: str, message: str, capsys: pytest.Ca
         ("{", "is not JSON: "),
     ],
 )
-def test_a_mistake_in_a_file_gets_one_line(
-    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_mistake_in_a_file_gets_one_line(content, message, tmp_path, capsys):
     file = tmp_path / "file.json"
     file.write_text(content)
     assert message in refused(capsys, "m", "--config", str(file))
@@ -156,9 +154,7 @@ def test_a_resumed_run_keeps_its_options():
         Sizes(model="m", num_clips=3).check_resumes(saved)
 
 
-def test_errors_of_paths_and_values_are_one_line_and_ours_keep_their_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_errors_of_paths_and_values_are_one_line_and_ours_keep_their_traceback(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end, errors_in_one_line("vididi it"):
         raise OSError("no file\n  of that name\n")
     assert end.value.code == 2

@@ -215,9 +215,7 @@ def _exclude(tensor: torch.Tensor) -> bool:
     return tensor.ndim == 1
 
 
-def test_training_file_of_the_authors_is_read_without_running_code(
-    mc3: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_file_of_the_authors_is_read_without_running_code(mc3, tmp_path, monkeypatch) -> None:
     """Their optimizer keeps a function of the training script in its groups."""
     monkeypatch.chdir(tmp_path)
     _exclude.__module__, _exclude.__qualname__ = "__main__", "exclude_bias_and_norm"
@@ -257,9 +255,7 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: p
     assert not Path("touched").exists()
 
 
-def test_command_there_and_back(
-    mc3: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_there_and_back(mc3, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     tensors = mc3.state_dict()
     torch.save(tensors, "mc3.pth")

@@ -84,11 +84,7 @@ def test_a_batch_is_described_view_by_view() -> None:
     values = describe_representation(features.requires_grad_(), embeddings.to(torch.float32))
     assert values["rank_me"].item() == pytest.approx(rank_me(features.reshape(20, 6)).item())
     assert values["alignment"].item() == pytest.approx(alignment(embeddings[:, 0], embeddings[:, 1]).item(), rel=1e-5)
-    for name, measure in (
-        ("std", relative_std),
-        ("participation", participation_ratio),
-        ("uniformity", uniformity),
-    ):
+    for name, measure in (("std", relative_std), ("participation", participation_ratio), ("uniformity", uniformity)):
         expected = (measure(embeddings[:, 0]) + measure(embeddings[:, 1])).item() / 2
         assert values[name].item() == pytest.approx(expected, rel=1e-5)
     assert not any(value.requires_grad for value in values.values())

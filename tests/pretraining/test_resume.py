@@ -1,6 +1,5 @@
 """Runs that stop and continue end as if they had never stopped, bit by bit."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +39,7 @@ from vididi_hf.pretraining.recipe import PretrainingRecipe
     ],
 )
 def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
-    objective: str,
-    options: dict[str, int],
-    stop: tuple[int, str],
-    found: str | None,
-    videos: Path,
-    whole_runs: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    objective, options, stop, found, videos, whole_runs, tmp_path, monkeypatch
 ) -> None:
     expected = whole_runs(objective)
     recipe = make_recipe(videos, tmp_path, objective, **options)
@@ -61,9 +53,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
     assert without_speed(read_metrics(tmp_path)) == without_speed(read_metrics(expected))
 
 
-def test_workers_and_a_second_stop_change_nothing(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_and_a_second_stop_change_nothing(videos, whole_runs, tmp_path, monkeypatch) -> None:
     recipe = make_recipe(videos, tmp_path, "byol", num_workers=2, save_steps=1, resume=True)
     for stop in (2, 5):
         with monkeypatch.context() as patch:
@@ -77,7 +67,7 @@ def test_workers_and_a_second_stop_change_nothing(
 
 
 def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_been(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    videos, tmp_path, monkeypatch
 ) -> None:
     shards = tmp_path / "shards"
     prepare_dataset(
@@ -98,9 +88,7 @@ def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_be
     assert_same(final_state(tmp_path / "stopped"), final_state(expected))
 
 
-def test_a_finished_run_resumed_changes_nothing_and_can_be_made_longer(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_finished_run_resumed_changes_nothing_and_can_be_made_longer(videos, whole_runs, tmp_path) -> None:
     recipe = make_recipe(videos, tmp_path, resume=True)
     pretrain(recipe)
     expected, rows = final_state(whole_runs("vicreg")), read_metrics(tmp_path)
@@ -133,13 +121,7 @@ def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
         pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class)))
 
 
-def test_damaged_checkpoints_are_skipped_for_older_ones(
-    videos: Path,
-    whole_runs: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_damaged_checkpoints_are_skipped_for_older_ones(videos, whole_runs, tmp_path, monkeypatch, capsys) -> None:
     recipe = make_recipe(videos, tmp_path, save_steps=1, keep_checkpoints=3, resume=True)
     with monkeypatch.context() as patch:
         stop_after(5, patch)
@@ -162,9 +144,7 @@ def test_damaged_checkpoints_are_skipped_for_older_ones(
         pretrain(recipe)
 
 
-def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scale_of_the_loss_is_part_of_a_checkpoint(videos, tmp_path, monkeypatch) -> None:
     """As with fp16 on a GPU, whose scaler accelerate leaves out on a CPU; the scale doubles every other step."""
     build = loop.build_accelerator
 
@@ -187,9 +167,7 @@ def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
 
 
 @pytest.mark.slow  # test_compilation.py trains a step, and looks at the names of what is saved
-def test_a_compiled_run_is_stopped_and_resumed_like_others(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_run_is_stopped_and_resumed_like_others(videos, tmp_path, monkeypatch) -> None:
     """Traced and differentiated as if to be compiled."""
     compiled: list[ViDiDiForPreTraining] = []
 
@@ -214,9 +192,7 @@ def test_a_compiled_run_is_stopped_and_resumed_like_others(
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3)
 
 
-def test_the_checkpoint_of_the_best_evaluation_is_kept(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_of_the_best_evaluation_is_kept(videos, tmp_path, monkeypatch) -> None:
     scores = iter([0.5, 0.75, 0.75, 0.25])
     monkeypatch.setattr(loop, "evaluate", lambda *args: {"R@1": next(scores)})
     recipe = make_recipe(videos, tmp_path, epochs=4, save_epochs=9, keep_checkpoints=1, resume=True)

@@ -46,9 +46,7 @@ def test_arms_differ_in_schedule_seed_and_folder_only(recipe: Path, tmp_path: Pa
         assert changed <= {"order_schedule", "seed", "output_dir"}
 
 
-def test_labeled_videos_become_a_table_pictures_and_encoders(
-    recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root, tmp_path, capsys) -> None:
     folder = tmp_path / "demo"
     dataset = str(motion_root / "clips.csv")
     command = ["--dataset", dataset, "--recipe", str(recipe), "--epochs", "1", "--output_dir", str(folder)]
@@ -85,9 +83,7 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(
     assert "epochs was 1 and is 2" in capsys.readouterr().err
 
 
-def test_unlabeled_videos_have_neighbors_instead_of_a_table(
-    motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unlabeled_videos_have_neighbors_instead_of_a_table(motion_root, recipe, tmp_path, capsys) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     for number, video in enumerate(sorted((motion_root / "train").rglob("*.mp4"))):

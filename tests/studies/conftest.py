@@ -24,14 +24,7 @@ NET = {
     "evaluate_epochs": 1,
     "num_workers": 0,
 }
-DATASETS = {
-    "clips": {
-        "dataset": "clips.csv",
-        "recipe": NET,
-        "probes": ["background"],
-        "validation": {"share": 0.5},
-    }
-}
+DATASETS = {"clips": {"dataset": "clips.csv", "recipe": NET, "probes": ["background"], "validation": {"share": 0.5}}}
 GRID = {
     "about": "Three arms",
     "datasets": ["clips"],

@@ -78,8 +78,3 @@ def test_videos_without_labels_give_neighbors(encoder, splits) -> None:
     assert found.metrics == {}
     assert sorted(found.neighbors) == list(range(16))
     assert all(len(others) == 5 and row not in others for row, others in found.neighbors.items())
-
-
-def test_a_probe_that_is_no_column_is_named(encoder, splits) -> None:
-    with pytest.raises(ValueError, match="no column 'weather' to probe for, only video, label, background"):
-        measure(*encoder, splits, Protocol(num_clips=1, probes=["weather"]))

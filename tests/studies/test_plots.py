@@ -54,13 +54,6 @@ def test_bars_are_means_with_deviations_and_every_seed(recalls: pd.DataFrame) ->
         assert (high - low) / 2 == pytest.approx(np.std(values, ddof=1))
 
 
-def test_amounts_are_those_of_the_recipes_and_the_untrained_encoder_has_none(
-    recalls: pd.DataFrame, records: Records
-) -> None:
-    found = add_amounts(recalls, records).groupby(["series", "amount"])["value"].apply(list).to_dict()
-    assert found == {("untrained", 0): [0.1, 0.14], ("ViDiDi", 5): [0.2, 0.3], ("ViDiDi", 40): [0.5, 0.9]}
-
-
 def test_curves_join_means_and_show_every_seed(recalls: pd.DataFrame, records: Records) -> None:
     [panel] = plot_amount(add_amounts(recalls, records), {"x": 0.05}, "epochs").axes
     level, line, dots, chance = panel.lines

@@ -84,8 +84,7 @@ def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"recipe": {"epochs": 9}}, {"evaluation": {"inputs": ["frames"]}}, {"validation": True}, {"seeds": [7]}],
+    "changes", [{"recipe": {"epochs": 9}}, {"evaluation": {"inputs": ["frames"]}}, {"validation": True}, {"seeds": [7]}]
 )
 def test_results_of_another_study_do_not_stay(tiny_study, tmp_path: Path, changes: dict) -> None:
     there = tiny_study.plan(tmp_path / "there")
@@ -107,13 +106,3 @@ def test_the_results_of_earlier_versions_count_as_done(name: str) -> None:
     missing = records.missing()
     for run in read_grid(STUDIES / f"{name}.json").plan("runs", "data"):
         assert records.holds(run) == ((run.dataset, run.arm, run.seed) not in missing)
-
-
-def test_no_results_and_wrong_files(tmp_path: Path) -> None:
-    assert read_records(tmp_path, "tiny") is None
-    (tmp_path / "tiny.json").write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="holds no results of a study: its key 'schema' is not 1"):
-        read_records(tmp_path, "tiny")
-    (tmp_path / "tiny.json").write_text("no")
-    with pytest.raises(ValueError, match="is not JSON"):
-        read_records(tmp_path, "tiny")

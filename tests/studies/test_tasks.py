@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from studies.running import run_one
-from studies.runs import Protocol
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.pretraining.logging import read_metrics
@@ -35,9 +34,7 @@ def boxes_root(tmp_path: Path, write_video) -> Path:
     return root
 
 
-def test_a_classifier_is_trained_on_the_encoder_and_its_accuracy_stands_among_the_numbers(
-    tiny_study, tmp_path: Path
-) -> None:
+def test_a_classifier_is_trained_on_the_encoder_and_its_accuracy_stands_among_the_numbers(tiny_study, tmp_path) -> None:
     evaluation = {**EVALUATION, "recognition": RECOGNITION}
     run = tiny_study.plan(tmp_path / "out", evaluation=evaluation, seeds=[3])[2]
     result = run_one(run)
@@ -69,31 +66,3 @@ def test_a_detector_is_trained_where_the_set_lies(tiny_study, boxes_root: Path, 
     assert report["pretrained"] == str(tmp_path / "out" / "clips" / "untrained-seed0")
     assert (report["protocol"]["key_frames"], report["protocol"]["training_key_frames"]) == (21, 21)
     assert result["configuration"]["dataset"] == "jhmdb"
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "message"),
-    [
-        ({"recognition": {"epoch": 3}}, "recognition cannot set epoch"),
-        ({"recognition": {"seed": 3, "model": "x"}}, "recognition cannot set model, seed"),
-        ({"detection": {"label_smoothing": 0.1}}, "detection cannot set label_smoothing"),
-        ({"detection": {"epochs": 0}}, "epochs must be at least 1, got 0"),
-    ],
-)
-def test_recipes_that_cannot_be_are_refused_when_the_grid_is_read(tiny_study, evaluation: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny_study.grid(evaluation=evaluation)
-
-
-def test_videos_that_are_all_searched_have_no_test_split_for_a_classifier(tiny_study) -> None:
-    tiny_study.add_dataset("others", recipe={"split": "all", "group_column": "background"})
-    tiny_study.grid(datasets=["others"])
-    with pytest.raises(ValueError, match="dataset 'others' has no test split for fine-tuning"):
-        tiny_study.grid(datasets=["others"], evaluation={"recognition": {}})
-
-
-def test_a_protocol_agrees_with_one_written_before_there_were_tasks() -> None:
-    old = {"inputs": ["frames"], "num_clips": 4, "linear": True, "probes": []}
-    assert Protocol(inputs=["frames"], num_clips=4).agrees_with(old)
-    assert not Protocol(inputs=["frames"], num_clips=5).agrees_with(old)
-    assert not Protocol(inputs=["frames"], num_clips=4, recognition={}).agrees_with(old)
