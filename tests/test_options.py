@@ -1,7 +1,7 @@
 """Options: what is checked, which source wins, and which line a mistake gets."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -133,18 +133,6 @@ def test_a_mistake_in_a_file_gets_one_line(content, message, tmp_path, capsys):
     file = tmp_path / "file.json"
     file.write_text(content)
     assert message in refused(capsys, "m", "--config", str(file))
-
-
-def test_help_lists_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        parse_options(Sizes, ["--help"], prog="vididi sizes", description="What it does.\n\nvididi sizes m")
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    assert "usage: vididi sizes MODEL OUTPUT [--option value ...]" in text
-    assert "What it does.\n\nvididi sizes m\n" in text
-    assert all(f"--{spec.name}" in text for spec in fields(Sizes))
-    assert "An integer, 100 % checked. (default: 10)" in " ".join(text.split())
-    assert "Required. (required)" in text
 
 
 def test_a_resumed_run_keeps_its_options():

@@ -126,36 +126,6 @@ def test_collapse_is_warned_of_once_for_each_pair_of_orders(make, capsys) -> Non
     assert "at step 4 with derivative orders (1, 1); the videos of this step were 4-a.mp4" in second
 
 
-def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., RunLog], tmp_path: Path) -> None:
-    whole = make()
-    for loss in (1.0, 2.0, 6.0):
-        take_step(whole, loss)
-    end_epoch(whole)
-    expected = read_metrics(tmp_path)[0]
-    first = make()
-    for loss in (1.0, 2.0):
-        take_step(first, loss)
-    resumed = make(first.progress)
-    resumed.load_state_dict(first.state_dict())
-    take_step(resumed, 6.0)
-    end_epoch(resumed)
-    (row,) = read_metrics(tmp_path)
-    assert row.pop("videos_per_second") > 0
-    assert row == {name: value for name, value in expected.items() if name != "videos_per_second"}
-
-
-def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(make, capsys) -> None:
-    reporter = make(Progress(epoch=1, total_steps=7), progress=True, objective="simclr", order_schedule="first-order")
-    for _ in range(3):
-        take_step(reporter, loss=1.5)
-    reporter.close()
-    shown = capsys.readouterr().err
-    assert reporter.bar.n == 10  # those before a resume count
-    assert "simclr · first-order" in shown
-    assert "epoch 2/2 loss 1.5 variance 3 " in shown
-    assert " videos/s" in shown
-
-
 def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., RunLog], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -15,17 +15,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import AutoVideoProcessor
 
-from tests.pretraining.runs import (
-    BATCH,
-    STEPS,
-    TOTAL,
-    VIDEOS,
-    Interrupted,
-    assert_same,
-    final_state,
-    make_recipe,
-    stop_after,
-)
+from tests.pretraining.runs import BATCH, STEPS, TOTAL, VIDEOS, assert_same, final_state, interrupt, make_recipe
 from vididi_hf import ViDiDiModel
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.checkpoints import list_checkpoints
@@ -85,7 +75,7 @@ def test_same_seed_same_weights_and_another_seed_others(videos, whole_runs, tmp_
     assert not torch.equal(other["encoder"]["backbone.stem.0.weight"], expected["encoder"]["backbone.stem.0.weight"])
 
 
-def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(videos, tmp_path, capsys, monkeypatch) -> None:
+def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(videos, tmp_path, capsys) -> None:
     folder = tmp_path / "some broken"
     for path in (videos / "train").rglob("*.mp4"):
         folder.mkdir(exist_ok=True)
@@ -93,10 +83,7 @@ def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(videos, tmp
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("no video")
     recipe = make_recipe(folder, tmp_path / "run", batch_size=7, save_epochs=1, num_workers=1)
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 3)
     progress = json.loads((list_checkpoints(tmp_path / "run")[0] / "training_state" / "progress.json").read_text())
     assert {Path(source).name for source in progress["broken"]} == {"empty.mp4", "text.mp4"}
     capsys.readouterr()

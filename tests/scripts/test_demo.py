@@ -33,19 +33,6 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_arms_differ_in_schedule_seed_and_folder_only(recipe: Path, tmp_path: Path) -> None:
-    options = demo.DemoOptions(recipe=str(recipe), seeds=[3, 5], output_dir=str(tmp_path / "demo"), epochs=2)
-    runs = demo.declare(options).runs_on("videos", "motion", tmp_path / "demo", root="here")
-    expected = [(f"{arm}-seed{seed}", seed) for seed in (3, 5) for arm in ("untrained", "baseline", "vididi")]
-    assert [(run.folder.name, run.seed) for run in runs] == expected
-    assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
-    assert [run.trained for run in runs[:3]] == [False, True, True]
-    for run in runs:
-        assert (run.recipe.epochs, run.recipe.image_size, run.recipe.dataset_root) == (2, 32, "here")
-        changed = {name for name, value in vars(run.recipe).items() if value != getattr(runs[0].recipe, name)}
-        assert changed <= {"order_schedule", "seed", "output_dir"}
-
-
 def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root, tmp_path, capsys) -> None:
     folder = tmp_path / "demo"
     dataset = str(motion_root / "clips.csv")

@@ -51,11 +51,6 @@ class TinyStudy:
         self.path.write_text(json.dumps({**GRID, **changes}))
         return self.path
 
-    def add_dataset(self, name: str, **fields: Any) -> None:
-        """Declares another data set, of the same videos."""
-        path = self.path.with_name("datasets.json")
-        path.write_text(json.dumps({**json.loads(path.read_text()), name: {"dataset": "clips.csv", **fields}}))
-
     def grid(self, **changes: Any) -> Grid:
         return read_grid(self.declare(**changes))
 

@@ -1,8 +1,6 @@
 """A study from its grid to its tables. The runs execute in this process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scripts.study import ROOT
 from studies import running
 from studies.commands import run_study
 from studies.records import read_records
@@ -76,11 +73,3 @@ def test_a_study_in_parts_with_a_failure(here, tiny_study, tmp_path, capsys) -> 
     text = render_study(records, "tiny")
     assert f"| VICReg | frames | {100 * values_of(results)['VICReg']:.1f} |" in text
     assert "| VICReg + ViDiDi − VICReg | frames |" in text
-
-
-def test_the_script_finds_the_package_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "nowhere.json"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert found.stderr.startswith("study.py: error: ")
-    assert "nowhere.json" in found.stderr

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from studies.grid import read_grid
-from studies.records import Records, collect, read_all_records, read_records
+from studies.records import Records, collect, read_records
 from studies.runs import Run
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -67,20 +67,6 @@ def test_results_are_read_back_as_they_were_written(tiny_study, tmp_path: Path) 
     again.write(tmp_path / "again", "tiny")
     for path in (table, described):
         assert (tmp_path / "again" / path.name).read_text() == path.read_text()
-
-
-def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
-    """What another grid has measured is not measured again; where both have, a grid's own result is meant."""
-    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
-    finish(there[0], 0.25)
-    collect(grid, there, [], "x").write(tmp_path, "own")
-    for run in there[:2]:
-        finish(run, 0.5)
-    collect(grid, there, [], "x").write(tmp_path, "another")
-    records = collect(grid, here, list(read_all_records(tmp_path, "own").values()), "x")
-    values = recalls(records)
-    assert values == {"untrained": 0.25, "VICReg": 0.5}
-    assert records.missing() == [("clips", "VICReg + ViDiDi", 0)]
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,6 @@ def test_the_untrained_arm_is_what_training_starts_from(tiny_study, tmp_path: Pa
     assert all(torch.equal(found[name], started[name]) for name in started)
 
 
-def test_a_folder_that_pretraining_alone_has_written_is_looked_at_too(tiny_study, tmp_path: Path) -> None:
-    run = tiny_study.plan(tmp_path / "out")[0]
-    save_untrained(replace(run.recipe, image_size=40))
-    with pytest.raises(ValueError, match="image_size was 40 and is 32"):
-        run_one(run)
-
-
 def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tiny_study, tmp_path: Path) -> None:
     """Three runs in one process after another: the first fails, the second is killed in the middle, the third ends."""
     recipe = {"save_epochs": 1, "evaluate_epochs": 0}

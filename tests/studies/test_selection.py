@@ -1,6 +1,5 @@
 """Who is held out, against counts by hand; lists are read back by the door that all data sets have."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
@@ -57,19 +56,3 @@ def test_a_validation_part_comes_from_the_training_videos_alone(motion_root: Pat
     backgrounds = dict(zip(paths(whole, "train"), original["background"][:]))
     assert rows["background"][:] == [backgrounds[path] for path in held]
     assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-
-
-def test_groups_of_a_set_without_a_split(motion_root: Path, tmp_path: Path) -> None:
-    rows = list(csv.DictReader((motion_root / "clips.csv").open()))
-    for number, row in enumerate(rows):
-        row["video"], row["source"] = str(motion_root / row["video"]), f"s{number // 8}"
-    with (tmp_path / "all.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    source = VideoSource(str(tmp_path / "all.csv"), split="all", group_column="source")
-    listed = Selection(source, tmp_path / "list.csv", 0.34, group="source").write()
-    kept, held = (set(load_video_dataset(listed, split=split)["source"][:]) for split in ("train", "test"))
-    assert len(held) == 1
-    assert kept | held == {"s0", "s1", "s2"}
-    assert not kept & held
