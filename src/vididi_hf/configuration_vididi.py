@@ -92,9 +92,9 @@ class ViDiDiConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name in kwargs:  # the base class would just store them
             if not self._knows(name):
-                fields_ = [*self.__dataclass_fields__, "num_labels"]
-                guesses = difflib.get_close_matches(name, fields_, n=1)
-                own = ", ".join(field for field in fields_ if not hasattr(PreTrainedConfig, field))
+                known = [*self.__dataclass_fields__, "num_labels"]
+                guesses = difflib.get_close_matches(name, known, n=1)
+                own = ", ".join(one for one in known if not hasattr(PreTrainedConfig, one))
                 hint = f"did you mean {guesses[0]!r}?" if guesses else f"its fields are {own}"
                 raise TypeError(f"{type(self).__name__} got an unexpected keyword {name!r}: {hint}")
         if self.backbone != "s3d":

@@ -82,7 +82,7 @@ def test_a_killed_call_is_continued_after_the_last_whole_shard(options, tmp_path
     program = """
 import json, os, signal, sys
 import vididi_hf.search.embedding as module
-write, written = module.write_tables, []
+write, written = module.shards.write_tables, []
 def dying(path, schema, tables, record):
     def killing():
         yield from tables
@@ -90,7 +90,7 @@ def dying(path, schema, tables, record):
             os.kill(os.getpid(), signal.SIGKILL)
         written.append(path)
     write(path, schema, killing(), record)
-module.write_tables = dying
+module.shards.write_tables = dying
 module.embed_videos(module.EmbeddingOptions(**json.loads(sys.argv[1])))
 """
     chosen = options(output_dir=str(tmp_path / "killed"))
