@@ -150,11 +150,6 @@ def test_commands_parse(page: str, place: Callable[[str], None], capsys: pytest.
     assert "is now called" not in capsys.readouterr().err
 
 
-def test_examples_of_the_help_parse() -> None:
-    for command in COMMANDS.values():
-        check_command(command.example)
-
-
 def test_flags_in_the_text_exist() -> None:
     known = {spec.name for command in COMMANDS for spec in fields(options_of(command))}
     known |= {f"no_{name}" for name in known} | {"gpus-per-node", "machine_rank", "max_restarts"}
