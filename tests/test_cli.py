@@ -64,11 +64,6 @@ def test_help_imports_nothing_heavy():
         assert "usage: vididi" in result.stdout
 
 
-def test_the_module_is_the_command():
-    result = subprocess.run([sys.executable, "-m", "vididi_hf", "--help"], capture_output=True, text=True, check=True)
-    assert all(name in result.stdout for name in COMMANDS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

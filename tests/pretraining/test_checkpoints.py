@@ -116,14 +116,6 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000025", "step-00000030"]
 
 
-def test_list_is_in_the_order_of_steps_and_holds_nothing_else(tmp_path: Path) -> None:
-    assert list_checkpoints(tmp_path) == []
-    names = ["step-100000000", "step-00000002", "step-99999999"]
-    for name in [*names, ".step-00000003.part", "step-00000004.part", "best", "step-x"]:
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-99999999", "step-100000000"]
-
-
 STAGES = [
     "pretraining.checkpoints.save_encoder",
     "pretraining.checkpoints.save_file",
