@@ -74,6 +74,7 @@ def test_the_module_is_the_command():
     [
         ("pretran", "vididi: error: unknown command 'pretran': did you mean 'pretrain'?"),
         ("evaluate nearest", "vididi: error: unknown command 'evaluate nearest': "),
+        ("evaluate --model m", "name the evaluation first, as in `vididi evaluate retrieval`"),
         ("pretrain --epoch 3", "vididi pretrain: error: unknown option '--epoch': did you mean '--epochs'?"),
         ("pretrain nowhere", "vididi pretrain: error: no data set 'nowhere'"),
         ("pretrain VIDEOS --split validation", "has no split 'validation'"),

@@ -111,7 +111,7 @@ def test_old_names_work_everywhere_and_say_so(tmp_path: Path, capsys: pytest.Cap
         ("m --inputs frame", "inputs must be one of frames, both, got 'frame': did you mean 'frames'?"),
         ("m --preset huge", "preset must be one of small, large, got 'huge'"),
         ("m --progress maybe", "argument --progress: expected true or false, got 'maybe'"),
-        ("m --config missing.json", "[Errno 2] No such file or directory: 'missing.json'"),
+        ("m --config missing.json", "missing.json: No such file or directory"),
     ],
 )
 def test_a_mistake_gets_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]):
@@ -142,7 +142,7 @@ def test_help_lists_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
         parse_options(Sizes, ["--help"], prog="vididi sizes", description="What it does.\n\nvididi sizes m")
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert "usage: vididi sizes MODEL OUTPUT [--option value ...]" in text
+    assert "usage: vididi sizes MODEL [OUTPUT] [--option value ...]" in text
     assert "What it does.\n\nvididi sizes m\n" in text
     assert all(f"--{spec.name}" in text for spec in fields(Sizes))
     assert "An integer, 100 % checked. (default: 10)" in " ".join(text.split())
