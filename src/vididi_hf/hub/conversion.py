@@ -116,7 +116,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with torch.serialization.safe_globals([(_Inert, "__main__.exclude_bias_and_norm")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch fails in many ways if the file is something else
-        raise ValueError(f"{path} cannot be read as a file of tensors: {error}") from None
+        raise ValueError(f"{path} is not a file of tensors: {type(error).__name__}: {error}") from None
     left_out: dict[str, str] = {}
     container = next((name for name in _CONTAINERS if isinstance(content, dict) and name in content), None)
     if container is not None:
