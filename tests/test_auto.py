@@ -29,10 +29,3 @@ def run_python(*arguments: str) -> str:
 @pytest.mark.parametrize("first", ["vididi_hf", "transformers.models.auto.modeling_auto"])
 def test_either_side_may_be_imported_first(first, checkpoint):
     run_python("-c", f"import sys; folder = sys.argv[1]; import {first}\n{LOAD}", str(checkpoint))
-
-
-def test_help_of_the_module_does_not_import_torch():
-    lines = run_python("-X", "importtime", "-m", "vididi_hf", "--help").splitlines()
-    imported = {line.rsplit("|", 1)[-1].strip() for line in lines}
-    assert "vididi_hf.cli" in imported
-    assert not imported & {"torch", "transformers"}

@@ -1,7 +1,7 @@
 """Options: what is checked, which source wins, and which line a mistake gets."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -129,24 +129,10 @@ def test_a_mistake_gets_one_line(arguments: str, message: str, capsys: pytest.Ca
         ("{", "is not JSON: "),
     ],
 )
-def test_a_mistake_in_a_file_gets_one_line(
-    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_mistake_in_a_file_gets_one_line(content, message, tmp_path, capsys):
     file = tmp_path / "file.json"
     file.write_text(content)
     assert message in refused(capsys, "m", "--config", str(file))
-
-
-def test_help_lists_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        parse_options(Sizes, ["--help"], prog="vididi sizes", description="What it does.\n\nvididi sizes m")
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    assert "usage: vididi sizes MODEL [OUTPUT] [--option value ...]" in text
-    assert "What it does.\n\nvididi sizes m\n" in text
-    assert all(f"--{spec.name}" in text for spec in fields(Sizes))
-    assert "An integer, 100 % checked. (default: 10)" in " ".join(text.split())
-    assert "Required. (required)" in text
 
 
 def test_a_resumed_run_keeps_its_options():
@@ -156,9 +142,7 @@ def test_a_resumed_run_keeps_its_options():
         Sizes(model="m", num_clips=3).check_resumes(saved)
 
 
-def test_errors_of_paths_and_values_are_one_line_and_ours_keep_their_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_errors_of_paths_and_values_are_one_line_and_ours_keep_their_traceback(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end, errors_in_one_line("vididi it"):
         raise OSError("no file\n  of that name\n")
     assert end.value.code == 2

@@ -95,13 +95,6 @@ def test_python_runs_and_prints_what_its_comments_say(page: str, place: Callable
     run_blocks(page, blocks)
 
 
-@pytest.mark.parametrize("text", ["import vididi_hf.nothing", "print(1)  # 0", "if False:\n    print(1)  # 1"])
-def test_a_wrong_block_is_noticed(text: str) -> None:
-    run_blocks("page", [(1, "print(1, 'x')  # 1 …")])
-    with pytest.raises((ImportError, AssertionError)):
-        run_blocks("page", [(1, text)])
-
-
 def options_of(command: str) -> type:
     module, name = COMMANDS[command].options.split(":")
     return getattr(importlib.import_module(f"vididi_hf.{module}"), name)
@@ -155,28 +148,6 @@ def test_commands_parse(page: str, place: Callable[[str], None], capsys: pytest.
         except SystemExit:
             pytest.fail(f"{page}: {command}\n{capsys.readouterr().err}")
     assert "is now called" not in capsys.readouterr().err
-
-
-def test_examples_of_the_help_parse() -> None:
-    for command in COMMANDS.values():
-        check_command(command.example)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "vididi pretrian videos",
-        "torchrun -m vididi_hf pretrain --objective vicrge",
-        "accelerate launch scripts/pretrain.py --epochs many",
-        "vididi publish runs/vididi",
-        "make demo DATASTE=x",
-        "pip install 'vididi-hf[nothing]'",
-        "unknown",
-    ],
-)
-def test_a_wrong_command_is_noticed(command: str) -> None:
-    with pytest.raises((AssertionError, KeyError, SystemExit)):
-        check_command(command)
 
 
 def test_flags_in_the_text_exist() -> None:

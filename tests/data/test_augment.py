@@ -296,3 +296,12 @@ def test_colors_per_frame_flicker_and_only_they(no_augmentation):
 def test_gray_wins_over_jittered_saturation(no_augmentation):
     gray = replace(no_augmentation, jitter_probability=1.0, gray_probability=1.0)(noise(), Random(0))
     assert (gray.max(dim=1).values.int() - gray.min(dim=1).values).max() <= 1
+
+
+def test_per_frame_gray_is_drawn_for_each_frame(no_augmentation):
+    clip = noise(8, 8, 8)
+    augmentation = replace(no_augmentation, image_size=8, gray_probability=0.5, per_frame_color=True)
+    frames = torch.cat([augmentation(clip, Random(seed)) for seed in range(40)])
+    is_gray = frames.int().diff(dim=1).abs().amax(dim=(1, 2, 3)) <= 1
+    assert abs(int(is_gray.sum()) - 160) < 45  # five standard deviations
+    assert all(torch.equal(frame, clip[i % 8]) != is_gray[i] for i, frame in enumerate(frames))

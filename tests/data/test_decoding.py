@@ -1,6 +1,7 @@
 """Decoding: every kind of source, every kind of defect, unusual formats, and real files with lying headers."""
 
 import io
+import pickle
 import struct
 import sys
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_any_array_of_indices_is_served(video, name):
         assert frames.untyped_storage().nbytes() == 8 * 3 * 48 * 64
 
 
+def test_all_frames_are_asked_for_at_once_and_each_once_where_clips_are_windows(video, monkeypatch):
+    decoder = VideoDecoder(str(video))
+    reader, asked, seen, original = VideoReader(decoder), [], [], decoder.get_frames_at
+    monkeypatch.setattr(decoder, "get_frames_at", lambda indices: asked.append(list(indices)) or original(indices))
+    for indices in ([[7, 2, 7], [2, 2, 4]], [[1, 2, 3], [2, 3, 4]]):
+        reader.read(lambda n, chosen=indices: seen.append(n) or torch.tensor(chosen))
+    assert asked == [[7, 2, 7, 2, 2, 4], [1, 2, 3, 4]]
+    assert seen == [30, 30]  # chosen once per call
+
+
 @pytest.mark.parametrize("indices", [[-1, 3], [3, 30]])
 def test_frames_outside_the_video_are_a_mistake_of_the_caller(video, indices):
     with pytest.raises(IndexError, match=r"levels\.mp4, which has 30 frames"):
@@ -156,6 +167,15 @@ def test_broken_bytes_and_other_types_are_refused_too():
     for source in (3, None, [], {}, {"path": None, "bytes": None}):
         with pytest.raises(TypeError, match=type(source).__name__):
             decode_clips(source, every_frame)
+
+
+def test_the_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(BrokenVideoError("a.mp4", "it is empty")))
+    assert (error.source, error.reason, str(error)) == (
+        "a.mp4",
+        "it is empty",
+        "cannot read the video a.mp4: it is empty",
+    )
 
 
 def test_missing_ffmpeg_says_what_to_install(video, monkeypatch):
@@ -249,6 +269,28 @@ def test_a_file_whose_time_stamps_lie_is_read_in_order(tmp_path):
     for indices in ([0, 3, 6, 9], [1, 2, 13], [11, 5, 17]):
         expected = torch.stack([whole[index] for index in indices])
         assert torch.equal(VideoReader(path).read(lambda n, wanted=indices: wanted), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_looked_at"), [("a.mp4", False), ("a.mov", False), ("a.mkv", False), ("a.avi", True)]
+)
+def test_the_first_picture_is_decoded_only_where_containers_lie(tmp_path, monkeypatch, name, is_looked_at):
+    path = encode(tmp_path / name, gray_levels(6), "mpeg4")
+    looked_at, get_frame_at = [], VideoDecoder.get_frame_at
+    monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: looked_at.append(i) or get_frame_at(self, i))
+    for source in (path, path.read_bytes(), {"path": str(path), "bytes": None}):
+        looked_at.clear()
+        VideoReader(source)
+        assert looked_at == [0] * is_looked_at
+
+
+@needs_samples
+def test_a_file_whose_time_stamps_are_only_late_is_sought(monkeypatch):
+    """Two of the UCF101 samples have B-frames and one key frame: no need to decode them singly from the start."""
+    singly, get_frame_at = [], VideoDecoder.get_frame_at
+    monkeypatch.setattr(VideoDecoder, "get_frame_at", lambda self, i: singly.append(i) or get_frame_at(self, i))
+    decode_clips(SAMPLES / "ucf101" / "v_ApplyEyeMakeup_g01_c01.avi", lambda n: range(n - 60, n - 6, 3))
+    assert singly == [0]
 
 
 def test_variable_frame_rate_counts_pictures(tmp_path):

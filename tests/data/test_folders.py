@@ -1,11 +1,13 @@
 """Folders of videos, saved data sets, and the columns of all data sets."""
 
+import os
 from pathlib import Path
 
 import datasets
 import pytest
 
 from vididi_hf.data.folders import (
+    MissingSplitError,
     find_files,
     read_hub_dataset,
     read_saved_dataset,
@@ -79,6 +81,9 @@ def test_saved_data_sets(tmp_path, motion_root):
     assert read_saved_dataset(tmp_path / "dict")[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
         read_saved_dataset(tmp_path / "dict", "validation")
+    text = datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "bob" / "000003.mp4")]})
+    text.save_to_disk(tmp_path / "text")  # paths become videos
+    assert read_saved_dataset(tmp_path / "text")[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
     rows.select([0]).save_to_disk(tmp_path / "single")  # which is every split
     assert [len(read_saved_dataset(tmp_path / "single", split)) for split in ("train", "test", None)] == [1, 1, 1]
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "other")
@@ -133,3 +138,34 @@ def test_columns_and_their_types():
     assert typed.column_names == ["video", "boxes", "person"]
     assert with_video_column(["a.mp4"], ["run"]).features["label"].names == ["run"]
     assert with_video_column(["a.mp4"]).column_names == ["video"]
+
+
+def test_every_kind_of_video_file_and_nothing_else(tmp_path, monkeypatch):
+    kept = ["a.mp4", "b.webm", "c.AVI", "d.mov", "e.mkv", "f.MP4", "g.h.mpg"]
+    touch(tmp_path / "all", *kept, "notes.txt", "picture.png", "noextension", "a.mp4.part", "._a.mp4", ".trash/z.mp4")
+    touch(tmp_path / "all", "lost+found/b.mp4")
+    (tmp_path / "all" / "folder.mp4").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):  # to read what only the system may
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert paths_of(read_video_folder(tmp_path / "all"), tmp_path / "all") == sorted(kept)
+    touch(tmp_path, "none/notes.txt")
+    for folder in ("none", "nowhere"):
+        with pytest.raises(FileNotFoundError, match=folder):
+            read_video_folder(tmp_path / folder)
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"), [("Valid", "validation"), ("dev", "validation"), ("TRAINING", "train"), ("eval", "test")]
+)
+def test_splits_go_by_several_names(tmp_path, folder, split):
+    touch(tmp_path, f"{folder}/a.mp4")
+    for name in (split, folder):
+        assert paths_of(read_video_folder(tmp_path, name), tmp_path) == [f"{folder}/a.mp4"]
+    with pytest.raises(MissingSplitError, match=f"has no split 'other'; it has {split}"):
+        read_video_folder(tmp_path, "other")

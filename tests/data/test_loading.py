@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 import pytest
@@ -155,6 +156,57 @@ def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_worker
     rows = with_video_column([str(path) for path in broken_videos.values()])
     with pytest.raises(ValueError, match=r"5 videos in a row cannot be decoded, among them .*\.mp4: "):
         load(rows, batch_size=2, num_workers=num_workers)
+
+
+def write_unusual(folder):
+    """Good videos of every uncommon kind: codecs, depths and sizes, times, very few frames, and fewer than promised."""
+    kinds = {
+        "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
+        "gray": ("ffv1", "gray", (48, 64), 30),
+        "odd": ("libx264", "yuv444p", (47, 63), 30),
+        "variable": ("libx264", "yuv420p", (48, 64), 30),
+        **{f"tiny-{length}": ("libx264", "yuv420p", (48, 64), length) for length in (1, 2, 3)},
+        "cut": ("libx264", "yuv420p", (48, 64), 30),
+    }
+    for kind, (codec, pixel_format, (height, width), length) in kinds.items():
+        path = folder / f"{kind}.{'mp4' if kind == 'cut' else 'mkv'}"
+        options = {"movflags": "faststart"} if kind == "cut" else {}
+        with av.open(str(path), "w", options=options) as container:
+            stream = container.add_stream(codec, rate=10, options={"g": "1"})
+            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+            for index in range(length):
+                picture = np.random.default_rng(index).integers(256, size=(height, width, 3), dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = index + (index**2 if kind == "variable" else 0)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+        yield str(path)
+
+
+def test_unusual_videos_are_good_ones_and_tiny_ones_are_looped(tmp_path, no_augmentation):
+    paths = list(write_unusual(tmp_path))
+    clips = clips_of(with_video_column(paths), augmentation=no_augmentation, num_clips=3)
+    for index, path in enumerate(paths):
+        sample = clips[0, index]
+        assert sample["broken"] == {}, path
+        assert sample["clips"].shape == (3, 6, 3, 48, 48)
+        if "tiny" in path:
+            clip, length = sample["clips"][0], int(path[-5])
+            assert torch.equal(clip[length:], clip[:-length])
+            assert len(clip.unique(dim=0)) == length
+
+
+def test_data_sets_without_videos_and_too_few_are_refused(rows, motion_root):
+    with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
+        ClipLoader(clips_of(rows), 9, world_size=2)
+    with pytest.raises(ValueError, match=r"no column 'video', only \['label', 'background'\]"):
+        clips_of(rows.remove_columns("video"))
+    with pytest.raises(ValueError, match="holds no videos"):
+        clips_of(rows.select([]))
+    sample = clips_of(with_video_column([None, str(motion_root / "train" / "pulse" / "000005.mp4")]))[0, 0]
+    assert (sample["broken"], sample["row"]) == ({"<row 0>": "the row holds no video"}, 1)
 
 
 def keys(num_samples, batch_size, epoch=0, **options):

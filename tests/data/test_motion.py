@@ -185,6 +185,25 @@ def test_the_background_is_drawn_independently_of_the_label(split):
     assert abs(statistic - freedom) / math.sqrt(2 * freedom) < 4
 
 
+@pytest.mark.parametrize(("split", "videos"), [("train", 1200), ("test", 400)])
+def test_labels_are_balanced_and_every_background_is_shown(split, videos):
+    """So that it can be asked whether an encoder tells backgrounds: test videos have those of training videos."""
+    drawn = [describe_motion(split, index) for index in range(videos)]
+    assert Counter(row["label"] for row in drawn) == dict.fromkeys(MOTIONS, videos // 8)
+    counts = Counter(row["background"] for row in drawn)
+    assert set(counts) == set(range(NUM_BACKGROUNDS))
+    assert max(counts.values()) < 2 * videos / NUM_BACKGROUNDS  # none is a safe guess
+
+
+def test_backgrounds_differ_and_are_textured():
+    pool = torch.stack([make_background(index) for index in range(NUM_BACKGROUNDS)])
+    assert pool.shape == (NUM_BACKGROUNDS, 3, SIZE, SIZE)
+    assert 0 <= pool.min() < pool.max() <= 1
+    assert pool.std(dim=(2, 3)).min() > 0.02
+    distances = torch.cdist(pool.flatten(1), pool.flatten(1), p=1) / pool[0].numel()
+    assert distances[~torch.eye(NUM_BACKGROUNDS, dtype=torch.bool)].min() > 0.02
+
+
 def test_train_and_test_share_no_sprite():
     pools = {split: torch.stack([make_sprite(split, i) for i in range(n)]) for split, n in NUM_SPRITES.items()}
     for pool in pools.values():
@@ -270,9 +289,28 @@ def test_an_interruption_leaves_only_whole_files_and_can_be_resumed(tmp_path, mo
     assert {path: finished[path] for path in contents(tmp_path / "whole")} == contents(tmp_path / "whole")
 
 
-def test_a_folder_holds_one_seed(tmp_path):
+def test_a_lost_file_is_made_again_and_a_larger_set_keeps_files(tmp_path):
+    generate_motion(tmp_path, num_train=2, num_test=1, progress=False)
+    before = contents(tmp_path)
+    lost, kept = tmp_path / "train" / "scroll" / "000001.mp4", tmp_path / "train" / "slide" / "000000.mp4"
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
+    for num_test in (1, 2, 1):
+        generate_motion(tmp_path, num_train=2, num_test=num_test, progress=False)
+        assert kept.stat().st_mtime_ns == written
+        assert len(read_list(tmp_path)) == 2 + num_test
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_folder_holds_one_seed_and_one_version(tmp_path, monkeypatch):
     generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"holds motion videos of .*'seed': 0.* choose another folder .*'seed': 7"):
         generate_motion(tmp_path, num_train=1, num_test=1, seed=7, progress=False)
+    monkeypatch.setattr(motion, "VERSION", motion.VERSION + 1)
+    with pytest.raises(ValueError, match="'version': "):
+        generate_motion(tmp_path, num_train=1, num_test=1, progress=False)
+    with pytest.raises(ValueError, match="must be positive, got 0 and 1"):
+        generate_motion(tmp_path, 0, 1, progress=False)
     assert contents(tmp_path) == before

@@ -93,6 +93,30 @@ def test_an_id_is_looked_up_on_the_hub(monkeypatch, motion_root):
     assert asked == [("owner/some-clips_2.0", "test"), ("owner/some-clips_2.0", "all")]
 
 
+def test_options_are_checked_and_seeds_have_folders_of_their_own(motion_root, vididi_home):
+    with pytest.raises(TypeError, match="num_videos"):
+        load_video_dataset("motion", root=motion_root, num_videos=3)
+    for options in ({"num_train": 3}, {"root": motion_root}):
+        with pytest.raises(ValueError, match=r"(num_train|root): only the built-in sets \(motion, .*\) take options"):
+            load_video_dataset(motion_root, **options)
+    paths = {first_path(load_video_dataset("motion", num_train=1, num_test=1, seed=seed)) for seed in (0, 3)}
+    assert len(paths) == 2
+    assert all(vididi_home in path.parents for path in paths)
+
+
+@pytest.mark.parametrize("error", [datasets.exceptions.DatasetNotFoundError, ConnectionError])
+def test_what_the_hub_does_not_give_may_be_a_misspelt_folder(monkeypatch, motion_root, error):
+    def load_dataset(name, split):
+        raise error("cannot be reached")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match=r"'data/vidoes'.*nor a folder.*from the Hub .* cannot be loaded: cann"):
+        load_video_dataset("data/vidoes")
+    monkeypatch.chdir(motion_root / "train")  # a single video is no data set
+    with pytest.raises(FileNotFoundError, match=r"no data set 'pulse/000005\.mp4'.*nor the id"):
+        load_video_dataset("pulse/000005.mp4")
+
+
 @pytest.mark.parametrize("name", ["motoin", "/no/such/folder", "../videos", "~/videos", "a/b/c", "./a/b", "a b/c"])
 def test_unknown_names_say_what_is_allowed(name, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", None)  # nothing here is asked of the Hub

@@ -28,8 +28,11 @@ def test_every_part_of_a_key_matters():
     assert len({seeded_random(*key).random() for key in keys}) == len(keys)
 
 
-def test_streams_of_neighboring_keys_are_uncorrelated():
+def test_streams_of_neighboring_keys_are_uncorrelated_and_first_draws_uniform():
     """Of 4000 uniform draws each, the correlation of unrelated streams has deviation 1/sqrt(4000) = 0.016."""
     streams = torch.stack([draw("clip", 0, index, count=4000) for index in range(6)])
     correlations = torch.corrcoef(streams) - torch.eye(6)
     assert correlations.abs().max() < 0.08
+    first = torch.cat([draw("clip", 0, index, count=1) for index in range(2000)])
+    counts = torch.histc(first, bins=10, min=0, max=1)
+    assert (counts - 200).abs().max() < 70  # five standard deviations of a binomial(2000, 0.1)

@@ -18,7 +18,14 @@ from vididi_hf.data.loading import ClipMaker, TrainingClips
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.data.preparation.shards import shard_path, write_shard
-from vididi_hf.data.streaming import ParquetVideos, StreamedBatches, StreamingClipLoader, find_shards
+from vididi_hf.data.streaming import (
+    ParquetVideos,
+    StreamedBatch,
+    StreamedBatches,
+    StreamedClips,
+    StreamingClipLoader,
+    find_shards,
+)
 
 CLIPS = {"num_clips": 2, "num_frames": 4, "frame_stride": 2, "extra_frames": 1}
 FEATURES = datasets.Features({"video": datasets.Video()})
@@ -129,6 +136,16 @@ def test_the_window_says_how_far_rows_move():
     assert (places(400) - torch.arange(400)).abs().max() > 150
 
 
+def test_neighbors_in_a_shard_are_torn_apart_and_every_video_comes_with_its_own_bytes():
+    batches = asked(CountedVideos([16] * 40), batch_size=16, shuffle_window=256)
+    in_one_group = [Counter(row // 16 for row in batch.asked).most_common(1)[0][1] for batch in batches]
+    assert max(in_one_group) <= 8
+    assert sum(in_one_group) / len(in_one_group) < 5
+    for batch in asked(CountedVideos(UNEVEN)):
+        assert set(batch.asked) <= set(batch.videos)
+        assert all(video["path"] == str(row) for row, video in batch.videos.items())
+
+
 def test_each_row_group_is_fetched_once_and_ranks_share_only_those_that_they_meet_in():
     videos = CountedVideos([4] * 60)
     asked(videos, shuffle_window=30)
@@ -222,6 +239,18 @@ def test_broken_videos_are_replaced_and_named_and_all_good_ones_are_seen(damaged
     assert sum(len(batch["broken"]) > 0 for batch in load(damaged, batch_size=1)) == 3  # of single videos too
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_rows_without_video_are_replaced_and_shards_of_broken_videos_stop_and_say_so(tmp_path, videos, num_workers):
+    good = videos.read_group(0)[0]
+    sample = StreamedClips(make_clips())[StreamedBatch(epoch=0, asked=[7], videos={7: None, 3: good})][0]
+    assert (sample["index"], sample["row"], sample["broken"]) == (7, 3, {"<row 7>": "the row holds no video"})
+    assert torch.equal(sample["clips"], make_clips()(good, (0, 7)))
+    rows = [{"video": {"bytes": b"no video", "path": f"{row}.mp4"}} for row in range(30)]
+    write_shard(shard_path(tmp_path, "train", 0, 1), FEATURES.arrow_schema, rows, {}, videos_per_group=4)
+    with pytest.raises(ValueError, match=r"21 videos in a row cannot be decoded, among them .*\.mp4: it is not a vid"):
+        load(ParquetVideos(find_shards(str(tmp_path))), batch_size=2, num_workers=num_workers)
+
+
 # Shards are found wherever they lie, and no byte is read that is not needed
 
 LABELED = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -293,6 +322,34 @@ def test_shards_of_folders_urls_files_and_patterns(labeled, remote):
         assert names(find_shards(f"{place}/data/train-*.parquet")) == TRAIN
         assert names(find_shards(f"{place}/data/{TRAIN[2]}")) == [TRAIN[2]]
         assert len(ParquetVideos(find_shards(place))) == 12
+
+
+def test_a_data_set_card_decides_which_file_belongs_to_which_split(labeled, tmp_path):
+    (tmp_path / "x.parquet").write_bytes(shard_path(labeled, "train", 0, 3).read_bytes())
+    (tmp_path / "y.parquet").write_bytes(shard_path(labeled, "train", 2, 3).read_bytes())
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: y.parquet\n  - split: test\n    path: x.parquet\n---\n"
+    )
+    assert [names(find_shards(str(tmp_path), split)) for split in ("train", "test")] == [["y.parquet"], ["x.parquet"]]
+
+
+def test_what_cannot_be_streamed_is_refused_with_advice(labeled, videos, motion_root, tmp_path):
+    for call, message in (
+        (lambda: find_shards("motion"), r"motion is a built-in set, but .*run `vididi prepare` first"),
+        (lambda: find_shards(str(motion_root)), r"contains no Parquet files, but .*run `vididi prepare` first"),
+        (lambda: find_shards(str(labeled), "validation"), "has no split 'validation'; it has test, train"),
+        (lambda: ParquetVideos([str(tmp_path / "list.parquet")]), "has no column 'video' with the bytes .* only label"),
+        (lambda: ParquetVideos([str(shard_path(labeled, "train", 1, 3))]), "holds no videos"),
+        (lambda: StreamingClipLoader(videos, make_clips(), 9, world_size=2), "16 videos, fewer than one global batch"),
+        (lambda: StreamingClipLoader(videos, make_clips(), 2, shuffle_window=0), "shuffle_window must be at least 1"),
+    ):
+        datasets.Dataset.from_dict({"video": ["a.mp4"], "label": [0]}).to_parquet(tmp_path / "list.parquet")
+        with pytest.raises(ValueError, match=message):
+            call()
+    for nowhere in ("nowhere", "nowhere-*.parquet"):
+        with pytest.raises(FileNotFoundError):
+            find_shards(str(tmp_path / nowhere))
 
 
 def test_rows_are_counted_through_all_files(labeled, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+import vididi_hf
 from vididi_hf.data.workers import leave_process_group, ordered_map
 
 
@@ -57,6 +59,16 @@ def test_results_come_in_the_order_of_the_jobs(here: ModuleType) -> None:
     assert list(ordered_map(here.slow_square, range(20), 2, crashed)) == squares
 
 
+def threads_and_process(_: int) -> tuple[int, int]:
+    return torch.get_num_threads(), os.getpid()
+
+
+def test_workers_are_other_processes_with_one_thread(here: ModuleType) -> None:
+    seen = set(ordered_map(here.threads_and_process, range(4), 1, lambda _: (0, 0)))
+    assert {threads for threads, _ in seen} == {1}
+    assert os.getpid() not in {process for _, process in seen}
+
+
 def test_jobs_are_taken_as_needed(here: ModuleType) -> None:
     taken = []
 
@@ -98,6 +110,12 @@ def test_workers_of_a_loader_leave_the_group_that_signals_are_sent_to() -> None:
     groups = set(loader)
     assert len(groups) == 2
     assert os.getpgrp() not in groups
+
+
+def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
+    for path in Path(vididi_hf.__file__).parent.rglob("*.py"):
+        calls = re.findall(r"\bDataLoader\((?=[^)])", text := path.read_text(encoding="utf-8"))
+        assert len(calls) <= text.count("worker_init_fn"), path.name
 
 
 if __name__ == "__main__":

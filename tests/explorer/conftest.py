@@ -1,8 +1,5 @@
 """Two tiny encoders with random weights, and a small gallery."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -27,9 +24,3 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def explorer(checkpoints: dict[str, str]) -> Explorer:
     """An explorer of the two."""
     return Explorer.from_pretrained(checkpoints, per_motion=1)
-
-
-@pytest.fixture(scope="session")
-def long_video(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
-    """A file that lasts 61 seconds."""
-    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", torch.zeros(732, 3, 32, 32, dtype=torch.uint8))

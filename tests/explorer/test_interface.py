@@ -3,14 +3,12 @@
 import re
 import shutil
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install vididi-hf[explorer]")
 
-from explorer.interface import build_page, draw, launch_page
+from explorer.interface import build_page, launch_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -20,18 +18,6 @@ def address(explorer):
     page = build_page(explorer)
     yield launch_page(page, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     page.close()
-
-
-def test_figures_become_pixels_without_the_white_around():
-    figure = Figure(figsize=(2, 1))
-    axis = figure.add_axes((0.25, 0.2, 0.5, 0.4))  # columns 25 to 75 and rows 20 to 40 of 50, from the top
-    axis.set_axis_off()
-    axis.imshow(np.full((1, 1, 3), (255, 128, 0), dtype=np.uint8), aspect="auto")
-    image = np.asarray(draw(figure, dpi=50).convert("RGB"))
-    assert np.abs(np.subtract(image.shape, (20 + 6, 50 + 6, 3))).max() <= 1
-    assert (image[4:-4, 4:-4] == (255, 128, 0)).all()
-    assert (image[:2] == 255).all()
-    assert (image[:, -2:] == 255).all()
 
 
 def test_uploads_do_not_stay(explorer):
@@ -70,7 +56,7 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 
 
 @pytest.mark.slow
-def test_in_a_browser(address, browser, write_video, broken_videos, long_video, tmp_path):
+def test_in_a_browser(address, browser, write_video, broken_videos, tmp_path):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
     strangers, errors = [], []
@@ -99,20 +85,10 @@ def test_in_a_browser(address, browser, write_video, broken_videos, long_video, 
     chooser.set_input_files(broken_videos["text"])
     wait_for("text.mp4 cannot be read: it is not a video that FFmpeg can read")
     page.locator("#derivatives").wait_for(state="hidden")
-    page.get_by_label("Clear").first.click()
-    message.get_by_text("spin", exact=True).wait_for()
-    page.locator("#derivatives").wait_for(state="visible")
-    chooser.set_input_files(long_video)
-    wait_for("long.mp4 lasts 61 seconds. The explorer accepts videos of at most 60 seconds")
-    page.get_by_label("bob", exact=True).click()
-    message.get_by_text("bob", exact=True).wait_for()
     chooser.set_input_files(write_video(tmp_path / "mine.mp4", 30))
     wait_for("30 frames of 48 × 40 pixels")
     assert tiles.count() == 1 + 2 * 5
 
-    page.set_viewport_size({"width": 420, "height": 900})
-    page.wait_for_function(PICTURES_LOADED)
-    assert page.evaluate(OVERFLOW) == 0  # on a telephone
     assert strangers == []
     assert errors == []
     page.close()

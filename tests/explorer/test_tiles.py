@@ -46,28 +46,7 @@ def test_moving_pictures_move():
     assert loop == 0  # for ever
 
 
-def test_a_sample_tells_same_from_other():
-    page = neighbors_page(exploration("spin"), lambda index: gray([index, 100]))
-    captions = re.findall(r'class="vd-tile vd-(\w+)">.*?<figcaption>(.*?)</figcaption>', page)
-    assert captions == [
-        ("asked", "spin"),
-        ("other", "✗ bob · 0.912"),
-        ("same", "✓ spin · 0.500"),
-        ("same", "✓ spin · 1.000"),
-    ]
-    assert re.findall(r'class="vd-name">(.*?)<', page) == ["video", "baseline", "A&lt;B"]
-
-
 def test_pictures_are_those_of_the_neighbors():
     page = neighbors_page(exploration("spin"), lambda index: gray([20 * index, 200]))
     first = [frames_of(address)[0][0] for address in re.findall(r'src="(.*?)"', page)]
     np.testing.assert_allclose(first, [10, 60, 120, 120], atol=4)
-
-
-def test_an_upload_has_no_right_and_wrong():
-    page = neighbors_page(exploration(None), lambda index: gray([index, 100]))
-    kinds = re.findall(r'class="vd-tile vd-(\w+)">', page)
-    assert kinds == ["asked", "plain", "plain", "plain"]
-    assert "<figcaption>your video</figcaption>" in page
-    assert "✓" not in page
-    assert "✗" not in page

@@ -25,12 +25,6 @@ def test_only_the_frames_shown_are_decoded(write_video, tmp_path, monkeypatch):
     assert decoded == [0, 3, 6, 9, 190, 193, 196, 199]
 
 
-def test_short_videos_are_looped(write_video, tmp_path):
-    clips, facts = read_upload(write_video(tmp_path / "short.mp4", 3), num_clips=5, num_frames=10, frame_stride=4)
-    assert clips.shape[:2] == (5, 10)
-    assert facts.startswith("3 frames")
-
-
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -47,11 +41,6 @@ def test_what_is_no_video(broken_videos, kind, reason):
     assert str(refusal.value).startswith(f"{kind}.mp4 cannot be read: ")
     assert reason in str(refusal.value)
     assert str(broken_videos[kind].parent) not in str(refusal.value)  # where the server keeps files is its affair
-
-
-def test_too_long(long_video):
-    with pytest.raises(RefusedVideoError, match=r"long\.mp4 lasts 61 seconds\. .* videos of at most 60 seconds"):
-        read_upload(long_video, 5, 10, 1)
 
 
 def test_too_large(write_video, tmp_path, monkeypatch):

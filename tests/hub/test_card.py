@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.evaluation.results import EvaluationResult, report_of
 from vididi_hf.hub import card
-from vididi_hf.hub.card import check_links, describe_result, eval_results, measure_cost, read_emissions
+from vididi_hf.hub.card import check_links, measure_cost, read_emissions
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.publishing import prepare_repository
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -32,11 +30,6 @@ def bare(tmp_path):
     ViDiDiModel(config).save_pretrained(tmp_path)
     ViDiDiVideoProcessor(num_frames=4, size=32, crop_size=32).save_pretrained(tmp_path)
     return tmp_path
-
-
-def test_the_template_is_where_cards_are():
-    template = Path(__file__).parents[2] / "model_cards" / "template.md"
-    assert template.read_text() == card.TEMPLATE.read_text()
 
 
 def test_everything_that_was_measured(run_folder, tmp_path):
@@ -157,13 +150,3 @@ def test_the_published_size_of_r3d_18():
     parameters, operations = measure_cost(ViDiDiConfig(), ViDiDiVideoProcessor(num_frames=16))
     assert parameters == 33_371_472 - 400 * 513  # torchvision's count without its classifier
     assert operations / 2e9 == pytest.approx(40.7, abs=0.05)  # the multiply-adds that torchvision states
-
-
-def test_titles_and_protocols():
-    protocol = {"clips": 3, "weights": None, "orders": [0, 1], "decay": {"frames": 0.1}, "failed_videos": ["a", "b"]}
-    report = report_of(EvaluationResult("linear", {"frames": {"top-1": 0.5}}, protocol, primary="top-1"), "org/name")
-    described = describe_result(report)
-    assert described["title"] == "Video classification, linear probe: unknown, split test"
-    assert described["protocol"] == "Protocol: clips 3, orders 0 1, decay frames: 0.1, failed videos 2."
-    [entry] = eval_results([report])
-    assert entry.metric_args == {"input": "frames", "clips": 3}

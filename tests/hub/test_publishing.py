@@ -16,7 +16,7 @@ from tests.hub.hub_server import TOKEN, is_lfs
 from vididi_hf import PublishOptions, ViDiDiForPreTraining, ViDiDiForVideoClassification, ViDiDiModel, publish
 from vididi_hf.cli import run_command
 from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
-from vididi_hf.hub.publishing import format_plan, prepare_repository, send, without_local_paths
+from vididi_hf.hub.publishing import prepare_repository, send, without_local_paths
 from vididi_hf.hub.remote_code import code_files
 
 REPO = "org/vididi-vicreg"
@@ -205,19 +205,6 @@ def test_without_a_token(prepared, hub):
     with pytest.raises(HfHubHTTPError):
         send(prepared, OPTIONS, HfApi(endpoint=hub.url, token=False))
     assert hub.repos == {}
-
-
-def test_plan(tmp_path):
-    for name, size in (("model.safetensors", 2_500_000), ("config.json", 999), ("figures/a.png", 1000)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(bytes(size))
-    assert format_plan(tmp_path, OPTIONS).splitlines() == [
-        "org/vididi-vicreg (private):",
-        " 2.50MB  model.safetensors",
-        " 1.00kB  figures/a.png",
-        "   999B  config.json",
-        " 2.50MB  in 3 files",
-    ]
 
 
 def test_local_paths(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torchcodec.encoders import VideoEncoder
 
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.logging import RunLog
+from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 VIDEOS, BATCH, EPOCHS = 12, 4, 2
@@ -86,6 +87,14 @@ def stop_after(step: int, patch: pytest.MonkeyPatch, what: str = "step") -> None
             raise Interrupted
 
     patch.setattr(RunLog, what, report_and_stop)
+
+
+def interrupt(recipe: PretrainingRecipe, step: int, what: str = "step") -> None:
+    """Runs a recipe until `stop_after` stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(step, patch, what)
+        with pytest.raises(Interrupted):
+            pretrain(recipe)
 
 
 def without_speed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

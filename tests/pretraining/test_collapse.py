@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.pretraining.runs import BATCH, make_recipe
+from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.collapse import (
     alignment,
     collapse_warnings,
@@ -16,6 +18,7 @@ from vididi_hf.pretraining.collapse import (
     relative_std,
     uniformity,
 )
+from vididi_hf.pretraining.logging import read_metrics
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -84,11 +87,7 @@ def test_a_batch_is_described_view_by_view() -> None:
     values = describe_representation(features.requires_grad_(), embeddings.to(torch.float32))
     assert values["rank_me"].item() == pytest.approx(rank_me(features.reshape(20, 6)).item())
     assert values["alignment"].item() == pytest.approx(alignment(embeddings[:, 0], embeddings[:, 1]).item(), rel=1e-5)
-    for name, measure in (
-        ("std", relative_std),
-        ("participation", participation_ratio),
-        ("uniformity", uniformity),
-    ):
+    for name, measure in (("std", relative_std), ("participation", participation_ratio), ("uniformity", uniformity)):
         expected = (measure(embeddings[:, 0]) + measure(embeddings[:, 1])).item() / 2
         assert values[name].item() == pytest.approx(expected, rel=1e-5)
     assert not any(value.requires_grad for value in values.values())
@@ -109,3 +108,24 @@ def test_collapse_is_named_and_health_is_not() -> None:
     two_poles = random(1, 1, 8) * random(16, 2, 1, seed=1).sign() + 0.1 * random(16, 2, 8, seed=2)
     (words,) = collapse_warnings(describe_representation(random(16, 2, 32), two_poles)).values()
     assert words.startswith("the embeddings of the videos vary along hardly more than one line (participation 1.")
+
+
+def test_collapse_is_warned_of_once_with_step_and_files(videos, tmp_path, capsys, monkeypatch) -> None:
+    """In a real run, whose embeddings are the same for all videos."""
+    build = loop.build_model
+
+    def build_collapsed(*args):
+        model = build(*args)
+        with torch.no_grad():  # BatchNorm that gives all videos the same, before a linear layer
+            model.objective.projector[1].weight.zero_()
+            model.objective.projector[1].bias.fill_(1)
+        return model
+
+    monkeypatch.setattr(loop, "build_model", build_collapsed)
+    options = {"order_schedule": "baseline", "monitor_steps": 1, "optimizer": "sgd", "learning_rate": 0.0}
+    loop.pretrain(make_recipe(videos, tmp_path, "byol", **options))
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "all videos have nearly the same embedding (std 0" in warning
+    assert "at step 1 with derivative orders (0, 0); the videos of this step were " in warning
+    assert warning.count(".mp4") == BATCH
+    assert read_metrics(tmp_path)[0]["std/00"] == pytest.approx(0, abs=1e-5)

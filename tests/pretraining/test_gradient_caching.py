@@ -77,7 +77,7 @@ def accelerator() -> Iterator[Accelerator]:
 @pytest.mark.parametrize("chunk_size", [1, 4])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_without_batch_statistics_cached_gradients_are_those_of_the_whole_batch(
-    objective: str, chunk_size: int, view_forward: str, accelerator: Accelerator
+    objective, chunk_size, view_forward, accelerator
 ) -> None:
     whole = build(objective, batch_norm=False, view_forward=view_forward)
     expected = whole(views_of(clips(), ORDERS), ORDERS)
@@ -97,9 +97,7 @@ def test_without_batch_statistics_cached_gradients_are_those_of_the_whole_batch(
 
 @pytest.mark.parametrize("view_forward", ["separate", "joint"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_batch_norm_sees_one_chunk_and_counts_it_once(
-    objective: str, view_forward: str, accelerator: Accelerator
-) -> None:
+def test_batch_norm_sees_one_chunk_and_counts_it_once(objective, view_forward, accelerator) -> None:
     by_hand = build(objective, batch_norm=True, view_forward=view_forward)
     outputs, targets = [], []
     for chunk in clips().chunk(2):
@@ -177,11 +175,7 @@ def run_one_process(rank: int, folder: Path, port: int) -> None:
             model.register_comm_hook(None, count)
             output = compute(accelerator, model, clips().chunk(2)[rank], ORDERS, views_of)
             raw = accelerator.unwrap_model(model)
-            results[objective, method] = {
-                "gradients": gradients(raw),
-                "loss": output.loss,
-                "reductions": reductions,
-            }
+            results[objective, method] = {"gradients": gradients(raw), "loss": output.loss, "reductions": reductions}
     torch.save(results, folder / f"rank{rank}.pt")
 
 
@@ -198,7 +192,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, An
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_processes_with_cached_gradients_compute_those_of_one_with_the_whole_batch(
-    objective: str, two_processes: list[dict[Any, Any]]
+    objective, two_processes
 ) -> None:
     model = build(objective, batch_norm=False)
     loss = model(views_of(clips(), ORDERS), ORDERS).loss
@@ -211,9 +205,7 @@ def test_two_processes_with_cached_gradients_compute_those_of_one_with_the_whole
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_that_accumulate_compare_equal_parts_of_both(
-    objective: str, two_processes: list[dict[Any, Any]]
-) -> None:
+def test_two_processes_that_accumulate_compare_equal_parts_of_both(objective, two_processes) -> None:
     model = build(objective, batch_norm=False)
     quarters = clips().chunk(4)  # the first process holds the first two
     parts = [torch.cat(quarters[0::2]), torch.cat(quarters[1::2])]

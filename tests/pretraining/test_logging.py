@@ -56,9 +56,7 @@ def end_epoch(reporter: RunLog, evaluation: dict[str, float] | None = None) -> N
     reporter.epoch(evaluation or {})
 
 
-def test_a_row_holds_the_means_of_its_epoch(
-    make: Callable[..., RunLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_holds_the_means_of_its_epoch(make, tmp_path, monkeypatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     reporter = make(monitor_steps=0)
@@ -113,9 +111,7 @@ def test_the_representation_is_measured_by_pair_of_orders(make: Callable[..., Ru
         assert row[f"{name}/01"] == pytest.approx((first + fifth + seventh) / 3, rel=1e-5)
 
 
-def test_collapse_is_warned_of_once_for_each_pair_of_orders(
-    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_collapse_is_warned_of_once_for_each_pair_of_orders(make, capsys) -> None:
     reporter = make(monitor_steps=1)
     take_step(reporter, loss=1.0)
     assert capsys.readouterr().err == ""
@@ -128,74 +124,6 @@ def test_collapse_is_warned_of_once_for_each_pair_of_orders(
         "2-a.mp4, 2-b.mp4, 2-c.mp4, 2-d.mp4"
     )
     assert "at step 4 with derivative orders (1, 1); the videos of this step were 4-a.mp4" in second
-
-
-def test_an_interrupted_epoch_goes_on_where_it_was(make: Callable[..., RunLog], tmp_path: Path) -> None:
-    whole = make()
-    for loss in (1.0, 2.0, 6.0):
-        take_step(whole, loss)
-    end_epoch(whole)
-    expected = read_metrics(tmp_path)[0]
-    first = make()
-    for loss in (1.0, 2.0):
-        take_step(first, loss)
-    resumed = make(first.progress)
-    resumed.load_state_dict(first.state_dict())
-    take_step(resumed, 6.0)
-    end_epoch(resumed)
-    (row,) = read_metrics(tmp_path)
-    assert row.pop("videos_per_second") > 0
-    assert row == {name: value for name, value in expected.items() if name != "videos_per_second"}
-
-
-def test_the_row_of_an_epoch_that_a_stop_left_unfinished_is_written_again(
-    make: Callable[..., RunLog], tmp_path: Path
-) -> None:
-    first = make()
-    for _ in range(STEPS):
-        take_step(first, 1.0)
-    place, state = Progress(**vars(first.progress)), first.state_dict()
-    end_epoch(first)
-    resumed = make(place)
-    assert read_metrics(tmp_path) == []
-    resumed.load_state_dict(state)
-    end_epoch(resumed)
-    assert [(row["epoch"], row["total_steps"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, STEPS, 1.0)]
-
-
-def test_bar_counts_steps_and_shows_epoch_loss_terms_and_speed(
-    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
-) -> None:
-    reporter = make(Progress(epoch=1, total_steps=7), progress=True, objective="simclr", order_schedule="first-order")
-    for _ in range(3):
-        take_step(reporter, loss=1.5)
-    reporter.close()
-    shown = capsys.readouterr().err
-    assert reporter.bar.n == 10  # those before a resume count
-    assert "simclr · first-order" in shown
-    assert "epoch 2/2 loss 1.5 variance 3 " in shown
-    assert " videos/s" in shown
-
-
-def test_broken_videos_are_counted_and_named_at_the_end(
-    make: Callable[..., RunLog], capsys: pytest.CaptureFixture[str]
-) -> None:
-    make(Progress(broken={"b.mp4": "no video stream", "a.mp4": "empty file"})).close()
-    assert capsys.readouterr().out.splitlines() == [
-        "2 videos could not be decoded and were replaced by others:",
-        "  a.mp4: empty file",
-        "  b.mp4: no video stream",
-    ]
-    make(Progress()).close()
-    assert capsys.readouterr().out == ""
-
-
-def test_wandb_is_told_the_runs_folder(make: Callable[..., RunLog], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself it writes to the folder that the run was started in."""
-    told: dict[str, Any] = {}
-    monkeypatch.setattr(Accelerator, "init_trackers", lambda *_, **options: told.update(options))
-    reporter = make(tracker="tensorboard")
-    assert told["init_kwargs"] == {"wandb": {"dir": reporter.recipe.output_dir}}
 
 
 def test_tracker_gets_the_rows_and_the_recipe(make: Callable[..., RunLog], tmp_path: Path) -> None:
@@ -229,37 +157,8 @@ def test_means_are_those_of_everything_added_since_the_reset() -> None:
     assert means.read() == {"c": 3.0}
 
 
-def test_means_keep_neither_graph_nor_the_callers_tensor() -> None:
-    weight = torch.ones((), requires_grad=True)
-    loss = 2 * weight
-    means = RunningMeans()
-    means.add({"loss": loss})
-    means.add({"loss": loss})
-    with torch.no_grad():
-        loss.zero_()
-    assert means.read() == {"loss": 2.0}
-    assert not any(total.requires_grad for total in means._sums.values())
-
-
-def test_half_precision_is_summed_in_full() -> None:
-    means = RunningMeans()
-    for _ in range(1000):
-        means.add({"loss": torch.tensor(1.0, dtype=torch.bfloat16)})  # where 256 + 1 is 256
-    assert means.read() == {"loss": 1.0}
-
-
 def rows(*steps: int) -> list[dict]:
     return [{"epoch": index, "total_steps": step, "loss": 0.1 * step} for index, step in enumerate(steps)]
-
-
-def test_rows_come_back_in_order_and_at_once(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path)
-    assert read_metrics(tmp_path) == []
-    for count, row in enumerate(rows(5, 10, 15), start=1):
-        file.write(row)
-        assert read_metrics(tmp_path) == rows(5, 10, 15)[:count]  # on disk, not in a buffer
-    assert [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()] == rows(5, 10, 15)
-    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
 
 
 @pytest.mark.parametrize(("resumed_at", "kept"), [(15, 3), (12, 2), (10, 2), (4, 0), (0, 0)])
@@ -278,9 +177,3 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_overwritten(tmp_path: Path) ->
     assert read_metrics(tmp_path) == rows(5)
     MetricsFile(tmp_path, keep_until=5).write({"total_steps": 10})
     assert read_metrics(tmp_path) == [*rows(5), {"total_steps": 10}]
-
-
-def test_garbage_in_the_middle_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
-    (tmp_path / METRICS_FILE).write_text('{"total_steps": 1}\ngarbage\n{"total_steps": 2}\n')
-    with pytest.raises(ValueError, match="Expecting value"):
-        read_metrics(tmp_path)

@@ -15,17 +15,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import AutoVideoProcessor
 
-from tests.pretraining.runs import (
-    BATCH,
-    STEPS,
-    TOTAL,
-    VIDEOS,
-    Interrupted,
-    assert_same,
-    final_state,
-    make_recipe,
-    stop_after,
-)
+from tests.pretraining.runs import BATCH, STEPS, TOTAL, VIDEOS, assert_same, final_state, interrupt, make_recipe
 from vididi_hf import ViDiDiModel
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.checkpoints import list_checkpoints
@@ -36,9 +26,7 @@ from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.setup import save_untrained
 
 
-def test_a_run_ends_with_an_encoder_that_from_pretrained_loads(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ends_with_an_encoder_that_from_pretrained_loads(videos, tmp_path, monkeypatch) -> None:
     trained: list[ViDiDiForPreTraining] = []
     build = loop.build_model
     monkeypatch.setattr(loop, "build_model", lambda *args: trained.append(build(*args)) or trained[0])
@@ -79,9 +67,7 @@ def test_each_epoch_writes_one_row(whole_runs: Callable[[str], Path]) -> None:
             assert row["videos_per_second"] > 0
 
 
-def test_same_seed_same_weights_and_another_seed_others(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_same_seed_same_weights_and_another_seed_others(videos, whole_runs, tmp_path) -> None:
     expected = final_state(whole_runs("vicreg"))
     torch.rand(5)  # the state of the global generator must not matter
     assert_same(final_state(pretrain(make_recipe(videos, tmp_path / "again"))), expected)
@@ -89,9 +75,7 @@ def test_same_seed_same_weights_and_another_seed_others(
     assert not torch.equal(other["encoder"]["backbone.stem.0.weight"], expected["encoder"]["backbone.stem.0.weight"])
 
 
-def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(videos, tmp_path, capsys) -> None:
     folder = tmp_path / "some broken"
     for path in (videos / "train").rglob("*.mp4"):
         folder.mkdir(exist_ok=True)
@@ -99,10 +83,7 @@ def test_broken_videos_do_not_stop_training_and_are_named_at_the_end(
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("no video")
     recipe = make_recipe(folder, tmp_path / "run", batch_size=7, save_epochs=1, num_workers=1)
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 3)
     progress = json.loads((list_checkpoints(tmp_path / "run")[0] / "training_state" / "progress.json").read_text())
     assert {Path(source).name for source in progress["broken"]} == {"empty.mp4", "text.mp4"}
     capsys.readouterr()
@@ -149,9 +130,7 @@ def normalized_derivative(clips: Tensor, order: int, frames: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["paper", "baseline", "fixed-pair", "paper-per-step"])
-def test_the_model_sees_the_scheduled_derivative_of_each_clip(
-    name: str, videos: Path, tmp_path: Path, seen: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_the_model_sees_the_scheduled_derivative_of_each_clip(name, videos, tmp_path, seen) -> None:
     recipe = make_recipe(videos, tmp_path, schedule=name, epochs=4, seed=2)
     pretrain(recipe)
     schedule = recipe.build_order_schedule()
@@ -171,18 +150,14 @@ def test_the_model_sees_the_scheduled_derivative_of_each_clip(
     assert {order for pair in pairs for order in pair} == set(range(schedule.max_order + 1))
 
 
-def test_the_two_clips_of_a_video_differ_and_no_batch_comes_twice(
-    videos: Path, tmp_path: Path, seen: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_the_two_clips_of_a_video_differ_and_no_batch_comes_twice(videos, tmp_path, seen) -> None:
     pretrain(make_recipe(videos, tmp_path, order_schedule="baseline"))
     clips = [clips for clips, _ in seen]
     assert all(not torch.equal(batch[:, 0], batch[:, 1]) for batch in clips)
     assert all(not torch.equal(clips[i], clips[j]) for i in range(TOTAL) for j in range(i))
 
 
-def test_learning_rate_rises_for_a_tenth_of_the_run_and_falls_along_a_cosine(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learning_rate_rises_for_a_tenth_of_the_run_and_falls_along_a_cosine(videos, tmp_path, monkeypatch) -> None:
     rates = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(
@@ -205,9 +180,7 @@ def test_learning_rate_rises_for_a_tenth_of_the_run_and_falls_along_a_cosine(
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected[STEPS - 1 :: STEPS])
 
 
-def test_target_follows_with_a_decay_that_rises_to_one(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_target_follows_with_a_decay_that_rises_to_one(videos, tmp_path, monkeypatch) -> None:
     decays = []
     update = ViDiDiForPreTraining.update_target
 
@@ -239,9 +212,7 @@ def gradient_norms(recipe: PretrainingRecipe, monkeypatch: pytest.MonkeyPatch) -
     return norms
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_clipped_to_the_norm_asked_for(videos, tmp_path, monkeypatch) -> None:
     plain = make_recipe(videos, tmp_path / "plain", optimizer="sgd", learning_rate=0.1, epochs=1)
     free = gradient_norms(plain, monkeypatch)
     limit = sorted(free)[1]  # some are above it, one is below
@@ -253,12 +224,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_precision_that_a_cpu_lacks_is_said_to_be_full(
-    precision: str,
-    videos: Path,
-    whole_runs: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    precision, videos, whole_runs, tmp_path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     folder = pretrain(make_recipe(videos, tmp_path, mixed_precision=precision))
@@ -266,9 +232,7 @@ def test_precision_that_a_cpu_lacks_is_said_to_be_full(
     assert_same(final_state(folder), final_state(whole_runs("vicreg")))
 
 
-def test_activation_checkpointing_changes_no_weight(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_activation_checkpointing_changes_no_weight(videos, whole_runs, tmp_path) -> None:
     folder = pretrain(make_recipe(videos, tmp_path, activation_checkpointing=True))
     assert_same(final_state(folder)["published"], final_state(whole_runs("vicreg"))["published"])
 
@@ -281,9 +245,7 @@ def test_the_memory_layout_is_the_recipes(channels_last: bool, videos: Path, tmp
     assert weight.is_contiguous() != channels_last
 
 
-def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(videos, whole_runs, tmp_path) -> None:
     folder = pretrain(make_recipe(videos, tmp_path, evaluate_epochs=2))
     assert_same(final_state(folder), final_state(whole_runs("vicreg")))
     first, second = read_metrics(folder)
@@ -295,7 +257,7 @@ def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(
 
 @pytest.mark.parametrize("options", [{"gradient_accumulation": 2}, {"chunk_size": 2}])
 def test_a_batch_in_parts_is_another_run_for_vicreg_and_the_same_step_count(
-    options: dict[str, int], videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
+    options, videos, whole_runs, tmp_path
 ) -> None:
     folder = pretrain(make_recipe(videos, tmp_path, **options))
     state, whole = final_state(folder), final_state(whole_runs("vicreg"))
@@ -306,9 +268,7 @@ def test_a_batch_in_parts_is_another_run_for_vicreg_and_the_same_step_count(
         pretrain(make_recipe(videos, tmp_path, epochs=3, resume=True))
 
 
-def test_nothing_is_measured_or_warned_of_unless_asked_and_ill(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_measured_or_warned_of_unless_asked_and_ill(videos, whole_runs, tmp_path, capsys) -> None:
     folder = pretrain(make_recipe(videos, tmp_path, monitor_steps=0))
     assert not any("/" in name for row in read_metrics(folder) for name in row)
     assert_same(final_state(folder), final_state(whole_runs("vicreg")))
@@ -316,9 +276,7 @@ def test_nothing_is_measured_or_warned_of_unless_asked_and_ill(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_evaluation_does_without_a_test_split_but_not_without_labels(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_does_without_a_test_split_but_not_without_labels(videos, tmp_path, capsys) -> None:
     for folder, evaluated in (("train", True), ("train/a", False)):  # folders within it are labels; there are none in a
         recipe = make_recipe(videos / folder, tmp_path / folder, epochs=1, evaluate_epochs=1)
         assert ["R@1" in row for row in read_metrics(pretrain(recipe))] == [evaluated]
@@ -345,9 +303,7 @@ def test_tracker_is_written_or_missed(videos: Path, tmp_path: Path, monkeypatch:
         pretrain(make_recipe(videos, tmp_path / "other", tracker="trackio"))
 
 
-def test_parameters_are_not_spread_over_processes(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parameters_are_not_spread_over_processes(videos, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match="configured for FSDP, but checkpoints need whole parameters"):
         pretrain(make_recipe(videos, tmp_path / "run"))
@@ -359,9 +315,7 @@ def test_a_data_set_smaller_than_a_batch_is_an_error(videos: Path, tmp_path: Pat
         pretrain(make_recipe(videos, tmp_path, batch_size=13))
 
 
-def test_one_step_is_forward_backward_update_and_moving_average(
-    videos: Path, tmp_path: Path, seen: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_step_is_forward_backward_update_and_moving_average(videos, tmp_path, seen, monkeypatch) -> None:
     """A run of a single step against the same things done one by one."""
     recipe = make_recipe(
         videos, tmp_path, "byol", epochs=1, batch_size=VIDEOS, optimizer="sgd", learning_rate=6.4, weight_decay=0.0

@@ -283,14 +283,6 @@ def test_activation_checkpointing_changes_neither_gradients_nor_running_statisti
         torch.testing.assert_close(left.grad, right.grad, rtol=0, atol=0)
 
 
-def test_tuple_output_skips_nothing() -> None:
-    model = build("vicreg").eval()
-    expected = model(views())
-    torch.testing.assert_close(model(views(), return_dict=False), expected.to_tuple())
-    model.config.return_dict = model.vididi.config.return_dict = False
-    assert isinstance(model(views()), tuple)
-
-
 def test_construction_on_the_meta_device_allocates_nothing_and_freezes_the_target() -> None:
     with torch.device("meta"):
         model = ViDiDiForPreTraining(configuration("byol"))

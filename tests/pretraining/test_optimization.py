@@ -98,18 +98,6 @@ def test_lars_resumes_from_its_state() -> None:
         assert torch.equal(left, right)
 
 
-def test_lars_evaluates_a_closure_with_gradients() -> None:
-    weight = nn.Parameter(torch.ones(2, 2))
-
-    def closure() -> float:
-        loss = weight.square().sum()
-        loss.backward()
-        return loss.item()
-
-    assert LARS([weight], lr=1.0).step(closure) == 4.0
-    assert (weight < 1).all()
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_matrices_decay_and_what_is_frozen_is_left_out(name: str) -> None:
     model = network()

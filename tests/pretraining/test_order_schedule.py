@@ -103,16 +103,6 @@ def test_seeds_and_epochs_have_draws_of_their_own(name: str) -> None:
     assert all(runs[i] != runs[j] for i in range(4) for j in range(i))
 
 
-def test_presets_without_a_random_step() -> None:
-    assert {pair for epoch in range(8) for pair in pairs_of(AlternatingSchedule.from_preset("baseline"), epoch, 9)} == {
-        (0, 0)
-    }
-    fixed = AlternatingSchedule.from_preset("fixed-pair")
-    assert {pair for epoch in range(8) for pair in pairs_of(fixed, epoch, 9)} == {(0, 1)}
-    first_order = AlternatingSchedule.from_preset("first-order")
-    assert [set(pairs_of(first_order, epoch, 9)) for epoch in range(5)] == [{MODES[epoch % 4]} for epoch in range(5)]
-
-
 def test_highest_order_says_how_many_frames_a_clip_needs_more() -> None:
     expected = {"baseline": 0, "paper": 2, "paper-per-step": 2, "first-order": 1, "fixed-pair": 1}
     expected |= {"third-order": 3, "scheduled-lift": 2}

@@ -44,12 +44,6 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line.removeprefix("vididi pretrain: error: ")
 
 
-def test_without_arguments_it_is_the_clean_preset() -> None:
-    assert parse_recipe([]) == CLEAN
-    assert CLEAN.preset == "clean"
-    assert PRESETS["clean"] == {}
-
-
 def test_paper_preset_is_what_the_authors_ran() -> None:
     expected = asdict(CLEAN) | PAPER
     assert asdict(parse_recipe(["--preset", "paper"])) == expected

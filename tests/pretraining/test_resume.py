@@ -1,6 +1,5 @@
 """Runs that stop and continue end as if they had never stopped, bit by bit."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from tests.pretraining.runs import (
     OPTIMIZERS,
     STEPS,
     TOTAL,
-    Interrupted,
     assert_same,
     final_state,
+    interrupt,
     make_recipe,
-    stop_after,
     without_speed,
 )
 from vididi_hf.data.preparation.options import PreparationOptions
@@ -40,45 +38,28 @@ from vididi_hf.pretraining.recipe import PretrainingRecipe
     ],
 )
 def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(
-    objective: str,
-    options: dict[str, int],
-    stop: tuple[int, str],
-    found: str | None,
-    videos: Path,
-    whole_runs: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    objective, options, stop, found, videos, whole_runs, tmp_path
 ) -> None:
     expected = whole_runs(objective)
     recipe = make_recipe(videos, tmp_path, objective, **options)
-    with monkeypatch.context() as patch:
-        stop_after(stop[0], patch, stop[1])
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, stop[0], stop[1])
     assert [path.name for path in list_checkpoints(tmp_path)][-1:] == ([found] if found else [])
     pretrain(replace(recipe, resume=True))
     assert_same(final_state(tmp_path), final_state(expected))
     assert without_speed(read_metrics(tmp_path)) == without_speed(read_metrics(expected))
 
 
-def test_workers_and_a_second_stop_change_nothing(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_and_a_second_stop_change_nothing(videos, whole_runs, tmp_path) -> None:
     recipe = make_recipe(videos, tmp_path, "byol", num_workers=2, save_steps=1, resume=True)
     for stop in (2, 5):
-        with monkeypatch.context() as patch:
-            stop_after(stop, patch)
-            with pytest.raises(Interrupted):
-                pretrain(recipe)
+        interrupt(recipe, stop)
         assert len(list_checkpoints(tmp_path)) == min(stop - 1, recipe.keep_checkpoints)
     pretrain(recipe)
     assert_same(final_state(tmp_path), final_state(whole_runs("byol")))
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
-def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_been(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_been(videos, tmp_path) -> None:
     shards = tmp_path / "shards"
     prepare_dataset(
         PreparationOptions(
@@ -89,18 +70,13 @@ def test_a_streamed_run_that_is_stopped_within_an_epoch_ends_as_if_it_had_not_be
     expected = pretrain(make_recipe(shards, tmp_path / "whole", **options))
     assert [row["total_steps"] for row in read_metrics(expected)] == [STEPS, TOTAL]
     recipe = make_recipe(shards, tmp_path / "stopped", save_steps=1, num_workers=1, **options)
-    with monkeypatch.context() as patch:
-        stop_after(5, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 5)
     assert list_checkpoints(tmp_path / "stopped")[-1].name == "step-00000004"
     pretrain(replace(recipe, resume=True))
     assert_same(final_state(tmp_path / "stopped"), final_state(expected))
 
 
-def test_a_finished_run_resumed_changes_nothing_and_can_be_made_longer(
-    videos: Path, whole_runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_finished_run_resumed_changes_nothing_and_can_be_made_longer(videos, whole_runs, tmp_path) -> None:
     recipe = make_recipe(videos, tmp_path, resume=True)
     pretrain(recipe)
     expected, rows = final_state(whole_runs("vicreg")), read_metrics(tmp_path)
@@ -133,18 +109,9 @@ def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
         pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class)))
 
 
-def test_damaged_checkpoints_are_skipped_for_older_ones(
-    videos: Path,
-    whole_runs: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_damaged_checkpoints_are_skipped_for_older_ones(videos, whole_runs, tmp_path, capsys) -> None:
     recipe = make_recipe(videos, tmp_path, save_steps=1, keep_checkpoints=3, resume=True)
-    with monkeypatch.context() as patch:
-        stop_after(5, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 5)
     older, old, newest = list_checkpoints(tmp_path)
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -162,9 +129,7 @@ def test_damaged_checkpoints_are_skipped_for_older_ones(
         pretrain(recipe)
 
 
-def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scale_of_the_loss_is_part_of_a_checkpoint(videos, tmp_path, monkeypatch) -> None:
     """As with fp16 on a GPU, whose scaler accelerate leaves out on a CPU; the scale doubles every other step."""
     build = loop.build_accelerator
 
@@ -176,10 +141,7 @@ def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
     monkeypatch.setattr(loop, "build_accelerator", build_with_scaler)
     recipe = make_recipe(videos, tmp_path / "run", save_steps=1, resume=True)
     whole = final_state(pretrain(replace(recipe, output_dir=str(tmp_path / "whole"))))
-    with monkeypatch.context() as patch:
-        stop_after(4, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 4)
     pretrain(recipe)
     assert_same(final_state(tmp_path / "run"), whole)
     state = torch.load(list_checkpoints(tmp_path / "run")[-1] / "training_state" / "optimizer.pt", weights_only=True)
@@ -187,9 +149,7 @@ def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
 
 
 @pytest.mark.slow  # test_compilation.py trains a step, and looks at the names of what is saved
-def test_a_compiled_run_is_stopped_and_resumed_like_others(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_run_is_stopped_and_resumed_like_others(videos, tmp_path, monkeypatch) -> None:
     """Traced and differentiated as if to be compiled."""
     compiled: list[ViDiDiForPreTraining] = []
 
@@ -203,10 +163,7 @@ def test_a_compiled_run_is_stopped_and_resumed_like_others(
     options["torch_compile"] = True
     expected = pretrain(make_recipe(videos, tmp_path / "whole", **options))
     recipe = make_recipe(videos, tmp_path / "stopped", save_steps=2, **options)
-    with monkeypatch.context() as patch:
-        stop_after(5, patch)
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 5)
     pretrain(replace(recipe, resume=True))
     assert len(compiled) == 3
     assert_same(final_state(tmp_path / "stopped"), final_state(expected))
@@ -214,16 +171,11 @@ def test_a_compiled_run_is_stopped_and_resumed_like_others(
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3)
 
 
-def test_the_checkpoint_of_the_best_evaluation_is_kept(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_of_the_best_evaluation_is_kept(videos, tmp_path, monkeypatch) -> None:
     scores = iter([0.5, 0.75, 0.75, 0.25])
     monkeypatch.setattr(loop, "evaluate", lambda *args: {"R@1": next(scores)})
     recipe = make_recipe(videos, tmp_path, epochs=4, save_epochs=9, keep_checkpoints=1, resume=True)
-    with monkeypatch.context() as patch:
-        stop_after(11, patch)  # of 12: the best one is remembered by a run that goes on
-        with pytest.raises(Interrupted):
-            pretrain(recipe)
+    interrupt(recipe, 11)  # of 12: the best one is remembered by a run that goes on
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006"]
     scores = iter([0.75, 0.25])
     pretrain(recipe)

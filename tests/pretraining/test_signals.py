@@ -90,9 +90,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_was_ended_and_resumed_is_bit_by_bit_the_one_that_was_not(
-    end: str, runs: tuple[Path, dict[str, Any]]
-) -> None:
+def test_a_run_that_was_ended_and_resumed_is_bit_by_bit_the_one_that_was_not(end, runs) -> None:
     folder, codes = runs
     name, _, number, _, newest = ENDS[end]
     code, left, resumed = codes[end]

@@ -33,22 +33,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_arms_differ_in_schedule_seed_and_folder_only(recipe: Path, tmp_path: Path) -> None:
-    options = demo.DemoOptions(recipe=str(recipe), seeds=[3, 5], output_dir=str(tmp_path / "demo"), epochs=2)
-    runs = demo.declare(options).runs_on("videos", "motion", tmp_path / "demo", root="here")
-    expected = [(f"{arm}-seed{seed}", seed) for seed in (3, 5) for arm in ("untrained", "baseline", "vididi")]
-    assert [(run.folder.name, run.seed) for run in runs] == expected
-    assert [run.recipe.order_schedule for run in runs[:3]] == ["baseline", "baseline", "paper"]
-    assert [run.trained for run in runs[:3]] == [False, True, True]
-    for run in runs:
-        assert (run.recipe.epochs, run.recipe.image_size, run.recipe.dataset_root) == (2, 32, "here")
-        changed = {name for name, value in vars(run.recipe).items() if value != getattr(runs[0].recipe, name)}
-        assert changed <= {"order_schedule", "seed", "output_dir"}
-
-
-def test_labeled_videos_become_a_table_pictures_and_encoders(
-    recipe: Path, motion_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root, tmp_path, capsys) -> None:
     folder = tmp_path / "demo"
     dataset = str(motion_root / "clips.csv")
     command = ["--dataset", dataset, "--recipe", str(recipe), "--epochs", "1", "--output_dir", str(folder)]
@@ -85,9 +70,7 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(
     assert "epochs was 1 and is 2" in capsys.readouterr().err
 
 
-def test_unlabeled_videos_have_neighbors_instead_of_a_table(
-    motion_root: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unlabeled_videos_have_neighbors_instead_of_a_table(motion_root, recipe, tmp_path, capsys) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     for number, video in enumerate(sorted((motion_root / "train").rglob("*.mp4"))):

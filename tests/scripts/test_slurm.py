@@ -45,9 +45,7 @@ def test_every_process_learns_its_place_and_gets_the_arguments(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (143, True), (1, False), (137, False)])
-def test_only_a_run_that_was_asked_to_stop_goes_back_into_the_queue(
-    status: int, requeued: bool, tmp_path: Path
-) -> None:
+def test_only_a_run_that_was_asked_to_stop_goes_back_into_the_queue(status, requeued, tmp_path) -> None:
     returned, calls = run(tmp_path, status)
     assert returned == status
     assert ("scontrol requeue 40017" in calls) == requeued

@@ -15,13 +15,7 @@ import torch.nn.functional as F
 
 from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset
 from vididi_hf.search import embedding as module
-from vididi_hf.search.embedding import (
-    embed_videos,
-    encoder_digest,
-    make_protocol,
-    processor_of,
-    read_report,
-)
+from vididi_hf.search.embedding import embed_videos, encoder_digest, make_protocol, processor_of, read_report
 from vididi_hf.search.search import StoredEmbeddings
 
 BROKEN, GOOD = 3, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]

@@ -9,15 +9,7 @@ import pytest
 
 from vididi_hf.search.embedding import embed_videos
 from vididi_hf.search.options import SearchOptions
-from vididi_hf.search.search import (
-    FoundVideo,
-    SearchAnswer,
-    StoredEmbeddings,
-    format_answers,
-    plot_answers,
-    search_exact,
-    search_videos,
-)
+from vididi_hf.search.search import StoredEmbeddings, plot_answers, search_exact, search_videos
 
 GOOD = [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
 
@@ -174,14 +166,6 @@ def test_another_model_or_protocol_and_broken_queries_are_refused(ask, folder, v
     ):
         with pytest.raises(ValueError, match=message):
             ask(query, videos.parent / "3.mp4", embeddings=folder, **choice)
-
-
-def test_the_table():
-    found = [FoundVideo(1, 0.98765, "swinging", "a.mp4", 3), FoundVideo(2, -0.5, None, "b.mp4", 0)]
-    lines = format_answers([SearchAnswer("q.mp4", "walk", found), SearchAnswer("r.mp4", None, found[1:])]).split("\n")
-    expected = "most similar to q.mp4 (walk)|rank score label video|1 0.988 swinging a.mp4|2 -0.500 b.mp4|"
-    expected += "most similar to r.mp4|rank score video|2 -0.500 b.mp4"
-    assert "|".join(" ".join(line.split()) for line in lines) == expected
 
 
 def test_the_picture_shows_queries_and_what_was_found(ask, options, folder, videos, tmp_path):

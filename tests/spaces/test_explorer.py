@@ -49,10 +49,3 @@ def test_encoders_of_the_environment_and_of_the_command_line(app, monkeypatch):
         {"baseline": "someone/plain", "ViDiDi": "someone/vididi"},
     ]
     assert served == [("page of the explorer", {"server_port": port}) for port in (None, 8000)]
-
-
-def test_a_missing_encoder_is_one_line(app, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        app.main(["--baseline", str(tmp_path / "nowhere")])
-    assert end.value.code == 2
-    assert re.fullmatch(r"app\.py: error: no folder '.*nowhere'.*\n", capsys.readouterr().err)

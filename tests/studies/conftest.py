@@ -24,14 +24,7 @@ NET = {
     "evaluate_epochs": 1,
     "num_workers": 0,
 }
-DATASETS = {
-    "clips": {
-        "dataset": "clips.csv",
-        "recipe": NET,
-        "probes": ["background"],
-        "validation": {"share": 0.5},
-    }
-}
+DATASETS = {"clips": {"dataset": "clips.csv", "recipe": NET, "probes": ["background"], "validation": {"share": 0.5}}}
 GRID = {
     "about": "Three arms",
     "datasets": ["clips"],
@@ -57,11 +50,6 @@ class TinyStudy:
         """Writes the grid with some fields changed."""
         self.path.write_text(json.dumps({**GRID, **changes}))
         return self.path
-
-    def add_dataset(self, name: str, **fields: Any) -> None:
-        """Declares another data set, of the same videos."""
-        path = self.path.with_name("datasets.json")
-        path.write_text(json.dumps({**json.loads(path.read_text()), name: {"dataset": "clips.csv", **fields}}))
 
     def grid(self, **changes: Any) -> Grid:
         return read_grid(self.declare(**changes))

@@ -1,8 +1,6 @@
 """A study from its grid to its tables. The runs execute in this process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scripts.study import ROOT, StudyOptions
 from studies import running
 from studies.commands import run_study
 from studies.records import read_records
@@ -36,9 +33,7 @@ def values_of(results: Path) -> dict[str, float]:
     return dict(zip(rows["arm"], rows["value"]))
 
 
-def test_a_study_in_parts_with_a_failure(
-    here: None, tiny_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_in_parts_with_a_failure(here, tiny_study, tmp_path, capsys) -> None:
     results, runs = tmp_path / "results", tmp_path / "runs"
     folders = {"results": results, "data": tiny_study.data}
 
@@ -78,35 +73,3 @@ def test_a_study_in_parts_with_a_failure(
     text = render_study(records, "tiny")
     assert f"| VICReg | frames | {100 * values_of(results)['VICReg']:.1f} |" in text
     assert "| VICReg + ViDiDi − VICReg | frames |" in text
-
-
-def test_a_validation_study_uses_training_videos_only(here: None, tiny_study, tmp_path: Path) -> None:
-    tiny_study.declare(
-        validation=True,
-        arms={f"rate {rate}": {"recipe": {"learning_rate": rate}, "series": "VICReg"} for rate in (0.01, 0.1)},
-        comparisons=[],
-        evaluation={"inputs": ["frames"], "num_clips": 1, "linear": False},
-    )
-    results = tmp_path / "results"
-    run_study(tiny_study.path, output_dir=tmp_path / "runs", results=results, data=tiny_study.data)
-    assert set(values_of(results)) == {"rate 0.01", "rate 0.1"}
-    report = json.loads((tmp_path / "runs/clips-validation/rate-0.1-seed0/metrics.json").read_text())
-    assert (report["protocol"]["gallery_videos"], report["protocol"]["query_videos"]) == (8, 8)
-
-
-def test_mistakes_are_named(tiny_study, tmp_path: Path) -> None:
-    folders = {"output_dir": tmp_path / "runs", "results": tmp_path / "results"}
-    with pytest.raises(ValueError, match=r"no run matches 'byol\*'; runs: clips/untrained-seed0"):
-        run_study(tiny_study.path, data=tiny_study.data, only=["byol*"], **folders)
-    with pytest.raises(ValueError, match=r"clips is not a built-in data set: pass the folder of clips.csv as --data"):
-        run_study(tiny_study.path, **folders)
-    with pytest.raises(ValueError, match=r"name a grid, such as studies/main.json, or pass --report"):
-        StudyOptions()
-
-
-def test_the_script_finds_the_package_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "nowhere.json"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert found.stderr.startswith("study.py: error: ")
-    assert "nowhere.json" in found.stderr

@@ -70,16 +70,3 @@ def test_chance_is_what_a_random_order_reaches(splits) -> None:
     uneven = embedded(np.array([0, 0, 0, 1]), torch.tensor([0, 1, 2, 2]))
     # By hand: 2/3 (rows 1, 2 of 1, 2, 3), 2/3, 2/2, and 0 of 2.
     assert chance_of(uneven, uneven) == pytest.approx((2 / 3 + 2 / 3 + 1 + 0) / 4)
-
-
-def test_videos_without_labels_give_neighbors(encoder, splits) -> None:
-    rows = splits.gallery.remove_columns(["label", "background"])
-    found = measure(*encoder, RetrievalSplits(rows, rows, None), Protocol(num_clips=1), dataset="x", num_workers=0)
-    assert found.metrics == {}
-    assert sorted(found.neighbors) == list(range(16))
-    assert all(len(others) == 5 and row not in others for row, others in found.neighbors.items())
-
-
-def test_a_probe_that_is_no_column_is_named(encoder, splits) -> None:
-    with pytest.raises(ValueError, match="no column 'weather' to probe for, only video, label, background"):
-        measure(*encoder, splits, Protocol(num_clips=1, probes=["weather"]))

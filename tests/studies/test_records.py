@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from studies.grid import read_grid
-from studies.records import Records, collect, read_all_records, read_records
+from studies.records import Records, collect, read_records
 from studies.runs import Run
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -69,23 +69,8 @@ def test_results_are_read_back_as_they_were_written(tiny_study, tmp_path: Path) 
         assert (tmp_path / "again" / path.name).read_text() == path.read_text()
 
 
-def test_grids_share_results(tiny_study, tmp_path: Path) -> None:
-    """What another grid has measured is not measured again; where both have, a grid's own result is meant."""
-    grid, there, here = tiny_study.grid(), tiny_study.plan(tmp_path / "there"), tiny_study.plan(tmp_path / "here")
-    finish(there[0], 0.25)
-    collect(grid, there, [], "x").write(tmp_path, "own")
-    for run in there[:2]:
-        finish(run, 0.5)
-    collect(grid, there, [], "x").write(tmp_path, "another")
-    records = collect(grid, here, list(read_all_records(tmp_path, "own").values()), "x")
-    values = recalls(records)
-    assert values == {"untrained": 0.25, "VICReg": 0.5}
-    assert records.missing() == [("clips", "VICReg + ViDiDi", 0)]
-
-
 @pytest.mark.parametrize(
-    "changes",
-    [{"recipe": {"epochs": 9}}, {"evaluation": {"inputs": ["frames"]}}, {"validation": True}, {"seeds": [7]}],
+    "changes", [{"recipe": {"epochs": 9}}, {"evaluation": {"inputs": ["frames"]}}, {"validation": True}, {"seeds": [7]}]
 )
 def test_results_of_another_study_do_not_stay(tiny_study, tmp_path: Path, changes: dict) -> None:
     there = tiny_study.plan(tmp_path / "there")
@@ -107,13 +92,3 @@ def test_the_results_of_earlier_versions_count_as_done(name: str) -> None:
     missing = records.missing()
     for run in read_grid(STUDIES / f"{name}.json").plan("runs", "data"):
         assert records.holds(run) == ((run.dataset, run.arm, run.seed) not in missing)
-
-
-def test_no_results_and_wrong_files(tmp_path: Path) -> None:
-    assert read_records(tmp_path, "tiny") is None
-    (tmp_path / "tiny.json").write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="holds no results of a study: its key 'schema' is not 1"):
-        read_records(tmp_path, "tiny")
-    (tmp_path / "tiny.json").write_text("no")
-    with pytest.raises(ValueError, match="is not JSON"):
-        read_records(tmp_path, "tiny")

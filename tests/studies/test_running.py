@@ -12,17 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from filelock import FileLock
 
-from studies import running
-from studies.running import BusyError, run_all, run_one
+from studies.running import run_all, run_one
 from studies.runs import Run
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
-from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.modeling import build_model
-from vididi_hf.pretraining.setup import build_processor, save_untrained
+from vididi_hf.pretraining.setup import save_untrained
 
 
 def files_of(run: Run) -> dict[str, int]:
@@ -64,30 +61,6 @@ def test_a_run_leaves_an_encoder_reports_and_a_result_and_is_not_done_again(tiny
     assert files_of(run)["result.json"] > before["result.json"]
 
 
-def test_an_encoder_is_shown_the_videos_of_another_data_set_as_that_says(tiny_study, tmp_path: Path) -> None:
-    tiny_study.add_dataset("larger", pretrained_on="clips", recipe={"image_size": 48, "frame_stride": 2})
-    transferred = tiny_study.plan(tmp_path / "out", datasets=["larger"])[2]
-    trained = transferred.pretrained
-    assert trained is not None
-    result = run_one(transferred)
-    assert (result["dataset"], result["arm"]) == ("larger", "VICReg + ViDiDi")
-    assert transferred.result() == result
-    assert not (transferred.folder / "model.safetensors").exists()
-    assert read_report(transferred.folder)["model"] == str(trained.folder)
-
-    splits = transferred.source.load()
-    processor = build_processor(replace(trained.recipe, image_size=48, frame_stride=2))
-    facts = {"num_clips": 1, "inputs": ("frames", "both"), "dataset": "clips", "split": "test"}
-    evaluator = RetrievalEvaluator(splits.gallery, splits.queries, processor, **facts)
-    expected = evaluator(ViDiDiModel.from_pretrained(trained.folder)).metrics["frames"]
-    assert result["metrics"]["label"]["frames"]["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
-    before = files_of(trained)
-    assert "result.json" not in before
-    (transferred.folder / "result.json").unlink()
-    assert run_one(transferred)["metrics"] == result["metrics"]
-    assert files_of(trained) == before
-
-
 def test_the_untrained_arm_is_what_training_starts_from(tiny_study, tmp_path: Path) -> None:
     untrained, baseline, _ = tiny_study.plan(tmp_path, seeds=[4])
     found = ViDiDiModel.from_pretrained(save_untrained(untrained.recipe)).state_dict()
@@ -98,40 +71,6 @@ def test_the_untrained_arm_is_what_training_starts_from(tiny_study, tmp_path: Pa
     torch.manual_seed(4)
     started = build_model(baseline.recipe, OnCPU()).vididi.state_dict()
     assert all(torch.equal(found[name], started[name]) for name in started)
-
-
-def test_a_folder_of_another_configuration_is_refused(
-    tiny_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = []
-    monkeypatch.setattr(running, "save_untrained", lambda recipe: trained.append(recipe) or save_untrained(recipe))
-    run_one(tiny_study.plan(tmp_path / "out")[0])
-    other = tiny_study.plan(tmp_path / "out", recipe={"epochs": 3, "projector_sizes": [4]})[0]
-    message = r"another configuration: projector_sizes was \[8, 8\] and is \[4\]; epochs was 1 and is 3; remove it"
-    with pytest.raises(ValueError, match=message):
-        run_one(other)
-    failure = other.read("failure.json")
-    assert failure is not None
-    assert failure["error"].startswith("ValueError: ")
-    assert "another configuration" in failure["traceback"]
-    assert len(trained) == 1
-    # The run that the folder is for is not harmed, and how fast things are computed is no other configuration.
-    assert run_one(tiny_study.plan(tmp_path / "out", recipe={"num_workers": 2})[0])["seed"] == 0
-
-
-def test_a_folder_that_pretraining_alone_has_written_is_looked_at_too(tiny_study, tmp_path: Path) -> None:
-    run = tiny_study.plan(tmp_path / "out")[0]
-    save_untrained(replace(run.recipe, image_size=40))
-    with pytest.raises(ValueError, match="image_size was 40 and is 32"):
-        run_one(run)
-
-
-def test_two_processes_do_not_work_on_one_run(tiny_study, tmp_path: Path) -> None:
-    run = tiny_study.plan(tmp_path / "out")[0]
-    run.folder.mkdir(parents=True)
-    with FileLock(run.folder / running.LOCK), pytest.raises(BusyError, match="working on clips/untrained-seed0"):
-        run_one(run)
-    assert run.read("failure.json") is None
 
 
 def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tiny_study, tmp_path: Path) -> None:

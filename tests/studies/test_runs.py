@@ -44,12 +44,6 @@ def test_a_field_that_a_recipe_did_not_have_yet_counts_as_its_default(run):
     assert differences(older, other.configuration()) == ["derivative_scale was 'none' and is 'unit'"]
 
 
-def test_old_field_names_are_the_new_ones(run):
-    older = run.configuration()
-    older["recipe"]["schedule"] = older["recipe"].pop("order_schedule")
-    assert differences(older, run.configuration()) == []
-
-
 def test_a_result_counts_only_where_protocol_and_configuration_are_the_same(run):
     assert run.result() is None
     run.folder.mkdir(parents=True)

@@ -1,10 +1,7 @@
 """Who is held out, against counts by hand; lists are read back by the door that all data sets have."""
 
-import csv
 from collections import Counter
 from pathlib import Path
-
-import pytest
 
 from studies.selection import Selection, VideoSource, hold_out
 from vididi_hf import load_video_dataset
@@ -59,39 +56,3 @@ def test_a_validation_part_comes_from_the_training_videos_alone(motion_root: Pat
     backgrounds = dict(zip(paths(whole, "train"), original["background"][:]))
     assert rows["background"][:] == [backgrounds[path] for path in held]
     assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-
-
-def test_a_share_of_the_training_videos_leaves_the_queries_as_they_are(motion_root: Path, tmp_path: Path) -> None:
-    whole = motion_root / "clips.csv"
-    listed = Selection(VideoSource(str(whole)), tmp_path / "list.csv", 0.5, only_train=True).write()
-    assert len(paths(listed, "train")) == 8
-    assert set(paths(listed, "train")) < set(paths(whole, "train"))
-    assert paths(listed, "test") == paths(whole, "test")
-
-
-def test_groups_of_a_set_without_a_split(motion_root: Path, tmp_path: Path) -> None:
-    rows = list(csv.DictReader((motion_root / "clips.csv").open()))
-    for number, row in enumerate(rows):
-        row["video"], row["source"] = str(motion_root / row["video"]), f"s{number // 8}"
-    with (tmp_path / "all.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    source = VideoSource(str(tmp_path / "all.csv"), split="all", group_column="source")
-    listed = Selection(source, tmp_path / "list.csv", 0.34, group="source").write()
-    kept, held = (set(load_video_dataset(listed, split=split)["source"][:]) for split in ("train", "test"))
-    assert len(held) == 1
-    assert kept | held == {"s0", "s1", "s2"}
-    assert not kept & held
-
-
-def test_what_cannot_be_listed_is_named(motion_root: Path, tmp_path: Path) -> None:
-    source = VideoSource(str(motion_root / "clips.csv"))
-    with pytest.raises(ValueError, match="no column 'source', only video, label, background"):
-        Selection(source, tmp_path / "list.csv", 0.5, group="source").write()
-    bare = tmp_path / "bare.csv"
-    bare.write_text(
-        f"video,split\n{paths(source.dataset, 'train')[0]},train\n{paths(source.dataset, 'test')[0]},test\n"
-    )
-    with pytest.raises(ValueError, match="no column 'label'"):
-        Selection(VideoSource(str(bare)), tmp_path / "list.csv", 0.5).write()

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import scipy.stats
 
 from studies.plots import figure_files
 from studies.records import COLUMNS, Records, read_all_records
-from studies.tables import format_margins, format_scores, margins, render_evidence, render_study, summarize, update_page
+from studies.tables import format_margins, margins, render_evidence, render_study, summarize
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "study.md"
@@ -60,7 +59,7 @@ def test_a_margin_is_the_paired_t_test() -> None:
 
 
 @pytest.mark.parametrize(("gap", "clear"), [(0.24, False), (0.25, True), (-0.25, True), (-0.24, False)])
-def test_clear_means_that_the_interval_excludes_zero(gap: float, clear: bool) -> None:
+def test_clear_means_that_the_interval_excludes_zero(gap, clear) -> None:
     # The differences are gap − 0.1, gap and gap + 0.1. Half the interval is 4.3027 · 0.1 / √3 = 0.2484.
     margin = margins(scores(ours=(gap - 0.1, gap, gap + 0.1), theirs=(0, 0, 0)), [("ours", "theirs")]).iloc[0]
     assert margin["clear"] == clear
@@ -93,16 +92,6 @@ def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
     assert abs(hits / 400 - 0.95) < 4 * (0.95 * 0.05 / 400) ** 0.5
 
 
-def test_scores_are_means_and_deviations_in_percent() -> None:
-    rows = pd.concat([scores(plain=(0.2, 0.4), late=(0.5,)), scores(plain=(0.1, 0.1)).assign(metric="linear")])
-    assert format_scores(summarize(rows)).splitlines() == [
-        "| encoder | input | R@1 | linear |",
-        "| --- | --- | --- | --- |",
-        "| plain | frames | 30.0 ± 14.1 | 10.0 ± 0.0 |",
-        "| late | frames | 50.0 | – |",
-    ]
-
-
 def test_differences_are_signed_and_bold_where_they_are_clear() -> None:
     table = scores(
         ours=(0.80, 0.82, 0.84),
@@ -119,53 +108,6 @@ def test_differences_are_signed_and_bold_where_they_are_clear() -> None:
         "| ours − even | frames | +0.0 |",  # −0.02 points
         "| ours − twice | frames | +71.0 |",
     ]
-
-
-def records(**changes: Any) -> Records:
-    """Two seeds of two arms, and one of a third."""
-    arms = {name: {"train": True, "series": None} for name in ("plain", "ViDiDi", "late")}
-    grid = {
-        "about": "A test",
-        "datasets": {"x": {}},
-        "arms": arms,
-        "seeds": [0, 1],
-        "validation": False,
-        "amount": None,
-    }
-    found = Records({**grid, "comparisons": [["ViDiDi", "plain"]], **changes}, "python study.py")
-    values = {("plain", 0): 0.2, ("plain", 1): 0.4, ("ViDiDi", 0): 0.85, ("ViDiDi", 1): 0.95, ("late", 1): 0.5}
-    for (arm, seed), value in values.items():
-        found.runs["x", arm, seed] = {
-            "metrics": {"label": {"frames": {"R@1": value}}, "background": {"frames": {"R@1": 1 - value}}},
-            "chance": {"label": 0.125, "background": 1 / 24},
-            "curve": [],
-            "versions": {},
-        }
-    return found
-
-
-def test_a_page_has_each_data_set_its_probes_and_what_is_missing() -> None:
-    found = records(validation=True)
-    found.failures["x", "late", 0] = "ValueError: no"
-    text = render_study(found, "tiny", ["../figures/tiny.png"])
-    assert "## x\n\nSeeds: 1 to 2. Chance: 12.5." in text
-    assert "## x, background instead of the label\n\nSeeds: 1 to 2. Chance: 4.2." in text
-    assert "| ViDiDi − plain | frames | +60.0 |" in text
-    assert "| ViDiDi − plain | frames | −60.0 |" in text
-    assert "held-out part of the training videos" in text
-    assert "## Not measured\n\n- x, late: seed 0 (failed: ValueError: no)\n" in text
-    assert "(../figures/tiny.png)" in text
-
-
-def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("One\n\n<!-- table -->\nold\n<!-- end of table -->\n\nthree \\1\n")
-    for _ in range(2):
-        update_page(page, "new \\1")
-        assert page.read_text() == "One\n\n<!-- table -->\n\nnew \\1\n\n<!-- end of table -->\n\nthree \\1\n"
-    page.write_text("One\n")
-    with pytest.raises(ValueError, match="lacks the markers"):
-        update_page(page, "text")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -42,8 +42,3 @@ def test_seeds_give_a_mean_and_a_band():
     np.testing.assert_allclose(panel.lines[0].get_xydata(), [[1, 0.2], [2, 0.6]])
     corners = {tuple(point) for point in panel.collections[0].get_paths()[0].vertices.round(6)}
     assert {(1, 0.1), (1, 0.3), (2, 0.4), (2, 0.9)} <= corners
-
-
-def test_unknown_metric():
-    with pytest.raises(ValueError, match="no run has the metric 'R@2'"):
-        plot_curves(RUNS, keys=("loss", "R@2"))

@@ -94,11 +94,7 @@ def test_predictions_beyond_black_and_white_are_shown_as_these():
 @pytest.mark.parametrize(
     ("plot", "clip", "message"),
     [
-        (
-            plot_derivatives,
-            random_clip(4).float(),
-            r"expected uint8 .*, got torch\.float32 \(4, 3, 6, 8\)",
-        ),
+        (plot_derivatives, random_clip(4).float(), r"expected uint8 .*, got torch\.float32 \(4, 3, 6, 8\)"),
         (plot_derivatives, random_clip(4)[:, :1], r"got torch\.uint8 \(4, 1, 6, 8\)"),
         (plot_derivatives, random_clip(2), "up to order 2 need at least 3 frames, got 2"),
         (plot_taylor, random_clip(6), "order 2 and horizon 4 need at least 7 frames, got 6"),

@@ -70,13 +70,6 @@ def test_what_is_shown_where(rows):
         assert strip.shape == (3, 96, 3 * 96)  # the wide video is cropped to the shape of the others
         levels = strip.reshape(3, 96, 3, 96).mean(axis=(0, 1, 3))
         np.testing.assert_allclose(levels, [40 * video + 4 * frame for frame in (2, 4, 6)], atol=2.5)
-    # Encoders stand below each other and ranks side by side.
-    query, first, second, _, below, _ = (axis.get_position() for axis in figure.axes[:6])
-    assert query.x1 < first.x0 < first.x1 < second.x0
-    assert first.y0 == second.y0 > below.y1
-    assert first.x0 == below.x0
-    assert below.y0 < (query.y0 + query.y1) / 2 < first.y1
-    assert all(axis.get_position().y0 >= 0 and axis.get_position().x1 <= 1 for axis in figure.axes)
 
 
 def test_shape_of_the_first_query_is_that_of_all(rows):
@@ -91,11 +84,6 @@ def test_unknown_labels_neither_agree_nor_disagree(rows):
         assert border(axes[0]) == QUERY
         assert {border(axis) for axis in axes[1:]}.isdisjoint({SAME, OTHER, QUERY})
         assert [axis.get_xlabel() for axis in axes] == labels
-
-
-def test_neighbors_must_fit_the_queries(rows):
-    with pytest.raises(ValueError, match="neighbors of 'ViDiDi' are for 1 queries, but 2 are shown"):
-        plot_retrieval(rows, [0, 1], rows, {"ViDiDi": [[1, 2]]})
 
 
 def test_labels_are_named_where_they_are_known():

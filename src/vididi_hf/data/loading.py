@@ -3,12 +3,13 @@
 The content of a batch depends only on (seed, epoch, step, rank): not on the number of workers, a restart, or speed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -19,6 +20,9 @@ from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
+
+if TYPE_CHECKING:
+    import datasets
 
 SUBSTITUTES = 20  # how many other videos to try in place of a broken one
 
@@ -87,7 +91,7 @@ class EpochLoader:
             **how,
         )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator["ClipBatch"]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ClipBatch]:
         """Iterates over the batches of an epoch, from `first_step` on."""
         self.batches.set_epoch(epoch, first_step)
         return iter(self._loader)
@@ -158,6 +162,8 @@ class TrainingClips(Dataset):
     """
 
     def __init__(self, rows: datasets.Dataset, *, num_clips: int = 2, seed: int = 0, **clips: Any):
+        import datasets  # here, because training steps alone need no data-set library
+
         if "video" not in rows.column_names:
             raise ValueError(f"the data set has no column 'video', only {rows.column_names}")
         if len(rows) == 0:

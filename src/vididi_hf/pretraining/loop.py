@@ -10,22 +10,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from vididi_hf.data.loading import stack_frames
-from vididi_hf.derivatives_vididi import temporal_derivative
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.accelerator import build_accelerator
 from vididi_hf.pretraining.gradient_caching import accumulate_gradients, cache_gradients
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining, build_model
 from vididi_hf.pretraining.optimization import build_lr_schedule, build_optimizer, set_learning_rate
-from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.run_state import RunState, open_output_dir
-from vididi_hf.pretraining.setup import build_evaluator, build_loader, build_processor
-from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+from vididi_hf.pretraining.setup import build_evaluator, build_loader
+from vididi_hf.pretraining.views import build_processor, derivative_views
 
 
 def pretrain(recipe: PretrainingRecipe) -> Path:
@@ -95,20 +91,6 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
                 run.after_step(orders, learning_rate, output, batch)  # logs, checks, saves, stops on a signal
             run.after_epoch(partial(evaluate, recipe, accelerator, network, evaluator))
     return run.finish()
-
-
-def derivative_views(clips: Tensor, orders: OrderPair, *, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
-    """Normalizes the two clips of every video and differentiates each to its own order.
-
-    `clips` are uint8 (batch, 2, frames, channels, height, width) with at least `num_frames + order` frames. The result
-    is float (batch, 2, num_frames, channels, height, width).
-    """
-    views = []
-    for view, order in enumerate(orders):
-        frames = processor.views(clips[:, view, : num_frames + order], orders=(0,))[0]
-        views.append(temporal_derivative(frames, order))
-    # Each view is contiguous in memory, as the encoder reads it.
-    return stack_frames(views).transpose(0, 1)
 
 
 def evaluate(

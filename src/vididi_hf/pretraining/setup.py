@@ -15,17 +15,8 @@ from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_sp
 from vididi_hf.pretraining.checkpoints import save_encoder
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.views import build_processor
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
-
-
-def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
-    """Builds the processor that is published with the encoder. Its center crop is 7/8 of the frame's short side."""
-    return ViDiDiVideoProcessor(
-        size={"shortest_edge": round(recipe.image_size * 8 / 7)},
-        crop_size={"height": recipe.image_size, "width": recipe.image_size},
-        num_frames=recipe.num_frames,
-        frame_stride=recipe.frame_stride,
-    )
 
 
 def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:

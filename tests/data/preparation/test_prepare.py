@@ -118,6 +118,37 @@ def test_rows_are_shuffled_unless_told_otherwise_and_videos_shrunk_if_asked(prep
     assert (rows["height"][0], rows["width"][0], rows["num_frames"][0]) == (32, 32, 24)
 
 
+def test_what_was_prepared_can_be_prepared_again(prepared, tmp_path):
+    """Embedded files serve as well as paths, and keep their names (`save_to_disk` cuts the folders off)."""
+    stored = load(prepared[0], "test", tmp_path / "cache")
+    stored.save_to_disk(str(tmp_path / "saved"))
+    report = prepare_dataset(options_of(tmp_path / "saved", tmp_path / "again", splits=["test"]))
+    assert report["splits"]["test"]["kept"] == 4
+    before, after = (
+        {Path(video["path"]).name: video["bytes"] for video in rows.cast_column("video", encoded)["video"]}
+        for encoded in [datasets.Video(decode=False)]
+        for rows in (stored, load(tmp_path / "again", "test", tmp_path / "cache"))
+    )
+    assert after == before
+
+
+def test_splits_that_do_not_fit_together_or_do_not_exist_are_refused(mixed, tmp_path, motion_root):
+    good, splits = str(next((motion_root / "test").rglob("*.mp4"))), datasets.DatasetDict()
+    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        types = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=names)})
+        splits[split] = datasets.Dataset.from_dict({"video": [good], "label": [0]}, features=types)
+    splits.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match="splits train and test have different columns or classes"):
+        prepare_dataset(options_of(tmp_path / "saved", tmp_path / "out"))
+    with pytest.raises(ValueError, match="no split 'validation'; it has test, train"):
+        prepare_dataset(options_of(mixed, tmp_path, splits=["train", "validation"]))
+    for values in ({"crf": 52}, {"short_side": 8}, {"splits": ["a-b"]}, {"push_to_hub": "name"}, {"partial": "mend"}):
+        with pytest.raises(
+            ValueError, match=rf"{next(iter(values))} must be .*got {next(iter(values.values()))!r}|'a-b'"
+        ):
+            options_of(mixed, tmp_path, **values)
+
+
 def test_processes_change_nothing(prepared, mixed, tmp_path):
     prepare_dataset(options_of(mixed, tmp_path / "shards", num_workers=2))
     assert contents(tmp_path / "shards") == contents(prepared[0])

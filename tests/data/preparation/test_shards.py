@@ -9,7 +9,7 @@ import pytest
 
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.preparation import shards
-from vididi_hf.data.preparation.shards import StoredSplit, read_record, shard_path, write_shard
+from vididi_hf.data.preparation.shards import StoredSplit, common_folder, read_record, shard_path, write_shard
 
 FEATURES = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
 SCHEMA = FEATURES.arrow_schema
@@ -102,6 +102,18 @@ def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides():
     assert sorted(order) == list(range(10))
     assert split.shards == split_of(listed()).shards
     assert len({str(split_of(listed(), seed=seed).shards) for seed in range(3)}) == 3
+    assert split.row(3) == {"video": {"bytes": None, "path": "/videos/1/3.mp4"}, "label": 1, "take": 3}
+    # A name is that below the common folder, or the one of an embedded file, or a number.
+    names = [split.video_name(3, path) for path in ("/videos/1/3.mp4", "run/3.mp4", None)]
+    assert names == ["1/3.mp4", "run/3.mp4", "train/00000003"]
+    assert split_of(listed(), root="").video_name(3, "/videos/1/3.mp4") == "3.mp4"
+    for paths, folder in (
+        (["/a/b/c.mp4", "/a/d/e.mp4", "/a/f.mp4"], "/a"),
+        (["/a/b/c.mp4", "/a/b/d.mp4"], "/a/b"),
+        (["b/c.mp4", None, "/a/d.mp4"], "/a"),
+        ([None], ""),
+    ):
+        assert common_folder([with_video_column(paths)]) == folder
     assert split_of(listed(), shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 

@@ -9,6 +9,7 @@ import torch
 from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 
+from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "samples"
@@ -79,6 +80,20 @@ def test_sizes(tmp_path, size, short_side, expected):
     encoded, facts = reencode_video(path, short_side=short_side)
     assert (facts.height, facts.width) == expected
     assert VideoDecoder(encoded)[0].shape == (3, *expected)
+
+
+def test_an_odd_size_loses_its_last_row_and_nothing_else_and_broken_videos_say_why(tmp_path, broken_videos):
+    path = tmp_path / "a.mkv"
+    options = {"codec": "libx264", "pixel_format": "yuv444p", "crf": 0}
+    VideoEncoder(smooth_frames(3, 49, 65), frame_rate=25).to_file(path, **options)
+    decoded, original = VideoDecoder(reencode_video(path, crf=0)[0])[:], VideoDecoder(path)[:]
+    assert decoded.shape == (3, 3, 48, 64)
+    assert (decoded.float() - original[:, :, :48, :64].float()).abs().mean() < 3
+    for broken in map(str, broken_videos.values()):
+        for look in (probe_video, reencode_video):
+            with pytest.raises(BrokenVideoError) as error:
+                look(broken)
+            assert error.value.source == broken
 
 
 def test_key_frames_are_as_near_as_asked_for(tmp_path):

@@ -73,3 +73,22 @@ def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video,
     result = treat_video(video, options())
     assert result.status == "dropped"
     assert "2 GiB" in result.reason
+
+
+def test_short_videos_are_dropped_and_all_are_reencoded_where_that_is_asked_for(tmp_path, write_video, monkeypatch):
+    video = {"path": str(path := write_video(tmp_path / "a.mp4", 3)), "bytes": None}
+    assert treat_video(video, options(min_frames=3)).status == "kept"
+    result = treat_video(video, options(min_frames=4))
+    assert (result.status, result.reason) == ("dropped", "it has 3 frames, and min_frames is 4")
+    for changes, size in (({"short_side": 32}, (32, 38)), ({"key_frame_interval": 4}, (40, 48))):
+        result = treat_video(video, options(**changes))
+        assert (result.status, result.reason) == ("re-encoded", "")
+        assert result.encoded != path.read_bytes()
+        assert VideoDecoder(result.encoded)[0].shape[1:] == size
+
+    def fail(_):
+        raise ImportError("no FFmpeg")
+
+    monkeypatch.setattr(treatment, "probe_video", fail)
+    with pytest.raises(ImportError):  # other errors are not taken for faults of a video
+        treat_video(video, options())

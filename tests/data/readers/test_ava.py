@@ -116,3 +116,19 @@ def test_the_real_lists(tmp_path, shared, touch):
     assert rows["box_labels"][:] == [[[11, 16, 78]], [[11, 16]], [[11, 73, 79]]]
     names = rows.features["box_labels"].feature.feature.names
     assert [names[number] for number in (11, 73, 79)] == ["stand", "listen to (a person)", "watch (a person)"]
+
+
+def test_absent_movies_and_missing_or_damaged_lists(root, write):
+    (root / "trainval" / "movieA-_0001.mkv").unlink()
+    with pytest.warns(UserWarning, match="ava: 1 of the 2 listed videos are not under .*: movieA-_0001$"):
+        assert load_video_dataset("ava", root=root)["video_id"][:] == ["movieB-_0001"]
+    (root / "trainval" / "movieA-_0001.mkv").touch()
+    (root / "annotations" / "ava_train_excluded_timestamps_v2.2.csv").unlink()
+    with pytest.warns(UserWarning, match=r"found no ava_train_excluded_timestamps_v2\.2\.csv .* no key frame is excl"):
+        assert len(load_video_dataset("ava", root=root)) == 4
+    write(root / "annotations" / "ava_train_v2.2.csv", "movieA-_0001,0902,0.1,0.1,0.2,0.2,4")
+    with pytest.raises(ValueError, match=r"ava_train_v2\.2\.csv: each line must be video_id,second,x1,.*,person"):
+        load_video_dataset("ava", root=root)
+    (root / "annotations" / "ava_action_list_v2.2.pbtxt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found no list of actions ava_action_list_v2\.2\.pbtxt"):
+        load_video_dataset("ava", root=root)

@@ -9,7 +9,7 @@ from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.readers.common import AbsentVideosWarning, DatasetFolder, choose_splits, without_suffix
 
 
-def test_lists_inside_come_first_then_those_beside(tmp_path, touch):
+def test_lists_inside_come_first_then_those_beside(tmp_path, touch, monkeypatch):
     root = touch(tmp_path / "set" / "videos", "deep/er/List1.TXT", "deep/list1.txt")
     touch(tmp_path / "set", "list1.txt", "list2.txt", "annotations/x/list3.txt", "elsewhere/list4.txt", "../list5.txt")
     folder = DatasetFolder("some", root)
@@ -17,6 +17,9 @@ def test_lists_inside_come_first_then_those_beside(tmp_path, touch):
     inside = ["videos/deep/list1.txt", "videos/deep/er/List1.TXT"]
     assert found == [*inside, "list1.txt", "list2.txt", "annotations/x/list3.txt"]
     assert folder.find_list(r"list1\.txt", "list") == root / "deep" / "list1.txt"
+    monkeypatch.chdir(tmp_path)  # relative roots give absolute paths
+    touch(root, "a.avi")
+    assert DatasetFolder("some", "set/videos").locate("a") == str(root / "a.avi")
 
 
 def test_videos_are_found_by_folder_and_name_or_by_name(tmp_path, touch):

@@ -85,3 +85,17 @@ def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path, summary):
         assert parquet.features == text.features
         assert summary(parquet, tmp_path) == summary(text, tmp_path)
         assert parquet.remove_columns("video")[:] == text.remove_columns("video")[:]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["a.mp4"], "label": ["run"]}, "has no column 'video', only path, label"),
+        ({"video": [], "label": []}, "lists no videos"),
+        ({"video": [{"path": "a.mp4", "bytes": b""}]}, "the column 'video' of .* must contain paths only"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, columns, message):
+    pd.DataFrame(columns).to_parquet(tmp_path / "clips.parquet")
+    with pytest.raises(ValueError, match=message):
+        read_video_list(tmp_path / "clips.parquet", None)

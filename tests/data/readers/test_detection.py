@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from vididi_hf.data.folders import with_video_column
-from vididi_hf.data.readers.detection import box_features, key_frames
+from vididi_hf.data.readers.detection import box_features, fractions, key_frames, load_mat
 
 LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0.25, 1, 0.75]
 
@@ -42,3 +42,17 @@ def test_frames_without_boxes_and_every_so_many(rows):
     assert everything["frame"][:] == [0, 1, 2, 3, 0, 1]
     assert [len(boxes) for boxes in everything["boxes"]] == [0, 1, 2, 1, 0, 0]
     assert key_frames(rows, every=3, include_empty=True)["frame"][:] == [0, 3, 0]
+
+
+def test_what_has_no_key_frames_and_no_matlab_file(rows, tmp_path):
+    for some, every, message in (
+        (rows.remove_columns(["frames", "persons"]), 1, "has no column frames, persons: its rows are not videos with"),
+        (rows, 0, "every must be positive, got 0"),
+        (rows.select([1]), 1, "holds no key frame"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            key_frames(some, every=every)
+    assert fractions([[32, 60, 320, 241], [-3, 0, 160, 120]], 320, 240) == [[0.1, 0.25, 1, 1], [0, 0, 0.5, 0.5]]
+    (tmp_path / "no.mat").write_text("this is no MATLAB file" * 20)
+    with pytest.raises(ValueError, match=r"no\.mat cannot be read as a MATLAB file"):
+        load_mat(tmp_path / "no.mat")

@@ -42,11 +42,16 @@ def test_the_official_splits(root):
     assert numbers("hmdb51-3", root, "test") == (["2"], ["2"])
 
 
-def test_an_incomplete_list_would_number_classes_otherwise(root):
+def test_an_incomplete_list_would_number_classes_otherwise_and_a_damaged_one_is_named(root, write):
+    rows = load_video_dataset("hmdb51", root=root / "hmdb51_org")  # the lists lie beside this folder
+    assert (rows.column_names, set(rows["source"])) == (["video", "label", "source"], {"Some film! [HD]"})
     (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
     with pytest.raises(ValueError, match=r"hmdb51: the lists .* have 50 actions, not 51: they are incomplete or"):
         load_video_dataset("hmdb51", root=root)
     assert len(load_video_dataset("hmdb51-2", root=root)) == 102
+    write(root / "testTrainMulti_7030_splits" / "wave_test_split1.txt", "clip_without_number.avi")
+    with pytest.raises(ValueError, match=r"wave_test_split1\.txt: each line must be a clip and a number, got 'clip_w"):
+        load_video_dataset("hmdb51", root=root)
 
 
 def test_jhmdb_is_no_hmdb51(root, touch):

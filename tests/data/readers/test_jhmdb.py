@@ -85,6 +85,9 @@ def test_tables(tmp_path, write, touch, summary):
     assert rows.remove_columns("video")[0] == {**found, **labels}
     with pytest.raises(ValueError, match=r"clips\.csv has only the official split 1 of jhmdb, not 3"):
         load_video_dataset("jhmdb-3", root=tmp_path)
+    write(tmp_path / "clips.csv", "video,label,split", f"{lines[0].partition(',')[0]},run,train")
+    with pytest.raises(ValueError, match="have 1 actions, not 21"):
+        load_video_dataset("jhmdb", root=tmp_path)
 
 
 def test_the_real_set(shared):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vididi_hf.data.readers.common import AbsentVideosWarning
 from vididi_hf.data.registry import load_video_dataset
 
 HEADER = "label,youtube_id,time_start,time_end,split"
@@ -71,3 +72,31 @@ def test_a_test_list_without_labels(tmp_path, write_lists, write, touch, summary
     assert summary(rows, tmp_path) == ["tttttttttt0_000001_000011.mp4"]
     rows = load_video_dataset("kinetics400", root=tmp_path, split=None)
     assert rows["label"][:] == [0, 2, 1, None]
+
+
+def test_wrong_lists(tmp_path, write_lists, write, touch):
+    touch(tmp_path, FILES[1])
+    write_lists(tmp_path, "kinetics-600_train.csv", "kinetics-600_val.csv")  # of another version
+    with pytest.raises(FileNotFoundError, match=r"kinetics400: found no list train\.csv"):
+        load_video_dataset("kinetics400", root=tmp_path)
+    write_lists(tmp_path, validation="unrelated.csv")
+    with pytest.warns(AbsentVideosWarning, match="kinetics400: 1 of the 2 listed videos") as caught:
+        assert len(load_video_dataset("kinetics400", root=tmp_path)) == 1
+    assert caught[0].message.videos == ("-abcdefghi0_000005_000015",)
+    with pytest.raises(FileNotFoundError, match=r"found no list validation\.csv"):
+        load_video_dataset("kinetics400", root=tmp_path, split="val")
+    write(tmp_path / "train.csv", "videos/a.mp4 0")
+    with pytest.raises(ValueError, match=r"train\.csv has no column youtube_id, time_start, time_end, only videos/a"):
+        load_video_dataset("kinetics400", root=tmp_path)
+    write(tmp_path / "train.csv", HEADER, *(f"class {number},abcdefghijk,0,10,train" for number in range(401)))
+    with pytest.raises(ValueError, match=r"kinetics400: the lists in .* have 401 classes, more than this version"):
+        load_video_dataset("kinetics400", root=tmp_path)
+
+
+def test_real_files(tmp_path, write, shared):
+    samples = sorted((shared / "samples" / "kinetics400").glob("*.mp4"))
+    write(tmp_path / "train.csv", HEADER, *(f"some,{path.stem},10,20,train" for path in samples))
+    (tmp_path / "videos").symlink_to(samples[0].parent)
+    rows = load_video_dataset("kinetics400", root=tmp_path)
+    assert len(rows) == len(samples) == 3
+    assert rows[0]["video"].get_frames_at([0]).data.shape[:2] == (1, 3)

@@ -58,3 +58,14 @@ def test_the_test_split(tmp_path, write_lists, write, touch, summary):
     write(tmp_path / "labels" / "test-answers.csv", "2;Moving something up", "3;Unused thing")
     rows = load_video_dataset(NAME, root=tmp_path, split="test")
     assert summary(rows, tmp_path) == [(VIDEOS[3], "Moving something up")]
+
+
+def test_a_template_that_is_no_class_and_missing_lists(tmp_path, write_lists, write, touch):
+    write_lists(tmp_path, "{}.json")
+    write(tmp_path / "train.json", json.dumps([{"id": "1", "label": "x", "template": "Eating [something]"}]))
+    touch(tmp_path, *VIDEOS)
+    with pytest.raises(ValueError, match="'Eating something' is not one of the 3 classes"):
+        load_video_dataset(NAME, root=tmp_path)
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found no list train\.json"):
+        load_video_dataset(NAME, root=tmp_path)

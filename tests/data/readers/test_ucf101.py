@@ -96,3 +96,22 @@ def test_the_real_lists(tmp_path, shared, touch):
     rows = load_video_dataset("ucf101", root=tmp_path / "videos")
     lines = (lists / "trainlist01.txt").read_text().split("\n")[:-1]
     assert rows["label"][:] == [int(line.split()[1]) - 1 for line in lines]
+
+
+def test_a_wrong_root_and_real_videos(tmp_path, write_lists, write, touch, shared):
+    touch(tmp_path / "wrong", "some.mp4")
+    with pytest.raises(FileNotFoundError, match=r"found no class index classInd\.txt; .* holds 1 files: some\.mp4"):
+        load_video_dataset("ucf101", root=tmp_path / "wrong")
+    write_lists(tmp_path / "wrong")
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 listed videos found in .* Archery/v_Archery_g08_c01"):
+        load_video_dataset("ucf101", root=tmp_path / "wrong")
+    lists, videos = shared / "annotations" / "ucf101", shared / "samples" / "ucf101"
+    (root := tmp_path / "right").mkdir()
+    (root / "UCF-101").symlink_to(videos)
+    (root / "classInd.txt").symlink_to(lists / "classInd.txt")
+    listed = (lists / "testlist01.txt").read_text().splitlines()
+    there = [line for line in listed if (videos / line.rpartition("/")[2]).exists()]
+    write(root / "testlist01.txt", *there)
+    rows = load_video_dataset("ucf101", root=root, split="test")
+    assert len(rows) == len(there) > 0
+    assert rows[0]["video"].get_frames_at([0]).data.shape == (1, 3, 240, 320)

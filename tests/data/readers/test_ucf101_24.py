@@ -68,6 +68,9 @@ def test_splits(root, summary):
     assert len(load_video_dataset("ucf101-24", root=root / "UCF-101", split=None)) == 3
     with pytest.raises(ValueError, match="ucf101-24 has no split 'validation'"):
         load_video_dataset("ucf101-24", root=root, split="validation")
+    (root / "annotations" / "testlist.mat").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found no test list testlist\.mat"):
+        load_video_dataset("ucf101-24", root=root)
 
 
 def test_the_real_annotations(tmp_path, shared, touch):

@@ -83,9 +83,7 @@ def test_one_box_by_hand(found, expected):
 
 def test_one_box_may_have_many_labels_but_each_only_once():
     truth = {("film", 902): {"boxes": [BOX, BOX, OTHER], "labels": [12, 80, 12]}}
-    found = {
-        ("film", 902): {"boxes": [BOX] * 3 + [OTHER], "labels": [12, 80, 12, 12], "scores": [0.9, 0.9, 0.8, 0.7]},
-    }
+    found = {("film", 902): {"boxes": [BOX] * 3 + [OTHER], "labels": [12, 80, 12, 12], "scores": [0.9, 0.9, 0.8, 0.7]}}
     _, precisions = ava_mean_ap(found, truth, [12, 80])
     assert precisions == {12: pytest.approx((1 + 2 / 3) / 2), 80: 1.0}
 

@@ -95,7 +95,8 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
     bar = tqdm(total=total, initial=done, desc="prepare", unit="video", disable=not options.progress)
     with closing(results), bar:  # type: ignore[type-var]  # a generator, which can be closed
         for shard in missing:
-            record = {"identity": shard.split.identity, "settings": options.settings(), "split": shard.split.name}
+            record: dict[str, Any] = {"identity": shard.split.identity, "settings": options.settings()}
+            record["split"] = shard.split.name
             record |= {"videos": len(shard.rows), "stored": 0, KEPT: 0, REENCODED: 0, REPAIRED: [], DROPPED: []}
             rows = _stored_rows(shard, islice(results, len(shard.rows)), record, bar)
             write_shard(shard.path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)

@@ -58,7 +58,11 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
         return TreatedVideo(DROPPED, reason)
     encoded: bytes = video["bytes"]
     if status != KEPT:
-        how = {"short_side": options.short_side, "key_frame_interval": options.key_frame_interval, "crf": options.crf}
+        how: Any = {
+            "short_side": options.short_side,
+            "key_frame_interval": options.key_frame_interval,
+            "crf": options.crf,
+        }
         try:
             encoded, facts = reencode_video(video, **how)
         except RuntimeError as error:

@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas as pd
@@ -57,7 +58,7 @@ def read_ava(
     keys = sorted(key for key in key_frames if key not in excluded)
     videos = [video for video, _ in keys]
     starts = {video: CUT_AT if CUT_FOLDER in Path(folder.locate(video) or "").parts else 0.0 for video in set(videos)}
-    columns = {
+    columns: dict[str, Any] = {
         "video_id": videos,
         "second": [second for _, second in keys],
         "timestamp": [second - (starts[video] if starts_at is None else starts_at) for video, second in keys],

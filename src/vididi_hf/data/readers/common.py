@@ -108,9 +108,8 @@ class DatasetFolder:
             warnings.warn(AbsentVideosWarning(message, absent), stacklevel=3)
         videos = [str(paths[index]) for index in kept]
         labels = labels and [labels[index] for index in kept]
-        return folders.with_video_column(
-            videos, labels, *types, **{name: [values[index] for index in kept] for name, values in columns.items()}
-        )
+        others: dict[str, Any] = {name: [values[index] for index in kept] for name, values in columns.items()}
+        return folders.with_video_column(videos, labels, *types, **others)
 
 
 def choose_splits(name: str, split: str | None, offered: Sequence[str], official_split: int = 1) -> list[str]:

@@ -1,0 +1,35 @@
+"""From the uint8 clips of a batch to the views that the model compares. Imports no data-set library."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vididi_hf.data.loading import stack_frames
+from vididi_hf.derivatives_vididi import temporal_derivative
+from vididi_hf.pretraining.order_schedule import OrderPair
+from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+
+
+def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
+    """Builds the processor that is published with the encoder. Its center crop is 7/8 of the frame's short side."""
+    return ViDiDiVideoProcessor(
+        size={"shortest_edge": round(recipe.image_size * 8 / 7)},
+        crop_size={"height": recipe.image_size, "width": recipe.image_size},
+        num_frames=recipe.num_frames,
+        frame_stride=recipe.frame_stride,
+    )
+
+
+def derivative_views(clips: Tensor, orders: OrderPair, *, processor: ViDiDiVideoProcessor, num_frames: int) -> Tensor:
+    """Normalizes the two clips of every video and differentiates each to its own order.
+
+    `clips` are uint8 (batch, 2, frames, channels, height, width) with at least `num_frames + order` frames. The result
+    is float (batch, 2, num_frames, channels, height, width).
+    """
+    views = []
+    for view, order in enumerate(orders):
+        frames = processor.views(clips[:, view, : num_frames + order], orders=(0,))[0]
+        views.append(temporal_derivative(frames, order))
+    # Each view is contiguous in memory, as the encoder reads it.
+    return stack_frames(views).transpose(0, 1)
