@@ -69,6 +69,7 @@ def test_help_imports_nothing_heavy():
     [
         ("pretran", "vididi: error: unknown command 'pretran': did you mean 'pretrain'?"),
         ("evaluate nearest", "vididi: error: unknown command 'evaluate nearest': "),
+        ("evaluate --model m", "name the evaluation first, as in `vididi evaluate retrieval`"),
         ("pretrain --epoch 3", "vididi pretrain: error: unknown option '--epoch': did you mean '--epochs'?"),
         ("pretrain nowhere", "vididi pretrain: error: no data set 'nowhere'"),
         ("pretrain VIDEOS --split validation", "has no split 'validation'"),

@@ -111,7 +111,7 @@ def test_old_names_work_everywhere_and_say_so(tmp_path: Path, capsys: pytest.Cap
         ("m --inputs frame", "inputs must be one of frames, both, got 'frame': did you mean 'frames'?"),
         ("m --preset huge", "preset must be one of small, large, got 'huge'"),
         ("m --progress maybe", "argument --progress: expected true or false, got 'maybe'"),
-        ("m --config missing.json", "[Errno 2] No such file or directory: 'missing.json'"),
+        ("m --config missing.json", "missing.json: No such file or directory"),
     ],
 )
 def test_a_mistake_gets_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]):

@@ -29,7 +29,7 @@ COMMANDS: dict[str, Command] = {
         "pretraining.recipe:PretrainingRecipe",
         "pretraining.loop:run",
         "Pretrain an encoder on unlabeled videos.",
-        "vididi pretrain --dataset path/to/videos --output_dir runs/mine",
+        "vididi pretrain path/to/videos --output_dir runs/mine",
     ),
     "finetune": Command(
         "finetuning.recipe:FinetuningRecipe",
@@ -115,7 +115,7 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand: its name and its arguments, by default those of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print(_help(""))
     elif words[0] == "--version":
         from vididi_hf import __version__
@@ -134,6 +134,8 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`vididi --help` lists the commands"
+        if name.startswith("evaluate -"):
+            hint = "name the evaluation first, as in `vididi evaluate retrieval`"
         print(f"vididi: error: unknown command {name!r}: {hint}", file=sys.stderr)
         raise SystemExit(2)
     command = COMMANDS[name]
@@ -152,7 +154,7 @@ def _help(group: str) -> str:
     lines = [
         f"usage: vididi {group or 'COMMAND'} {'KIND ' if group else ''}[--option value ...]",
         "",
-        "Learn motion from unlabeled video, and use what was learned.",
+        "Pretrain, evaluate and use encoders that learn motion from unlabeled video.",
         "",
     ]
     lines += [f"  {name:<26}{command.summary}" for name, command in COMMANDS.items() if name.startswith(group)]

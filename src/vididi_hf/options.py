@@ -178,7 +178,10 @@ def errors_in_one_line(prog: str) -> Iterator[None]:
     except (OSError, ValueError, ImportError) as error:
         if DEBUG_FLAG in sys.argv:
             raise
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"  # without the error number
+        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -188,7 +191,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser(kind: type[Options], prog: str | None, description: str | None) -> argparse.ArgumentParser:
-    takes = [spec.name.upper() for spec in fields(kind) if spec.metadata.get("positional")]
+    positional = [spec for spec in fields(kind) if spec.metadata.get("positional")]
+    takes = [spec.name.upper() if _is_required(spec) else f"[{spec.name.upper()}]" for spec in positional]
     parser = _Parser(
         prog=prog,
         description=description,
@@ -211,7 +215,9 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
     text = spec.metadata.get("help", "").replace("%", "%%")
     default = spec.default if spec.default_factory is MISSING else spec.default_factory()
     if default not in (MISSING, None, "", []):
-        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        shown = default
+        if isinstance(default, list):
+            shown = " ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
         text += f" (default: {shown})"
     elif _is_required(spec):
         text += " (required)"
@@ -224,9 +230,14 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
         return
     choices = spec.metadata.get("choices")
     settings["type"] = get_args(plain)[0] if get_origin(plain) is list else plain
-    settings["metavar"] = "|".join(choices) if choices and len("|".join(choices)) <= 28 else "VALUE"
+    longest = 36
     if get_origin(plain) is list:
         settings["nargs"] = "+"
+        longest = 28  # argparse shows it twice
+    names = "|".join(choices or ())
+    settings["metavar"] = names if 0 < len(names) <= longest else "VALUE"
+    if spec.metadata.get("positional"):
+        settings["metavar"] = spec.name.upper()
     parser.add_argument(flag, **settings)
 
 

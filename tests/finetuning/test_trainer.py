@@ -144,9 +144,11 @@ def test_two_processes_train_as_one_does(recipe):
         assert first == pytest.approx(second, rel=1e-4)
 
 
-def test_what_cannot_be_trained_is_named(recipe):
+def test_what_cannot_be_trained_is_named(recipe, checkpoint):
     with pytest.raises(FloatingPointError, match=r"the mean loss of epoch 1 is .*: lower learning_rate"):
         finetune(recipe(learning_rate=1e30, epochs=1, batch_size=2))
     assert find_checkpoint(Path(recipe().output_dir)) is None
     with pytest.raises(ImportError, match="the tracker wandb is not installed"):
         finetune(recipe(tracker="wandb"))
+    with pytest.raises(ValueError, match="already holds a model: choose another output_dir"):
+        finetune(recipe(output_dir=str(checkpoint)))

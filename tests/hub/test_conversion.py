@@ -235,8 +235,9 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: p
     torch.save({"model": {"stem.0.weight": _Malicious()}}, "bad.pth")
     torch.save([1, 2], "list.pth")
     Path("text.pth").write_text("no checkpoint")
+    Path("hello.pth").write_text("hello\n")  # a KeyError of torch
     Path("text.safetensors").write_text("no checkpoint")
-    for name in ("bad.pth", "list.pth", "text.pth", "text.safetensors"):
+    for name in ("bad.pth", "list.pth", "text.pth", "hello.pth", "text.safetensors"):
         with pytest.raises(ValueError, match=name):
             read_tensors(name)
     assert not Path("touched").exists()

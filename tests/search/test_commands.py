@@ -78,7 +78,8 @@ def test_a_data_set_is_searched_without_a_checkpoint_or_network(videos, tmp_path
         (["embed", "--dataset", "nowhere"], "no data set 'nowhere'"),
         (["search", "--query", "a.mp4"], "give either dataset"),
         (["search", "--query", "a.mp4", "--dataset", "a", "--embeddings", "b"], "give either dataset"),
-        (["search", "--query", "a.mp4", "--embeddings", "nowhere"], "nowhere is not a folder of embeddings"),
+        (["search", "--query", __file__, "--embeddings", "nowhere"], "nowhere is not a folder of embeddings"),
+        (["search", "--query", "a.mp4", "--dataset", "nowhere"], "there is no query video 'a.mp4'"),
     ],
 )
 def test_mistakes_are_one_line(command, message, checkpoint, capsys):

@@ -1,1 +1,1 @@
-"""Evaluation of encoders: features of data sets and what they are good for."""
+"""Evaluation: retrieval, k-NN, linear probe, and fine-tuned classifiers and detectors."""

@@ -33,8 +33,8 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
     else:
         model, report = kind.from_pretrained(location, output_loading_info=True)
         if missing := sorted(report["missing_keys"]):
-            part = "encoder" if kind is ViDiDiModel else "model"
-            raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}")
+            part, hint = ("encoder", "") if kind is ViDiDiModel else ("model", ": fine-tune it first")
+            raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}{hint}")
     names = ("num_frames", "frame_stride")
     overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return model.to(device).eval(), ViDiDiVideoProcessor.from_pretrained(location, **overrides)

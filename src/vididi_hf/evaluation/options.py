@@ -11,8 +11,8 @@ from vididi_hf.options import Options, option
 
 REFERENCE = "reference"
 """The name of the small encoder that the package contains."""
-MODEL_HELP = f"Folder of a checkpoint, id of a model on the Hub, or {REFERENCE!r} for the encoder in this package."
-_HELP = f"Some of {', '.join(CLASSIFIER_INPUTS)}"
+MODEL_HELP = f"Checkpoint folder, Hub id, or {REFERENCE!r}: the tiny encoder of this package."
+_HELP = f"Some of {', '.join(CLASSIFIER_INPUTS)}."
 C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -23,8 +23,8 @@ class EncoderOptions(Options):
     model: str = option(help=MODEL_HELP)
     random_init: bool = option(default=False, help="Use random weights, to measure the architecture without training.")
     num_clips: int = option(default=10, at_least=1, help="Clips per video, evenly spaced; their features are averaged.")
-    num_frames: int | None = option(default=None, at_least=2, help="Frames per clip; by default the checkpoint's.")
-    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance; by default the checkpoint's.")
+    num_frames: int | None = option(default=None, at_least=2, help="Frames per clip. Default: the checkpoint's.")
+    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance. Default: the checkpoint's.")
     batch_size: int = option(default=16, at_least=1, help="Videos per forward pass; each has num_clips clips.")
     num_workers: int = option(default=2, at_least=0, help="Processes that decode videos.")
     device: str = option(default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
@@ -49,7 +49,7 @@ class FrozenOptions(DatasetOptions):
     group_column: str | None = option(
         default=None,
         old_names=("leave_out",),
-        help="Compare each video of gallery_split only with videos that differ in this column; ignores query_split.",
+        help="Without a test split: compare only videos of gallery_split that differ in this column.",
     )
     inputs: list[str] = option(
         default_factory=lambda: list(INPUTS), choices=tuple(INPUTS), help=f"Some of {', '.join(INPUTS)}."
@@ -93,7 +93,7 @@ class ClassificationOptions(DatasetOptions):
 
     split: str = option(default="test", help=f"Split of the test videos; {ALL_ROWS!r} takes all rows.")
     inputs: list[str] | None = option(
-        default=None, choices=CLASSIFIER_INPUTS, help=f"{_HELP}; by default the input of the training."
+        default=None, choices=CLASSIFIER_INPUTS, help=f"{_HELP} Default: the input of the training."
     )
     output: str = option(default="classification", help="Folder of metrics.json, or a .json file.")
 

@@ -44,23 +44,31 @@ class FinetuningRecipe(Options):
 
     # Model and data
     model: str = option(may_change=True, help="Folder or Hub id of an encoder or a classifier.")
-    random_init: bool = option(default=False, help="Start from random weights instead, to measure the labels alone.")
+    random_init: bool = option(default=False, help="Start from random weights, to measure training from scratch.")
     dataset: str = option(default="motion", may_change=True, help=DATASET_HELP)
     dataset_root: str | None = option(default=None, may_change=True, help=ROOT_HELP)
     train_split: str = option(default="train", help="Split to train on.")
     test_split: str = option(default="test", may_change=True, help="Split to test on, once after the last epoch.")
     output_dir: str = option(default="runs/finetune", may_change=True, help="Folder of the model and all results.")
-    preset: str = option(default="small", choices=tuple(presets), may_change=True, help="Defaults of other options.")
+    preset: str = option(
+        default="small",
+        choices=tuple(presets),
+        may_change=True,
+        help="Defaults for few videos, or those of the authors' code.",
+    )
     train: str = option(default="all", choices=TRAINED_PARTS, help="Part to train; the rest is frozen.")
 
     # Input
     inputs: list[str] = option(
         default_factory=lambda: ["frames"],
         choices=tuple(INPUTS),
-        help="'frames derivative' alternates from batch to batch.",
+        help="What the encoder sees. 'frames derivative' alternates by batch.",
     )
     test_inputs: list[str] | None = option(
-        default=None, choices=CLASSIFIER_INPUTS, may_change=True, help="Default: those of training, and their ensemble."
+        default=None,
+        choices=CLASSIFIER_INPUTS,
+        may_change=True,
+        help="Inputs of the test. Default: those of training, and their ensemble.",
     )
     num_frames: int | None = option(default=None, at_least=2, help="Frames per clip. Default: preset or checkpoint.")
     frame_stride: int | None = option(default=None, at_least=1, help="Frame distance. Default: preset or checkpoint.")
@@ -74,19 +82,19 @@ class FinetuningRecipe(Options):
     )
 
     # Optimization
-    epochs: int | None = option(default=None, at_least=1, help="Passes over the videos.")
-    batch_size: int | None = option(default=None, at_least=1, help="Videos per batch and process.")
+    epochs: int | None = option(default=None, at_least=1, help="Passes over the videos. Default: preset.")
+    batch_size: int | None = option(default=None, at_least=1, help="Videos per batch and process. Default: preset.")
     learning_rate: float = option(default=0.16, at_least=0, help="Peak for a global batch of 128; scales linearly.")
     momentum: float = option(default=0.9, at_least=0, below=1, help="Momentum of SGD.")
     weight_decay: float = option(default=1e-4, at_least=0, help="Weight decay, except for biases and BatchNorm.")
     lr_milestones: list[float] = option(
         default_factory=lambda: [1 / 2, 2 / 3, 5 / 6], old_names=("drops",), help=_MILESTONES_HELP
     )
-    warmup_epochs: float | None = option(default=None, at_least=0, help="Epochs of linear warmup.")
+    warmup_epochs: float | None = option(default=None, at_least=0, help="Epochs of linear warmup. Default: preset.")
     dropout: float = option(default=0.5, at_least=0, below=1, help="Share of the features that dropout removes.")
-    label_smoothing: float | None = option(default=None, at_least=0, below=1, help="Label smoothing.")
+    label_smoothing: float | None = option(default=None, at_least=0, below=1, help="Label smoothing. Default: preset.")
     mixed_precision: str = option(default="no", choices=PRECISIONS, help="Precision on a GPU.")
-    seed: int = option(default=0, at_least=0, help="Seed of everything random.")
+    seed: int = option(default=0, at_least=0, help="Seed of all random numbers.")
 
     # Running
     test_clips: int = option(default=10, at_least=1, may_change=True, help="Evenly spaced clips per test video.")

@@ -1,4 +1,4 @@
-"""Fine-tuning on the 🤗 `Trainer`, for recognition and detection."""
+"""Fine-tuning on the 🤗 `Trainer`, for recognition and detection: schedule, checkpoints and trackers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.data.loading import EpochBatches
@@ -39,6 +40,8 @@ def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
         if not recipe.resume:
             raise ValueError(f"{output_dir} already holds a run: add --resume to continue it, or change output_dir")
         recipe.check_resumes(recipe.read_values(output_dir / RECIPE_FILE))
+    elif (output_dir / CONFIG_NAME).exists():  # for example the pretrained encoder
+        raise ValueError(f"{output_dir} already holds a model: choose another output_dir")
     if recipe.tracker != "none" and find_spec(recipe.tracker) is None:
         raise ImportError(f"the tracker {recipe.tracker} is not installed: run `pip install {recipe.tracker}`")
     precision = usable_precision(recipe.mixed_precision)

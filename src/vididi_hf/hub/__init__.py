@@ -1,1 +1,1 @@
-"""The Hub: publishing checkpoints with their model cards and, for those who have not installed us, their code."""
+"""Publish checkpoints on the Hub with their model card and code, convert weights, and export encoders."""

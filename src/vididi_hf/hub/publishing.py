@@ -123,6 +123,9 @@ def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
     checkpoint, folder = Path(options.checkpoint), Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose a new folder")
+    for path in filter(None, (options.notes, options.template)):  # before anything is written
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path}")
     model = load_checkpoint_model(checkpoint, options.encoder_only)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

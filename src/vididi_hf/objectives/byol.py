@@ -1,4 +1,4 @@
-"""BYOL: bootstrap your own latent (Grill et al., 2020, arXiv 2006.07733)."""
+"""BYOL: bootstrap your own latent (Grill et al., 2020, arXiv 2006.07733). `ViDiDiForPreTraining` has the EMA target."""
 
 import math
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Pretraining: the model with its objective, the schedule of derivative orders, and the training loop."""
+"""Pretraining. Start with `loop.py`: the algorithm, from top to bottom."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -27,6 +29,8 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
         ValueError: If accelerate is configured to shard the parameters over the processes.
     """
     precision = usable_precision(recipe.mixed_precision)
+    # accelerate warns and goes on without the tracker. Below, that is an error.
+    warnings.filterwarnings("ignore", message=".*no supported trackers")
     accelerator = Accelerator(
         mixed_precision=precision,
         # Without a GPU accelerate must be told, or it takes each process for a run of its own.

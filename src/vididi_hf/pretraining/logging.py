@@ -1,4 +1,4 @@
-"""What a run reports: progress bar, `metrics.jsonl`, tracker, warnings, and the list of broken videos."""
+"""What a run reports: progress bar, `metrics.jsonl`, trackers, warnings, and the list of broken videos."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -115,4 +115,5 @@ def evaluate(
 @record  # torchrun then reports the error of the process that failed first
 def run(recipe: PretrainingRecipe) -> None:
     """The command `vididi pretrain`."""
-    pretrain(recipe)
+    folder = pretrain(recipe)
+    PartialState().print(f"Wrote the encoder to {folder}.")

@@ -1,4 +1,4 @@
-"""The pretraining model: an encoder, an objective with its heads, and for BYOL an EMA target."""
+"""The pretraining model: an encoder, an objective with its heads, and BYOL's EMA target."""
 
 import copy
 from collections.abc import Callable

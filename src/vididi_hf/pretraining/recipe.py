@@ -61,13 +61,16 @@ class PretrainingRecipe(Options):
     split: str = option(default="train", help="Split to train on. Labels are not used.")
     streaming: bool = option(default=False, help="Read sharded Parquet (folder, URL or Hub id) while training.")
     shuffle_window: int = option(
-        default=1024, at_least=1, help="Streaming: number of videos that each process shuffles and keeps in memory."
+        default=1024, at_least=1, help="Streaming: videos that each process shuffles and keeps in memory."
     )
     output_dir: str = option(default="runs/pretrain", may_change=True, help="Folder of the encoder and checkpoints.")
 
     # Method
     preset: str = option(
-        default="clean", choices=("clean", "paper"), may_change=True, help="Defaults of all other options."
+        default="clean",
+        choices=("clean", "paper"),
+        may_change=True,
+        help="Defaults: ours, or those of the authors' code.",
     )
     objective: str = option(default="vicreg", choices=OBJECTIVE_NAMES, help="Self-supervised objective.")
     order_schedule: str = option(
@@ -88,7 +91,7 @@ class PretrainingRecipe(Options):
         default="separate", choices=VIEW_FORWARDS, help="One forward pass per view, or one joint pass for both views."
     )
     batch_norm: str = option(
-        default="per_order", choices=BATCH_NORMS, help="BatchNorm running statistics: one set per order, or shared."
+        default="per_order", choices=BATCH_NORMS, help="BatchNorm statistics: one set for all orders, or one per order."
     )
     derivative_scale: str = option(
         default="none", choices=SCALES, help="'unit' divides each derivative clip by its root mean square."
@@ -131,7 +134,7 @@ class PretrainingRecipe(Options):
         default=1, at_least=1, help="Split a batch into this many parts and average their losses."
     )
     chunk_size: int = option(
-        default=0, at_least=0, help="Videos per chunk of gradient caching: the loss of the whole batch. 0 disables."
+        default=0, at_least=0, help="Gradient caching: videos per chunk; the loss sees the whole batch. 0 disables."
     )
     activation_checkpointing: bool = option(
         default=False, may_change=True, help="Recompute activations in the backward pass to save memory."
@@ -141,7 +144,7 @@ class PretrainingRecipe(Options):
     )
     torch_compile: bool = option(default=False, may_change=True, help="Compile the encoder, once per derivative order.")
     fused_optimizer: bool = option(default=False, help="Use the fused implementation of adamw or sgd.")
-    seed: int = option(default=0, at_least=0, help="Seed of everything random.")
+    seed: int = option(default=0, at_least=0, help="Seed of all random numbers.")
 
     # Running
     num_workers: int = option(default=2, at_least=0, may_change=True, help="Data-loading workers per process.")
@@ -163,7 +166,7 @@ class PretrainingRecipe(Options):
         default=None,
         may_change=True,
         old_names=("leave_out",),
-        help="Evaluate without a test split: compare a video only with those of other groups in this column.",
+        help="Evaluate without a test split: compare only videos that differ in this column.",
     )
     tracker: str = option(default="none", choices=TRACKERS, may_change=True, help="Experiment tracker.")
     progress: bool = option(default=True, may_change=True, help="Show a progress bar.")

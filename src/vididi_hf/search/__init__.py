@@ -1,1 +1,1 @@
-"""Embeddings of whole data sets on the disk, and the search for similar videos."""
+"""Embed data sets into Parquet shards, and search them for similar videos."""

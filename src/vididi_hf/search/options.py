@@ -23,7 +23,7 @@ class EmbeddingOptions(_EmbeddedOptions):
 
     dataset: str = option(help=DATASET_HELP, positional=True)
     output_dir: str | None = option(
-        default=None, old_names=("output",), help="Folder of the shards; by default one in the user's cache."
+        default=None, old_names=("output",), help="Folder of the shards. Default: one in the cache."
     )
     videos_per_shard: int = option(
         default=256, at_least=1, help="Videos per shard. An interrupted run repeats at most one shard per process."
@@ -34,7 +34,7 @@ class EmbeddingOptions(_EmbeddedOptions):
 class SearchOptions(_EmbeddedOptions):
     """The options of `vididi search`."""
 
-    query: list[str] = option(help="Video files to find similar videos of.")
+    query: list[str] = option(help="Query video files.")
     dataset: str | None = option(  # type: ignore[assignment]
         default=None, positional=True, help=f"{DATASET_HELP} Its embeddings are cached for the next search."
     )

@@ -78,7 +78,7 @@ class StoredEmbeddings:
             if (count := tables[-1].num_rows) != shard["rows"]:
                 raise ValueError(f"{path} has {count} rows instead of {shard['rows']}")
         table = pa.concat_tables(tables)
-        vectors = table[EMBEDDING].combine_chunks().flatten().to_numpy().reshape(-1, report["dimensions"])
+        vectors = np.array(table[EMBEDDING].combine_chunks().flatten()).reshape(-1, report["dimensions"])  # writable
         rows = datasets.Dataset(datasets.table.InMemoryTable(table)).remove_columns(EMBEDDING)
         return cls(folder, report, rows, vectors)
 
@@ -165,7 +165,7 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         The embeddings that were searched, and an answer for each query.
 
     Raises:
-        FileNotFoundError: If the model, the data set or the folder of embeddings does not exist.
+        FileNotFoundError: If a query, the model, the data set or the folder of embeddings does not exist.
         ImportError: If FAISS is requested and not installed.
         ValueError: If a query cannot be decoded, or the embeddings have another encoder or protocol than requested.
 
@@ -180,6 +180,9 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         >>> [video.rank for video in answer.found]
         [1, 2, 3]
     """
+    for query in options.query:
+        if not os.path.isfile(query):  # say so before embedding the videos
+            raise FileNotFoundError(f"there is no query video {query!r}")
     folder = options.embeddings or embed_videos(options.embedding_options())
     stored = StoredEmbeddings.open(folder)
     protocol = stored.report["protocol"]

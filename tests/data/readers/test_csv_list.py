@@ -69,6 +69,9 @@ def test_names_and_paths_are_read_as_they_are(tmp_path):
     assert labels_of(found) == ["01", "1", "nan", "None", "1", "1"]
     pd.DataFrame({"video": ["a.mp4", "b.mp4"], "label": np.array([7, 3])}).to_parquet(tmp_path / "clips.PARQUET")
     assert labels_of(read_video_list(tmp_path / "clips.PARQUET")) == ["7", "3"]
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(ValueError, match=r"empty\.csv cannot be read as a CSV list: No columns"):
+        read_video_list(tmp_path / "empty.csv")
 
 
 def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path, summary):

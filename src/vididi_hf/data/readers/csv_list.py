@@ -18,7 +18,10 @@ def read_video_list(path: str | Path, split: str | None = "train") -> datasets.D
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:
-        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("video", "label", "split"), str))
+        try:
+            table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("video", "label", "split"), str))
+        except ValueError as error:  # pandas does not name the file
+            raise ValueError(f"{path} cannot be read as a CSV list: {error}") from None
     if "video" not in table:
         raise ValueError(f"{path} has no column 'video', only {', '.join(table.columns)}")
     if table.empty:
