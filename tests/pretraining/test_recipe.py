@@ -134,15 +134,6 @@ def test_what_a_resumed_run_may_change() -> None:
         assert f"{name} was {getattr(CLEAN, name)!r} and is {value!r}" in str(error.value)
 
 
-def test_the_recipes_that_come_with_the_scripts_are_valid() -> None:
-    paths = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.json"))
-    assert paths
-    for path in paths:
-        for objective in OBJECTIVE_NAMES:
-            config = parse_recipe(["--config", str(path), "--objective", objective]).model_config()
-            build_objective(objective, config.hidden_size, config.objective_options)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

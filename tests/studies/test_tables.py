@@ -129,9 +129,3 @@ def test_the_page_shows_the_results(results: dict[str, Records]) -> None:
     tables = "".join(path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md"))
     known = set(re.findall(r"\d+\.\d", tables))
     assert set(re.findall(r"\d+\.\d", findings)) <= known
-
-
-def test_every_grid_has_results_and_every_result_a_grid(results: dict[str, Records]) -> None:
-    assert sorted(results) == NAMES
-    for folder, suffix in (("figures", "png"), ("tables", "md")):
-        assert {path.stem.split("-")[0] for path in (RESULTS / folder).glob(f"*.{suffix}")} == set(NAMES)
