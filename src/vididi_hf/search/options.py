@@ -19,7 +19,16 @@ class _EmbeddedOptions(DatasetOptions):
 
 @dataclass(kw_only=True)
 class EmbeddingOptions(_EmbeddedOptions):
-    """The options of `vididi embed`."""
+    """The options of `vididi embed`. The `help` of a field says what it means.
+
+    Raises:
+        ValueError: If a value is impossible. The message names the field.
+
+    Example:
+        >>> from vididi_hf import EmbeddingOptions
+        >>> EmbeddingOptions(dataset="path/to/videos", num_clips=4).model
+        'reference'
+    """
 
     dataset: str = option(help=DATASET_HELP, positional=True)
     output_dir: str | None = option(
@@ -32,7 +41,16 @@ class EmbeddingOptions(_EmbeddedOptions):
 
 @dataclass(kw_only=True)
 class SearchOptions(_EmbeddedOptions):
-    """The options of `vididi search`."""
+    """The options of `vididi search`. The `help` of a field says what it means.
+
+    Raises:
+        ValueError: If a value is impossible. The message names the field.
+
+    Example:
+        >>> from vididi_hf import SearchOptions
+        >>> SearchOptions(dataset="path/to/videos", query=["clip.mp4"]).k
+        10
+    """
 
     query: list[str] = option(help="Query video files.")
     dataset: str | None = option(  # type: ignore[assignment]
