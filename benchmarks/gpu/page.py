@@ -23,7 +23,7 @@ python benchmarks/gpu_check.py --minutes 8 --output benchmarks/results/gpu-2026-
 python benchmarks/gpu_check.py --render                                # updates this page
 ```
 
-It runs in a checkout with torch, torchvision, transformers, accelerate, pandas and OpenCV. It needs no data-set
+It runs in a checkout with torch, torchvision, transformers, accelerate and OpenCV. It needs no data-set
 library, no FFmpeg and no network. `pytest` is optional. Without a GPU, a small run takes a minute:
 
 ```bash

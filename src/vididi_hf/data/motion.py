@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -198,6 +197,8 @@ def generate_motion(
         if not (root / video).exists():
             _write(root / video, _encode(render_motion(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
+    import pandas as pd  # here, because rendering alone needs no table
+
     table = pd.DataFrame(rows, columns=["video", "label", "split", "background"])
     _write(root / "clips.csv", table.to_csv(index=False, lineterminator="\r\n").encode())
     return root / "clips.csv"
