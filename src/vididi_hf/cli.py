@@ -6,13 +6,13 @@ dataclasses import neither torch nor transformers, so that `--help` answers at o
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vididi_hf.options import DEBUG_FLAG, errors_in_one_line, parse_options
+from vididi_hf import register_auto_classes
+from vididi_hf.options import DEBUG_FLAG, errors_in_one_line, parse_options, suggestion
 
 
 class Command(NamedTuple):
@@ -132,16 +132,16 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
     """Runs the subcommand of a name with its arguments, by default those of the process."""
     prog = f"vididi {name}"
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "`vididi --help` lists the commands"
+        hint = suggestion(name, list(COMMANDS)) or ": `vididi --help` lists the commands"
         if name.startswith("evaluate -"):
-            hint = "name the evaluation first, as in `vididi evaluate retrieval`"
-        print(f"vididi: error: unknown command {name!r}: {hint}", file=sys.stderr)
+            hint = ": name the evaluation first, as in `vididi evaluate retrieval`"
+        print(f"vididi: error: unknown command {name!r}{hint}", file=sys.stderr)
         raise SystemExit(2)
     command = COMMANDS[name]
     description = f"{command.summary}\n\nExample:\n  {command.example}"
     options = parse_options(_load(command.options), arguments, prog=prog, description=description)
     with errors_in_one_line(prog):
+        register_auto_classes()  # `import vididi_hf` leaves it to this place in the process of the command
         _load(command.run)(options)
 
 

@@ -105,7 +105,7 @@ class Options(metaclass=_AcceptsOldNames):
         names = [spec.name for spec in fields(cls)]
         for name in values:
             if name not in names:
-                raise ValueError(f"{path} has the unknown option {name!r}{_suggestion(name, names)}")
+                raise ValueError(f"{path} has the unknown option {name!r}{suggestion(name, names)}")
         return values
 
     def to_json(self) -> str:
@@ -264,14 +264,15 @@ def _take_positionals(kind: type[Options], parser: argparse.ArgumentParser, rest
     for argument in rest:
         name = argument.split("=")[0]
         if argument.startswith("-"):
-            raise ValueError(f"unknown option {name!r}{_suggestion(name, known)}")
+            raise ValueError(f"unknown option {name!r}{suggestion(name, known)}")
         if len(values) == len(names):
             raise ValueError(f"unexpected argument {argument!r}")
         values[names[len(values)]] = argument
     return values
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Returns ": did you mean 'word'?" for the closest known word, or an empty text."""
     close = difflib.get_close_matches(name, known, n=1)
     return f": did you mean {close[0]!r}?" if close else ""
 
@@ -281,7 +282,7 @@ def _check_rules(spec: Field[Any], value: Any) -> None:
     if (choices := rules.get("choices")) is not None:
         for item in value if isinstance(value, list) else [value]:
             if item not in choices:
-                hint = _suggestion(str(item), choices)
+                hint = suggestion(str(item), choices)
                 raise ValueError(f"{spec.name} must be one of {', '.join(choices)}, got {item!r}{hint}")
     for number in value if isinstance(value, list) else [value]:
         _check_bounds(spec.name, number, rules.get("at_least"), rules.get("at_most"), rules.get("below"))
