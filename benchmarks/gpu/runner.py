@@ -116,7 +116,7 @@ def run_parts(parts: list[Part], context: Context, minutes: float, report: Repor
     for part in parts:
         found: dict[str, Any] = {"title": part.title, "status": "stopped", "rows": {}}
         report["parts"][part.name] = found
-        start = time.time()
+        start, ended = time.time(), False
         try:
             if start >= end:
                 found |= {"status": "skipped", "reason": "no time left"}
@@ -127,8 +127,9 @@ def run_parts(parts: list[Part], context: Context, minutes: float, report: Repor
                     if "error" in report["machine"]:
                         break
                 start = time.time()
-                limit = max(part.limit * 60 * minutes / FULL_RUN, SHORTEST_LIMIT) if part.limit else end - start
-                deadline = min(start + limit, end)
+                deadline = end
+                if part.limit and not context.small:  # a small run shares its machine, so only its end is a limit
+                    deadline = min(start + max(part.limit * 60 * minutes / FULL_RUN, SHORTEST_LIMIT), end)
                 results = {name: one["rows"] for name, one in report["parts"].items()}
                 worker.pipe.send((part, deadline, results))
                 while True:
@@ -139,10 +140,14 @@ def run_parts(parts: list[Part], context: Context, minutes: float, report: Repor
                     found["rows"][row] = values
                     save()
         except TimeoutError:
+            ended = True
             found["reason"] = f"stopped after {time.time() - start:.0f} s"
+            if context.small:  # the time of the whole run is over, which is no fault of the part
+                found |= {"status": "skipped", "reason": "no time left"}
         except (EOFError, OSError):
+            ended = True
             found |= {"status": "died", "reason": "the process ended before the part did"}
-        if worker is not None and (found["status"] in ("stopped", "died") or not worker.process.is_alive()):
+        if worker is not None and (ended or not worker.process.is_alive()):
             worker.close()
             worker = None
         found["seconds"] = round(time.time() - start, 1)
