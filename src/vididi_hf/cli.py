@@ -70,7 +70,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate detection": Command(
         "evaluation.options:DetectionOptions",
         "evaluation.commands:evaluate_detection",
-        "Test a fine-tuned detector: frame-mAP, or the mAP of AVA.",
+        "Test a fine-tuned detector: frame-mAP and video-mAP, or the mAP of AVA.",
         "vididi evaluate detection --model runs/detector --dataset jhmdb --dataset_root data/jhmdb",
     ),
     "embed": Command(

@@ -25,6 +25,9 @@ class BoxOptions(Options):
     detector: str = option(
         default="facebook/detr-resnet-50", help="Model for the object-detection pipeline (boxes: detector)."
     )
+    max_detections: int | None = option(
+        default=None, at_least=1, help="AVA: keep this many detections per key frame; its official evaluator keeps 50."
+    )
     min_score: float = option(default=0.9, at_least=0, at_most=1, help="Lowest score of a detected person.")
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, ENSEMBLE, ENSEMBLE_OF, INPUTS, check_inputs, orders_of
-from vididi_hf.evaluation.metrics import FrameMeanAP
+from vididi_hf.evaluation.metrics import FrameMeanAP, VideoMeanAP
 from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, write_ava_csv
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -53,6 +53,7 @@ class DetectionEvaluator:
         dataset: Name of the data set, for the result.
         split: Split of `rows`, for the result.
         iou_threshold: Lowest IoU of a right box.
+        max_detections: Most detections per key frame that count (AVA; its official evaluator: 50). Default: all.
 
     Attributes:
         detections: After a call, by input and key frame, `boxes`, `labels` (class numbers of the data set) and
@@ -84,6 +85,7 @@ class DetectionEvaluator:
     dataset: str = "unknown"
     split: str = "test"
     iou_threshold: float = 0.5
+    max_detections: int | None = None
 
     detections: dict[str, dict[KeyFrame, dict[str, list]]] = field(init=False, default_factory=dict)
     average_precisions: dict[str, dict[str, float | None]] = field(init=False, default_factory=dict)
@@ -123,8 +125,8 @@ class DetectionEvaluator:
                 }
                 for key, of_frame, of_boxes in zip(names, boxes, found)
             }
-            mean, precisions = self._measure(self.detections[name])
-            metrics[name] = {self.primary_metric: mean}
+            means, precisions = self._measure(self.detections[name])
+            metrics[name] = means
             self.average_precisions[name] = {
                 classes[number]: None if math.isnan(value) else value for number, value in precisions.items()
             }
@@ -132,6 +134,7 @@ class DetectionEvaluator:
             "key_frames": len(names),
             "boxes": sum(map(len, boxes)),
             "box_source": self.box_source,
+            "max_detections": self.max_detections,
             "classes": len(classes),
             "evaluated_classes": sum(value is not None for value in self.average_precisions[inputs[0]].values()),
             "scores": "softmax" if is_single else "sigmoid",
@@ -169,21 +172,33 @@ class DetectionEvaluator:
                         scores[name][row] = part
         return scores
 
-    def _measure(self, detections: dict[KeyFrame, dict[str, list]]) -> tuple[float, dict[int, float]]:
-        """The mean average precision, and that of each class by its number."""
+    def _measure(self, detections: dict[KeyFrame, dict[str, list]]) -> tuple[dict[str, float], dict[int, float]]:
+        """The metrics, and the average precision of each class by its number."""
         truth: dict[KeyFrame, dict[str, list]] = {
             name: {
                 "boxes": [box for box, labels in zip(row["boxes"], row["box_labels"]) for _ in labels],
                 "labels": [label for labels in row["box_labels"] for label in labels],
+                "persons": [person for person, labels in zip(row["persons"], row["box_labels"]) for _ in labels],
             }
-            for name, row in zip(detections, self.rows.select_columns(["boxes", "box_labels"]))
+            for name, row in zip(detections, self.rows.select_columns(["boxes", "box_labels", "persons"]))
         }
         if is_ava(self.rows):
-            return ava_mean_ap(detections, truth, [number - 1 for number in EVALUATED_ACTIONS], (), self.iou_threshold)
-        metric: Any = FrameMeanAP(keep_in_memory=True)
-        frames = {"predictions": list(detections.values()), "references": list(truth.values())}
-        numbers = metric.compute(**frames, iou_threshold=self.iou_threshold)
-        return numbers["frame-mAP"], numbers["AP"]
+            evaluated = [number - 1 for number in EVALUATED_ACTIONS]
+            mean, precisions = ava_mean_ap(
+                detections, truth, evaluated, iou_threshold=self.iou_threshold, max_detections=self.max_detections
+            )
+            return {self.primary_metric: mean}, precisions
+        of_frames: Any = FrameMeanAP(keep_in_memory=True)
+        boxes = [{"boxes": frame["boxes"], "labels": frame["labels"]} for frame in truth.values()]
+        frames = {"predictions": list(detections.values()), "references": boxes}
+        numbers = of_frames.compute(**frames, iou_threshold=self.iou_threshold)
+        of_videos: Any = VideoMeanAP(keep_in_memory=True)
+        found, wanted = (
+            [{"video": video, "frame": frame, **one} for (video, frame), one in part.items()]
+            for part in (detections, truth)
+        )
+        tubes = of_videos.compute(predictions=found, references=wanted)
+        return {self.primary_metric: numbers["frame-mAP"], **tubes}, numbers["AP"]
 
 
 class EvaluationKeyFrames(Dataset):
@@ -232,7 +247,7 @@ def build_evaluator(
 ) -> DetectionEvaluator:
     """Builds the evaluator, with boxes from the source that the options name. A person detector writes to `output`."""
     boxes, source = load_boxes(options, rows, output, settings.get("progress", False))
-    return DetectionEvaluator(rows, processor, boxes, source, **settings)
+    return DetectionEvaluator(rows, processor, boxes, source, max_detections=options.max_detections, **settings)
 
 
 def write_results(

@@ -109,3 +109,24 @@ def test_the_metric_wants_the_same_key_frames_on_both_sides_each_once(seconds, o
     found, truth = [{**row, "scores": [1.0], "second": at} for at in seconds], [{**row, "second": at} for at in others]
     with pytest.raises(ValueError, match="the same key frames in the same order, each once"):
         AVAMeanAP(keep_in_memory=True).compute(predictions=found, references=truth, classes=[12])
+
+
+def test_only_the_best_detections_of_a_key_frame_count_if_their_number_is_limited():
+    """As the official evaluator: of the evaluated classes, by key frame; of equal scores, the first ones."""
+    person, other = [0.0, 0.0, 0.4, 0.4], [0.6, 0.6, 1.0, 1.0]
+    truth = {("film", 902): {"boxes": [person, other], "labels": [12, 12]}}
+    found = {
+        ("film", 902): {
+            "boxes": [person, other, person, other],
+            "labels": [12, 17, 1, 12],
+            "scores": [0.9, 0.8, 0.95, 0.3],
+        },
+        ("film", 903): {"boxes": [person], "labels": [12], "scores": [0.1]},  # unlisted: wrong, after all others
+    }
+
+    def measure(limit):
+        return ava_mean_ap(found, truth, [12, 17], max_detections=limit)[1][12]
+
+    assert [measure(limit) for limit in (None, 3, 2, 1)] == [1.0, 1.0, 0.5, 0.5]
+    with pytest.raises(ValueError, match="max_detections must be at least 1, got 0"):
+        measure(0)

@@ -4,5 +4,6 @@ from vididi_hf.evaluation.metrics.accuracy import MeanClassAccuracy, TopKAccurac
 from vididi_hf.evaluation.metrics.ava_map import AVAMeanAP
 from vididi_hf.evaluation.metrics.detection import FrameMeanAP
 from vididi_hf.evaluation.metrics.recall_at_k import RecallAtK
+from vididi_hf.evaluation.metrics.tubes import VideoMeanAP
 
-__all__ = ["AVAMeanAP", "FrameMeanAP", "MeanClassAccuracy", "RecallAtK", "TopKAccuracy"]
+__all__ = ["AVAMeanAP", "FrameMeanAP", "MeanClassAccuracy", "RecallAtK", "TopKAccuracy", "VideoMeanAP"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 
 from vididi_hf.evaluation.metrics.base import VideoMetric
 from vididi_hf.evaluation.metrics.detection import SCORES_COLUMN, TRUTH_COLUMNS, average_precisions, flatten_frames
@@ -26,10 +27,11 @@ def ava_mean_ap(
     classes: Collection[int],
     excluded: Iterable[KeyFrame] = (),
     iou_threshold: float = 0.5,
+    max_detections: int | None = None,
 ) -> tuple[float, dict[int, float]]:
     """Computes `AVAMeanAP` for frames by key frame: the mean, and the average precision of each class."""
     found, truth = align_key_frames(predictions, references)
-    return _mean_ap(found, truth, classes, excluded, iou_threshold)
+    return _mean_ap(found, truth, classes, excluded, iou_threshold, max_detections)
 
 
 def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
@@ -79,7 +81,9 @@ class AVAMeanAP(VideoMetric):
 
     A prediction is a key frame's `{"video", "second", "boxes", "labels", "scores"}`. The reference in the same place is
     the same key frame's `{"video", "second", "boxes", "labels"}`. `align_key_frames` builds both from AVA's files.
-    `compute(..., classes=..., excluded=..., iou_threshold=0.5)` returns `{"mAP@0.5": ..., "AP": {class: ...}}`.
+    `compute(..., classes=..., excluded=..., iou_threshold=0.5, max_detections=None)` returns
+    `{"mAP@0.5": ..., "AP": {class: ...}}`. The official evaluator keeps the 50 best detections of the evaluated classes
+    in each key frame: `max_detections=50`.
 
     Boxes of other classes and of excluded key frames do not count, on either side. A detection in a key frame without
     ground truth is wrong. Classes without ground truth have NaN and do not enter the mean.
@@ -102,11 +106,12 @@ class AVAMeanAP(VideoMetric):
         classes: Collection[int],
         excluded: Iterable[Sequence[Any]] = (),
         iou_threshold: float = 0.5,
+        max_detections: int | None = None,
     ) -> dict[str, Any]:
         found, truth = ([(row["video"], row["second"]) for row in rows] for rows in (predictions, references))
         if found != truth or len(set(found)) < len(found):
             raise ValueError("predictions and references must name the same key frames in the same order, each once")
-        mean, precisions = _mean_ap(predictions, references, classes, excluded, iou_threshold)
+        mean, precisions = _mean_ap(predictions, references, classes, excluded, iou_threshold, max_detections)
         return {f"mAP@{iou_threshold:g}": mean, "AP": precisions}
 
 
@@ -124,11 +129,24 @@ def align_key_frames(
 
 
 def _mean_ap(
-    found: list[dict], truth: list[dict], classes: Collection[int], excluded: Iterable[Sequence], iou_threshold: float
+    found: list[dict],
+    truth: list[dict],
+    classes: Collection[int],
+    excluded: Iterable[Sequence],
+    iou_threshold: float,
+    max_detections: int | None,
 ) -> tuple[float, dict[int, float]]:
     if not classes:
         raise ValueError("classes is empty: give the numbers of the evaluated classes")
+    if max_detections is not None and max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
     skipped = {(video, int(second)) for video, second in excluded}
     kept = [number for number, row in enumerate(truth) if (row["video"], row["second"]) not in skipped]
     detections, wanted = (flatten_frames([rows[number] for number in kept]) for rows in (found, truth))
+    if max_detections is not None:
+        detections = detections.select(np.isin(detections.labels, list(classes)))
+        order = np.lexsort((-detections.scores, detections.frames))  # the better ones first; of equals, the earlier
+        detections = detections.select(order)
+        place = np.arange(len(order)) - np.searchsorted(detections.frames, detections.frames)
+        detections = detections.select(place < max_detections)
     return average_precisions(detections, wanted, sorted(classes), iou_threshold)
