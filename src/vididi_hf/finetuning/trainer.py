@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.data.loading import EpochBatches
-from vididi_hf.data.workers import leave_process_group
+from vididi_hf.data.workers import SteadyLoader
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
 from vididi_hf.files import write_text
@@ -152,15 +152,13 @@ class FinetuningTrainer(Trainer):
         return {**started, "source": recipe.dataset}
 
     def get_train_dataloader(self) -> DataLoader:
-        loader: Any = DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+        loader: Any = SteadyLoader(
+            self.train_dataset,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.recipe.num_workers,
             pin_memory=self.args.device.type == "cuda",
             persistent_workers=self.recipe.num_workers > 0,
-            worker_init_fn=leave_process_group,
-            generator=torch.Generator(),  # or iterating would advance the global one
         )
         loader.set_epoch = self.batches.set_epoch  # Trainer calls it
         return loader
