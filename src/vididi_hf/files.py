@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 _UNFINISHED = ".part"
@@ -46,6 +46,24 @@ def folder_lock(folder: str | Path, name: str = _LOCK) -> Iterator[None]:
         os.close(descriptor)
 
 
+def lock_output_dir(folder: str | Path) -> ExitStack:
+    """Takes a `folder_lock` in the main process of a run. All processes must call this, and all raise its error."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    lock = ExitStack()
+    refused: list[OSError | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            lock.enter_context(folder_lock(folder))
+        except OSError as error:
+            refused = [error]
+    broadcast_object_list(refused)
+    if refused[0] is not None:
+        raise refused[0]
+    return lock
+
+
 def _open_locked(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -60,8 +78,8 @@ def _open_locked(path: Path) -> int:
         holder = os.read(descriptor, 1024).decode(errors="replace") or "unknown"
         os.close(descriptor)
         raise BlockingIOError(
-            f"{path.parent} is in use by process {holder}: wait until it ends, or choose another folder (if its machine "
-            f"is gone, remove {path.name} there)"
+            f"{path.parent} is in use by process {holder}: wait until it ends, or choose another folder (if its "
+            f"machine is gone, remove {path.name} there)"
         ) from None
     os.close(descriptor)  # its last holder has just removed the file
     return _open_locked(path)
@@ -105,7 +123,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
-    """Yields a hidden folder in `folder`, and moves its files there once all are on the disk; the file `last` at the end.
+    """Yields a hidden folder, and moves its files to `folder` once all are on the disk; the file `last` at the end.
 
     Other files of `folder` stay. An exception removes what was written.
     """

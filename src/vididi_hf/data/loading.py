@@ -24,6 +24,8 @@ from vididi_hf.decoding_vididi import source_name
 if TYPE_CHECKING:
     import datasets
 
+    from vididi_hf.data.inventory import VideoList
+
 SUBSTITUTES = 20  # how many other videos to try in place of a broken one
 
 Asked = TypeVar("Asked")
@@ -206,4 +208,11 @@ class ClipLoader(EpochLoader):
 
     def __init__(self, clips: TrainingClips, batch_size: int, *, rank: int = 0, world_size: int = 1, **how: Any):
         batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
+        self.rows = clips.rows
         super().__init__(clips, batches, batch_sampler=batches, **how)
+
+    def list_videos(self) -> VideoList:
+        """Lists the videos with their sizes."""
+        from vididi_hf.data.inventory import VideoList
+
+        return VideoList.of(self.rows)
