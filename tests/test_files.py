@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import atomic_files, atomic_write, folder_lock, remove_unfinished, write_text
+from vididi_hf.files import atomic_write, folder_lock, remove_unfinished, write_text
 
 
 def names(folder):
@@ -105,9 +105,9 @@ def test_a_folder_belongs_to_one_process_until_that_ends(end, tmp_path):
     with subprocess.Popen(command, **how) as holder:
         try:
             process = holder.stdout.readline().strip()
-            with pytest.raises(BlockingIOError, match=f"process {process} on {socket.gethostname()}"):
-                with folder_lock(tmp_path):
-                    pass
+            holding = f"in use by process {process} on {socket.gethostname()}"
+            with pytest.raises(BlockingIOError, match=holding), folder_lock(tmp_path):
+                pass
             holder.kill() if end == "killed" else holder.stdin.close()
             holder.wait()
             with folder_lock(tmp_path), folder_lock(tmp_path):  # at once, although the worker lives; also nested

@@ -103,12 +103,10 @@ def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     exact = [[_taylor_weight(order, h, k) for k in range(order, -1, -1)] for h in range(1, horizon + 1)]
     wide = torch.promote_types(past.dtype, torch.float32)
     weights = torch.tensor(exact, dtype=torch.float64).to(wide)
-    if any(
-        int(weight) != number for row, numbers in zip(weights.tolist(), exact) for weight, number in zip(row, numbers)
-    ):
+    if weights.tolist() != exact:  # Python compares integers and floats exactly
         raise ValueError(
-            f"order {order} with horizon {horizon} needs weights up to {max(map(abs, sum(exact, [])))}, which {wide} "
-            "cannot represent: lower them, or pass frames of float64"
+            f"the weights of order {order} with horizon {horizon} are too large for {wide}: lower order or horizon, "
+            "or pass frames of float64"
         )
     return torch.einsum("tn,...nchw->...tchw", weights.to(past.device), past.to(wide)).to(past.dtype)
 

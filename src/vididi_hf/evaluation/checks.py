@@ -13,9 +13,13 @@ from vididi_hf.decoding_vididi import source_name
 _SHOWN = 3
 
 
-def is_missing(label: int | float | str | None) -> bool:
-    """Whether a label says that a video has none: null, NaN, -1 or an empty text."""
-    return label is None or label == -1 or label != label or (isinstance(label, str) and not label.strip())
+def count_unlabeled(rows: datasets.Dataset) -> int:
+    """Counts the videos whose label says that they have none: null, NaN, -1, an empty text or a class without a name."""
+    kind = rows.features["label"]
+    nameless = {i for i, name in enumerate(kind.names) if not name.strip()} if hasattr(kind, "names") else ()
+    labels = rows["label"][:]
+    # NaN is the only value that differs from itself.
+    return sum(label in (None, -1) or label != label or label in nameless or not str(label).strip() for label in labels)
 
 
 def check_classes(labels: Iterable[int | str], what: str) -> None:

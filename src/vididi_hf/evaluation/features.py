@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from vididi_hf.data.workers import ordered_loader
-from vididi_hf.evaluation.checks import check_classes, check_finite, is_missing
+from vididi_hf.evaluation.checks import check_classes, check_finite, count_unlabeled
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -252,8 +252,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Numbers the labels of two data sets alike, by name: first the classes of `rows`, then those of `others` only."""
     for part in (rows, others):
-        missing = sum(map(is_missing, part["label"]))
-        if missing:
+        if missing := count_unlabeled(part):
             raise ValueError(f"{missing} of {len(part)} videos have no label")
     kinds = [part.features["label"] for part in (rows, others)]
     is_text = any(isinstance(kind, datasets.Value) and "string" in kind.dtype for kind in kinds)
