@@ -14,7 +14,7 @@ _SHOWN = 3
 
 
 def count_unlabeled(rows: datasets.Dataset) -> int:
-    """Counts the videos whose label says that they have none: null, NaN, -1, an empty text or a class without a name."""
+    """Counts the videos without a label, which is null, NaN, -1, an empty text or a class without a name."""
     kind = rows.features["label"]
     nameless = {i for i, name in enumerate(kind.names) if not name.strip()} if hasattr(kind, "names") else ()
     labels = rows["label"][:]
