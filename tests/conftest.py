@@ -1,8 +1,12 @@
 """Fixtures that several test files share: small real video files, good and broken, and the smallest `motion` set."""
 
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +53,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViDiDiModel(ViDiDiConfig(hidden_sizes=(8, 8, 16, 32), depths=(1, 1, 1, 1), num_frames=4)).save_pretrained(folder)
     ViDiDiVideoProcessor(num_frames=4, frame_stride=1, size=32, crop_size=32).save_pretrained(folder)
     return folder
+
+
+HOLDER = """
+import os, sys, time
+from vididi_hf.files import folder_lock
+with folder_lock(sys.argv[1]):
+    if os.fork() == 0:
+        time.sleep(60)  # a worker that outlives its parent
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of the folder `tmp_path / "held"` until its standard input is closed."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "held")]
+    how: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True, "text": True}
+    with subprocess.Popen(command, **how) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == str(holder.pid)
+        yield holder
+        os.killpg(holder.pid, signal.SIGKILL)
 
 
 def _write_video(path: Path, frames: Tensor | int = 24, seed: int = 0) -> Path:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import is_dataclass
@@ -120,3 +121,35 @@ def test_launchers_train(launch: list[str], videos: Path, tmp_path: Path):
     assert run.returncode == 0, run.stderr[-4000:]
     steps = 2 if "torch" in launch[0] else 4
     assert [(row["epoch"], row["total_steps"]) for row in read_metrics(tmp_path)] == [(1, steps)]
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from vididi_hf.options import errors_in_one_line
+
+class Trap:
+    def __del__(self):  # Python swallows what a destructor raises
+        os.kill(os.getpid(), signal.SIGINT)
+
+with errors_in_one_line("vididi test", "continue so"):
+    if sys.argv[1] == "swallowed":
+        Trap()
+    if sys.argv[1] == "twice":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+    signal.alarm(20)
+    if sys.argv[1] == "plain":
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "swallowed", "twice"])
+def test_ctrl_c_ends_a_command_with_one_line_and_the_second_one_at_once(how: str) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, how], capture_output=True, text=True, timeout=60)
+    if how == "twice":
+        assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    else:
+        assert (done.returncode, done.stderr) == (130, "vididi test: interrupted; continue so\n")

@@ -146,3 +146,17 @@ def test_taylor_is_the_sum_of_the_textbook_backward_stencils():
 def test_impossible_requests_name_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_video())
+
+
+@pytest.mark.parametrize("order", [5, 12, 20])
+def test_an_expansion_of_high_order_is_exact_or_refused(order):
+    times = torch.arange(order + 5, dtype=torch.float64)
+    video = ((times / len(times)).unsqueeze(1) ** torch.arange(order + 1)).sum(1)
+    frames = video[: order + 1].reshape(-1, 1, 1, 1)
+    assert taylor_expand(frames, order, 4).flatten().tolist() == pytest.approx(video[order + 1 :].tolist(), rel=1e-7)
+    whole = torch.arange(order + 1.0).reshape(-1, 1, 1, 1)  # of whole numbers, even float32 is exact
+    if order < 20:
+        assert taylor_expand(whole, order, 1).flatten().tolist() == [order + 1]
+    else:
+        with pytest.raises(ValueError, match=r"too large for torch.float32: lower order or horizon"):
+            taylor_expand(whole, order, 4)

@@ -1,11 +1,15 @@
 """Files and folders appear whole, replace what was there in one step, and leave nothing behind."""
 
+import errno
 import os
+import re
+import socket
+import stat
 from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import atomic_write, remove_unfinished, write_text
+from vididi_hf.files import atomic_files, atomic_write, folder_lock, remove_unfinished, write_text
 
 
 def names(folder):
@@ -80,3 +84,56 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert names(tmp_path / "folder") == []
     remove_unfinished(tmp_path)
     assert names(tmp_path) == [".hidden", "folder"]
+
+
+@pytest.mark.parametrize("end", ["killed", "finished"])
+def test_a_folder_belongs_to_one_process_until_that_ends(end, held, tmp_path):
+    folder = tmp_path / "held"
+    holding = f"in use by process {held.pid} on {socket.gethostname()}"
+    with pytest.raises(BlockingIOError, match=holding), folder_lock(folder):
+        pass
+    held.kill() if end == "killed" else held.stdin.close()
+    held.wait()
+    with folder_lock(folder), folder_lock(folder):  # at once, although the worker lives; also nested
+        assert names(folder) == [".vididi.lock"]
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_may_not_know_how_to_flush_a_folder(code, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+            write_text(tmp_path / "numbers.txt", "1")
+    else:
+        assert write_text(tmp_path / "numbers.txt", "1").read_text() == "1"
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_files_appear_together_or_their_config_does_not(moves, tmp_path, monkeypatch):
+    """As on a disk that is full when the files are written, or moved to their names."""
+    write_text(tmp_path / "notes.txt", "mine")
+    replace, calls = os.replace, []
+
+    def fail_after(*arguments):
+        calls.append(arguments)
+        if len(calls) > moves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(*arguments)
+
+    def write():
+        with atomic_files(tmp_path, last="config.json") as unfinished:
+            for name in ("config.json", "model.safetensors", "recipe.json"):
+                (unfinished / name).write_text(name)
+
+    monkeypatch.setattr(os, "replace", fail_after)
+    if moves == 3:
+        return write()
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path)
+    assert names(tmp_path) == sorted(["notes.txt", *["model.safetensors", "recipe.json"][:moves]])

@@ -111,6 +111,9 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 
+_AFTER_INTERRUPT = dict.fromkeys(("pretrain", "finetune", "detect"), "continue with --resume")
+_AFTER_INTERRUPT |= dict.fromkeys(("embed", "prepare"), "finished shards stay: run the same command again to continue")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand: its name and its arguments, by default those of the process."""
@@ -139,8 +142,8 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     command = COMMANDS[name]
     description = f"{command.summary}\n\nExample:\n  {command.example}"
-    options = parse_options(_load(command.options), arguments, prog=prog, description=description)
-    with errors_in_one_line(prog):
+    with errors_in_one_line(prog, _AFTER_INTERRUPT.get(name, "run the same command again")):
+        options = parse_options(_load(command.options), arguments, prog=prog, description=description)
         register_auto_classes()  # `import vididi_hf` leaves it to this place in the process of the command
         _load(command.run)(options)
 

@@ -84,7 +84,8 @@ def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
         (…, `horizon`, channels, height, width), in the unit of the pixels.
 
     Raises:
-        ValueError: If there are too few frames, `order` is not an integer of at least 0, or `horizon` is below 1.
+        ValueError: If there are too few frames, `order` is not an integer of at least 0, `horizon` is below 1, or the
+            weights of the frames are too large to be exact in their dtype.
 
     Source: https://arxiv.org/abs/2409.02371.
 
@@ -99,18 +100,20 @@ def taylor_expand(frames: Tensor, order: int, horizon: int) -> Tensor:
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     past = _as_float(frames).narrow(FRAMES_DIM, frames.shape[FRAMES_DIM] - order - 1, order + 1)
-    # Row k of the inverse turns the last `order + 1` frames, oldest first, into ∂ᵏV(t). Both matrices are tiny and are
-    # multiplied in float64 before they meet the frames: one pass over the pixels.
-    derivatives = torch.linalg.inv(_taylor_matrix(torch.arange(-order, 1), order))
-    weights = _taylor_matrix(torch.arange(1, horizon + 1), order) @ derivatives
-    return torch.einsum("tn,...nchw->...tchw", weights.to(past.dtype).to(past.device), past)
+    exact = [[_taylor_weight(order, h, k) for k in range(order, -1, -1)] for h in range(1, horizon + 1)]
+    wide = torch.promote_types(past.dtype, torch.float32)
+    weights = torch.tensor(exact, dtype=torch.float64).to(wide)
+    if weights.tolist() != exact:  # Python compares integers and floats exactly
+        raise ValueError(
+            f"the weights of order {order} with horizon {horizon} are too large for {wide}: lower order or horizon, "
+            "or pass frames of float64"
+        )
+    return torch.einsum("tn,...nchw->...tchw", weights.to(past.device), past.to(wide)).to(past.dtype)
 
 
-def _taylor_matrix(times: Tensor, order: int) -> Tensor:
-    """(times, order + 1) float64 matrix of tᵏ/k!, which maps derivatives at time 0 to values at the given times."""
-    powers = torch.arange(order + 1, dtype=torch.float64)
-    factorials = torch.tensor([math.factorial(k) for k in range(order + 1)], dtype=torch.float64)
-    return times.double().unsqueeze(1) ** powers / factorials
+def _taylor_weight(order: int, h: int, k: int) -> int:
+    """The integer weight of V(t − k) in V(t + h), if ∂V … are the derivatives of the polynomial through the frames."""
+    return (-1) ** k * math.comb(h + k - 1, k) * math.comb(h + order, order - k)
 
 
 def _as_float(frames: Tensor) -> Tensor:

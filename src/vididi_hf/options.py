@@ -6,7 +6,10 @@ import argparse
 import difflib
 import json
 import math
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -168,13 +171,18 @@ def parse_options(
 
 
 @contextmanager
-def errors_in_one_line(prog: str) -> Iterator[None]:
+def errors_in_one_line(prog: str, after_interrupt: str = "run the same command again") -> Iterator[None]:
     """Ends the process with one line and exit status 2 if a path, a data set, a value or a library is at fault.
 
-    `--debug` on the command line shows the traceback instead.
+    `--debug` on the command line shows the traceback instead. Ctrl-C also ends it with one line, and with status 130;
+    a second Ctrl-C at once.
     """
     try:
-        yield
+        with _interruptible():
+            yield
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; {after_interrupt}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except (OSError, ValueError, ImportError) as error:
         if DEBUG_FLAG in sys.argv:
             raise
@@ -183,6 +191,34 @@ def errors_in_one_line(prog: str) -> Iterator[None]:
             message = f"{error.filename}: {error.strerror}"  # without the error number
         print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raises the first SIGINT as KeyboardInterrupt, even if a destructor swallows that; the second ends the process."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or nested
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    def swallowed(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            return report(unraisable)
+        signal.signal(signal.SIGINT, interrupt)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    report, sys.unraisablehook = sys.unraisablehook, swallowed
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Parser(argparse.ArgumentParser):

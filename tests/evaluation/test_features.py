@@ -190,7 +190,9 @@ def test_other_labels_are_matched_by_name():
     assert with_class_labels(known, labeled(["run"]))[1]["label"][:] == [1]
 
 
-@pytest.mark.parametrize(("labels", "names"), [([0, -1], ["a", "b"]), (["run", None], None)])
+@pytest.mark.parametrize(
+    ("labels", "names"), [([0, -1], ["a", "b"]), (["run", None], None), (["run", " "], None), ([0, 1], ["run", ""])]
+)
 def test_videos_without_a_label_are_counted(labels, names):
     bad = labeled(labels, names)
     with pytest.raises(ValueError, match="1 of 2 videos have no label"):

@@ -115,10 +115,11 @@ def test_one_value_of_a_column_is_left_out_at_a_time(model, processor, splits):
 
 
 def test_one_class_to_learn_from_is_predicted(model, processor, splits):
-    gallery, queries = splits[0].select([0, 8]), splits[1]
-    assert gallery["label"][0] == gallery["label"][1]
-    result = LinearEvaluator(gallery, queries, processor, inputs=("frames",), num_clips=1)(model)
-    assert result["metrics"]["frames"]["top-1"] == 1 / 8
+    rows = splits[0].select([0, 1, 8]).add_column("source", ["a", "a", "b"])
+    assert rows["label"][0] == rows["label"][2] != rows["label"][1]
+    settings = {"inputs": ("frames",), "num_clips": 1, "group_column": "source"}
+    result = LinearEvaluator(rows, rows.select([0, 1]), processor, **settings)(model)
+    assert result["metrics"]["frames"]["top-1"] == 1 / 2  # of a, from b alone
     assert result["protocol"]["C"] == {"frames": []}
 
 

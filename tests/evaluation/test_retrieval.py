@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation import features as features_module
+from vididi_hf.evaluation.checks import check_finite
 from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
@@ -163,7 +165,7 @@ def test_each_video_meets_all_videos_of_the_other_sources(twins, model, processo
     right = (weights[:, 1::2].sum(1) > weights[:, ::2].sum(1)) == (torch.arange(6) % 2 == 1)
     assert result.metrics["frames"]["20-NN"] == pytest.approx(right.float().mean().item())
     settings |= {"group_column": "source"}  # between two data sets, too
-    result = RetrievalEvaluator(twins.select([0, 2, 4]), twins.select([5, 1]), processor, **settings)(model)
+    result = RetrievalEvaluator(twins.select([0, 3, 4]), twins.select([5, 1]), processor, **settings)(model)
     assert [sorted(found) for found in result.neighbors["frames"].tolist()] == [[-1, 0, 1], [-1, 1, 2]]
 
 
@@ -178,6 +180,27 @@ def test_impossible_choices(twins, model, processor):
     ):
         with pytest.raises(ValueError, match=message):
             RetrievalEvaluator(*sides, processor, **options)
+    for gallery, message in (
+        (twins.select([0, 2, 4]), "all its 3 videos have"),
+        (twins.select([0]), "its only video has"),
+    ):
+        with pytest.raises(ValueError, match=f"gallery has one class .{message} the label 'a'"):
+            RetrievalEvaluator(gallery, twins, processor)
     alike = twins.select([0, 1])
     with pytest.raises(ValueError, match="'source' leaves nothing to compare some queries with"):
         RetrievalEvaluator(alike, alike, processor, num_clips=1, group_column="source")(model)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused_by_name(value, twins, model, processor):
+    name = Path(twins.cast_column("video", datasets.Video(decode=False))[3]["video"]["path"]).name
+    gallery = torch.eye(4)
+    gallery[3, 0] = value
+    with pytest.raises(ValueError, match="1 gallery are not finite, such as number 3"):
+        nearest_neighbors(torch.eye(4), gallery, 1)
+    with pytest.raises(ValueError, match=f"features of 1 videos are not finite .*{name}"):
+        check_finite(gallery, torch.arange(4), twins)
+    with torch.no_grad():
+        list(model.parameters())[-1].fill_(value)
+    with pytest.raises(ValueError, match="features of 6 videos are not finite"):
+        RetrievalEvaluator(twins, twins.select([1]), processor, num_clips=1, inputs=("frames",))(model)

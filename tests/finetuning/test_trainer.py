@@ -1,7 +1,9 @@
 """The trainer: a step is what it should be, and a run that was stopped continues as if it had not been."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vididi_hf import ViDiDiForVideoClassification, ViDiDiModel
+from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiModel
 from vididi_hf.data.loading import EpochBatches
 from vididi_hf.evaluation.results import read_report
+from vididi_hf.finetuning.models import load_classifier
 from vididi_hf.finetuning.recognition import finetune
 from vididi_hf.finetuning.trainer import FinetuningTrainer, SaveEpochs, find_checkpoint
 from vididi_hf.pretraining.logging import read_metrics
@@ -152,3 +155,47 @@ def test_what_cannot_be_trained_is_named(recipe, checkpoint):
         finetune(recipe(tracker="wandb"))
     with pytest.raises(ValueError, match="already holds a model: choose another output_dir"):
         finetune(recipe(output_dir=str(checkpoint)))
+
+
+def test_a_signal_within_an_epoch_saves_and_resumes_exactly(recipe, monkeypatch):
+    settings = {"epochs": 2, "batch_size": 4, "inputs": ["frames", "derivative"]}
+    finetune(recipe("straight", **settings))
+    compute_loss = FinetuningTrainer.compute_loss
+
+    def signal_and_compute(self, *arguments, **named):
+        if self.state.global_step == 3:  # the fourth step, the first of the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        return compute_loss(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuningTrainer, "compute_loss", signal_and_compute)
+        with pytest.raises(SystemExit) as stopped:
+            finetune(recipe("stopped", **settings))
+    assert stopped.value.code == 130
+    assert find_checkpoint(Path(recipe("stopped").output_dir)).name == "checkpoint-4"
+    finetune(recipe("stopped", **settings, resume=True))
+    assert_same_weights(recipe("straight"), recipe("stopped"))
+    rows, expected = (read_metrics(recipe(name).output_dir) for name in ("stopped", "straight"))
+    assert rows[0] == expected[0]
+    assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, 3), (2, 6)]
+
+
+def test_a_second_process_ends_at_once(recipe, held):
+    with pytest.raises(BlockingIOError, match=f"in use by process {held.pid} on"):
+        finetune(recipe("held"))
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"], ["a", "b", "d"], ["a", "b"]])
+def test_a_loaded_classifier_keeps_its_classes_by_name(names, recipe, tmp_path, capsys):
+    sizes = {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}
+    old = ViDiDiForVideoClassification(ViDiDiConfig(**sizes, id2label=dict(enumerate("abc"))))
+    old.save_pretrained(tmp_path / "old")
+    recipe = recipe(model=str(tmp_path / "old"))
+    new = load_classifier(ViDiDiForVideoClassification, recipe, names)
+    same = [
+        torch.equal(new.classifier.weight[i], old.classifier.weight["abc".index(n)])
+        for i, n in enumerate(names)
+        if n in "abc"
+    ]
+    assert same == ([True] * 3 if sorted(names) == ["a", "b", "c"] else [False] * 2)
+    assert ("note: the checkpoint has" in capsys.readouterr().out) == (names != ["a", "b", "c"])

@@ -75,3 +75,18 @@ def test_accuracy_counts_anchors_of_both_views() -> None:
 def test_impossible_temperature_is_named() -> None:
     with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
         nt_xent_loss(torch.ones(2, 4), torch.ones(2, 4), temperature=0.0)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-3])
+def test_small_losses_keep_their_precision(distance):
+    """In float32 as in float64, down to a loss of 1e-8."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.eye(8, 16)
+    second = first + distance * torch.randn(8, 16, generator=generator)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        views = [view.to(dtype).requires_grad_() for view in (first, second)]
+        loss = nt_xent_loss(*views, temperature=0.05).loss
+        found.append([loss.detach().double(), *(part.double() for part in torch.autograd.grad(loss, views))])
+    for single, double in zip(*found):
+        torch.testing.assert_close(single, double, rtol=1e-5, atol=1e-5 * double.abs().max().item())

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import AutoVideoProcessor
 
 from tests.pretraining.runs import BATCH, STEPS, TOTAL, VIDEOS, assert_same, final_state, interrupt, make_recipe
 from vididi_hf import ViDiDiModel
+from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.finetuning.trainer import training_arguments
 from vididi_hf.pretraining import loop
 from vididi_hf.pretraining.checkpoints import list_checkpoints
 from vididi_hf.pretraining.logging import read_metrics
@@ -303,11 +303,26 @@ def test_tracker_is_written_or_missed(videos: Path, tmp_path: Path, monkeypatch:
         pretrain(make_recipe(videos, tmp_path / "other", tracker="trackio"))
 
 
-def test_parameters_are_not_spread_over_processes(videos, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ValueError, match="configured for FSDP, but checkpoints need whole parameters"):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "configured for FSDP .*, but checkpoints need whole parameters"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "configured for DEEPSPEED"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "configured for PARALLELISM_CONFIG"),
+        ("ACCELERATE_DYNAMO_BACKEND", "inductor", "ACCELERATE_DYNAMO_BACKEND=inductor would compile the model"),
+    ],
+)
+def test_the_environment_does_not_change_training(variable, value, message, videos, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
         pretrain(make_recipe(videos, tmp_path / "run"))
+    with pytest.raises(ValueError, match=message):
+        training_arguments(FinetuningRecipe(model="x", output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arguments = training_arguments(FinetuningRecipe(model="x", output_dir=str(tmp_path / "run")))
+    assert arguments.mixed_precision == "no"
 
 
 def test_a_data_set_smaller_than_a_batch_is_an_error(videos: Path, tmp_path: Path) -> None:

@@ -153,3 +153,14 @@ def test_impossible_schedules_are_named(options: dict, message: str) -> None:
         AlternatingSchedule(**options)
     with pytest.raises(ValueError, match="unknown schedule 'papper'; choose one of baseline, paper, paper-per-step"):
         AlternatingSchedule.from_preset("papper")
+
+
+@pytest.mark.parametrize(
+    ("preset", "balanced", "unbalanced"),
+    [("baseline", 1, None), ("paper", 8, 6), ("scheduled-lift", 8, 4), ("paper-per-step", 3, None)],
+)
+def test_epochs_that_do_not_balance_the_pairs_are_known(preset, balanced, unbalanced) -> None:
+    schedule = AlternatingSchedule.from_preset(preset)
+    assert schedule.imbalance(balanced) == ""
+    if unbalanced:
+        assert f"a multiple of {len(schedule.pairs)}" in schedule.imbalance(unbalanced)

@@ -1,5 +1,7 @@
 """Runs that stop and continue end as if they had never stopped, bit by bit."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 
 from tests.pretraining.runs import (
     BATCH,
+    EPOCHS,
     OPTIMIZERS,
     STEPS,
     TOTAL,
@@ -21,7 +24,7 @@ from tests.pretraining.runs import (
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.prepare import prepare_dataset
 from vididi_hf.pretraining import loop, modeling
-from vididi_hf.pretraining.checkpoints import list_checkpoints
+from vididi_hf.pretraining.checkpoints import VIDEOS, list_checkpoints
 from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.loop import pretrain
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining, compile_encoders
@@ -200,3 +203,40 @@ def test_a_loss_that_explodes_is_not_saved_within_an_epoch_either(videos: Path, 
     with pytest.raises(FloatingPointError, match="at step 2 "):
         pretrain(recipe)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001"]
+
+
+def test_changed_videos_are_noticed_named_and_accepted_on_demand(videos, tmp_path, capsys) -> None:
+    mine = shutil.copytree(videos, tmp_path / "videos")
+    recipe = make_recipe(mine, tmp_path / "run", save_steps=2)
+    interrupt(recipe, 3)
+    moved = mine.rename(tmp_path / "moved")
+    recipe = replace(recipe, dataset=str(moved), resume=True)
+    interrupt(recipe, 5)  # another folder is no other data set
+    first, second, *_ = sorted((moved / "train" / "a").iterdir())
+    first.rename(first.with_name("zz.mp4"))
+    with second.open("ab") as file:
+        file.write(b"longer")
+    changes = rf"1 is gone \(a/{first.name}\), 1 is new \(a/zz.mp4\), 1 is of another size \(a/{second.name}\)"
+    with pytest.raises(
+        ValueError, match=f"videos are not those of .*step-00000004: {changes}; .*--accept_changed_data"
+    ):
+        pretrain(recipe)
+    pretrain(replace(recipe, accept_changed_data=True))
+    assert "continuing with other videos than before: 1 is gone" in capsys.readouterr().out
+    pretrain(replace(recipe, epochs=EPOCHS + 1))  # the list was renewed
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    listed = json.loads((newest / "training_state" / "files.json").read_text())
+    (newest / "training_state" / "files.json").write_text(json.dumps({k: v for k, v in listed.items() if k != VIDEOS}))
+    (newest / VIDEOS).unlink()  # as before there were lists
+    pretrain(replace(recipe, epochs=EPOCHS + 2))
+    assert "does not say which videos" in capsys.readouterr().out
+
+
+def test_a_second_process_ends_at_once(videos, held, tmp_path) -> None:
+    with pytest.raises(BlockingIOError, match=f"in use by process {held.pid} on"):
+        pretrain(make_recipe(videos, tmp_path / "held"))
+
+
+def test_epochs_that_leave_a_pair_of_orders_behind_are_noted(videos, tmp_path, capsys) -> None:
+    pretrain(make_recipe(videos, tmp_path / "run", epochs=1))
+    assert "1 epochs do not train the 4 pairs of derivative orders equally" in capsys.readouterr().out

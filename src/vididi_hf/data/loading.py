@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
 from vididi_hf.data.decoding import BrokenVideoError, decode_clips
 from vididi_hf.data.seeding import seeded_generator, seeded_random
-from vididi_hf.data.workers import leave_process_group
+from vididi_hf.data.workers import SteadyLoader
 from vididi_hf.decoding_vididi import source_name
 
 if TYPE_CHECKING:
     import datasets
+
+    from vididi_hf.data.inventory import VideoList
 
 SUBSTITUTES = 20  # how many other videos to try in place of a broken one
 
@@ -81,15 +83,8 @@ class EpochLoader:
     def __init__(self, samples: Dataset, batches: EpochSampler, *, num_workers: int = 0, **how: Any):
         self.batches = batches
         self.steps_per_epoch = batches.steps_per_epoch
-        self._loader = DataLoader(
-            samples,
-            collate_fn=collate_clips,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=leave_process_group,
-            generator=torch.Generator(),  # or the loader would advance torch's global one
-            **how,
-        )
+        how |= {"num_workers": num_workers, "persistent_workers": num_workers > 0}
+        self._loader = SteadyLoader(samples, collate_fn=collate_clips, **how)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ClipBatch]:
         """Iterates over the batches of an epoch, from `first_step` on."""
@@ -213,4 +208,11 @@ class ClipLoader(EpochLoader):
 
     def __init__(self, clips: TrainingClips, batch_size: int, *, rank: int = 0, world_size: int = 1, **how: Any):
         batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
+        self.rows = clips.rows
         super().__init__(clips, batches, batch_sampler=batches, **how)
+
+    def list_videos(self) -> VideoList:
+        """Lists the videos with their sizes."""
+        from vididi_hf.data.inventory import VideoList
+
+        return VideoList.of(self.rows)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vididi_hf.data.folders import no_such_split
+from vididi_hf.data.inventory import VideoList
 from vididi_hf.data.loading import SUBSTITUTES, ClipMaker, EpochLoader, EpochSampler, make_or_replace
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.registry import DATASETS
@@ -87,6 +88,13 @@ class ParquetVideos:
 
     def __len__(self) -> int:
         return int(self.group_sizes.sum())
+
+    def list_shards(self) -> VideoList:
+        """Lists the shards with the bytes of their row groups."""
+        groups = [
+            [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)] for footer in self._footers
+        ]
+        return VideoList([(url.rpartition("/")[2], sum(sizes)) for url, sizes in zip(self.shards, groups)])
 
     def groups_of(self, rows: Tensor) -> Tensor:
         return torch.searchsorted(self.group_starts + self.group_sizes, rows, right=True)
@@ -228,4 +236,5 @@ class StreamingClipLoader(EpochLoader):
         of_the_rank = {"seed": make_clips.seed, "rank": rank, "world_size": world_size}
         batches = StreamedBatches(videos, batch_size, shuffle_window=shuffle_window, **of_the_rank)
         # The samples are batches already, so the data loader makes none.
+        self.list_videos = videos.list_shards
         super().__init__(StreamedClips(make_clips), batches, sampler=batches, batch_size=None, **how)

@@ -16,6 +16,7 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.detection.boxes import box_iou
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, names_of
+from vididi_hf.files import atomic_write
 
 RIGHT, WRONG, TRUTH = "#2e8540", "#c0392b", "#e8e8e8"
 _SIDE = 320
@@ -62,8 +63,8 @@ def save_picture(
     pictures = pictures or [torch.zeros(3, _SIDE, _SIDE, dtype=torch.uint8)]
     size = [max(picture.shape[side] for picture in pictures) for side in (-2, -1)]
     equal = [vision.center_crop(picture, size) for picture in pictures]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    vision.to_pil_image(make_grid(equal, min(3, len(equal)), padding=4)).save(path)
+    with atomic_write(path) as unfinished:
+        vision.to_pil_image(make_grid(equal, min(3, len(equal)), padding=4)).save(unfinished, "png")
 
 
 def _draw_detections(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from vididi_hf.data.workers import ordered_loader
+from vididi_hf.evaluation.checks import check_classes, check_finite, count_unlabeled
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -164,7 +165,8 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
 
     Raises:
         ValueError: If a data set lacks labels or `group_column`, an input is unknown, the queries would find
-            themselves, or, when called, no video can be decoded or `group_column` leaves nothing to compare with.
+            themselves, the gallery has one class, or, when called, no video can be decoded, `group_column` leaves
+            nothing to compare with, or a feature is not finite.
     """
 
     gallery: datasets.Dataset
@@ -194,6 +196,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
             raise ValueError("gallery and queries are one data set, so every query would find itself: set group_column")
         check_inputs(self.inputs, self.known_inputs)
         self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
+        check_classes(label_names(self.gallery), "the gallery")
 
     def __call__(self, model: ViDiDiModel) -> EvaluationResult:
         """Embeds both data sets and scores the features."""
@@ -210,7 +213,9 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
         parts = []
         for rows in [self.gallery] if self.queries is self.gallery else [self.gallery, self.queries]:
             features = extract_features(model, self.processor, rows, **settings)
+            check_finite(torch.cat(list(features.by_order.values()), dim=1), features.rows, rows)
             parts.append(EmbeddedVideos(features, features.labels(rows)))
+        check_classes(parts[0].labels.tolist(), "what can be decoded of the gallery")
         gallery, queries = parts[0], parts[-1]
         if self.group_column is not None:
             columns = [rows[self.group_column][:] for rows in (self.gallery, self.queries)]
@@ -247,8 +252,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Numbers the labels of two data sets alike, by name: first the classes of `rows`, then those of `others` only."""
     for part in (rows, others):
-        missing = sum(label is None or label == -1 for label in part["label"])
-        if missing:
+        if missing := count_unlabeled(part):
             raise ValueError(f"{missing} of {len(part)} videos have no label")
     kinds = [part.features["label"] for part in (rows, others)]
     is_text = any(isinstance(kind, datasets.Value) and "string" in kind.dtype for kind in kinds)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vididi_hf.evaluation.checks import require_finite
 from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, single_inputs
 from vididi_hf.evaluation.metrics.accuracy import score_inputs
@@ -24,7 +25,11 @@ def nearest_neighbors(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Finds the k gallery items of other groups with the highest cosine, (queries, min(k, gallery)); -1 fills up."""
+    """Finds the k gallery items of other groups with the highest cosine, (queries, min(k, gallery)); -1 fills up.
+
+    NaN or infinity raises a ValueError: a NaN would come first for every query.
+    """
+    require_finite(queries=queries, gallery=gallery)
     gallery = F.normalize(gallery, dim=-1)
     found = []
     for rows in torch.arange(len(queries)).split(chunk):

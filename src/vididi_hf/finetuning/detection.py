@@ -15,6 +15,7 @@ from vididi_hf.detection.sources import load_test_rows
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.detection import build_evaluator, write_results
 from vididi_hf.evaluation.results import EvaluationResult
+from vididi_hf.files import lock_output_dir
 from vididi_hf.finetuning.models import build_augmentation, build_processor, load_classifier
 from vididi_hf.finetuning.recipe import DetectionRecipe
 from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
@@ -37,6 +38,8 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         ValueError: If `output_dir` holds a run and `resume` is False, or data set, model and recipe do not fit.
         FileNotFoundError: If the data set, the model or the file of detections does not exist.
         FloatingPointError: If the loss is not finite.
+        BlockingIOError: If another process uses `output_dir`.
+        SystemExit: After SIGTERM (status 143) or SIGINT (status 130), once the step is finished and saved.
 
     Example:
         ```python
@@ -45,6 +48,7 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         ```
     """
     arguments = training_arguments(recipe)
+    lock = lock_output_dir(recipe.output_dir)
     place = recipe.dataset, recipe.dataset_root
     with arguments.main_process_first(local=False):
         train = load_key_frames(place[0], root=place[1], split=recipe.train_split, every=recipe.every)
@@ -66,14 +70,15 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         labels = batch["labels"].argmax(dim=1) if is_single else batch["labels"]
         return {"loss": model(frames, batch["boxes"], labels=labels, derivative_orders=orders).loss}
 
-    trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_key_frames, loss_of)
-    trainer.fit()
-    result = None
-    if trainer.is_world_process_zero():
-        evaluator = build_evaluator(recipe, test, processor, trainer.output_dir, **trainer.test_settings())
-        result = evaluator(model)
-        facts = trainer.describe(result, training_key_frames=len(samples))
-        write_results(trainer.output_dir, evaluator, result, recipe.output_dir, facts)
+    with lock:
+        trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_key_frames, loss_of)
+        trainer.fit()
+        result = None
+        if trainer.is_world_process_zero():
+            evaluator = build_evaluator(recipe, test, processor, trainer.output_dir, **trainer.test_settings())
+            result = evaluator(model)
+            facts = trainer.describe(result, training_key_frames=len(samples))
+            write_results(trainer.output_dir, evaluator, result, recipe.output_dir, facts)
     return broadcast_object_list([result])[0]
 
 

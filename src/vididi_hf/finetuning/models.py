@@ -64,6 +64,7 @@ def load_classifier(
         settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
         loaded: Any = kind.from_pretrained(location, **settings)
         model, report = loaded
+        match_head(model, values, report)
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
     orders = {order for name in recipe.inputs for order in INPUTS[name]}
@@ -76,6 +77,28 @@ def load_classifier(
         synchronize(model)
     nn.Module.to(model, memory_format=torch.channels_last_3d)  # in place
     return model
+
+
+def match_head(model: ViDiDiClassifier, saved: dict[str, Any], report: Any) -> None:
+    """Gives each class of a loaded classifier the weights of its name, or starts anew if the classes have changed.
+
+    `saved` is the configuration of the checkpoint, and `report` what `from_pretrained` says about the loading.
+    """
+    if "classifier.weight" in report["missing_keys"]:  # the checkpoint of an encoder
+        return
+    old = {str(name): int(number) for number, name in (saved.get("id2label") or {}).items()}
+    rows = [old.get(str(name)) for _, name in sorted((model.config.id2label or {}).items())]
+    if rows == list(range(len(old))):
+        return
+    if not report["mismatched_keys"] and sorted(old.values()) == sorted(row for row in rows if row is not None):
+        with torch.no_grad():
+            for parameter in model.classifier.parameters():
+                parameter.copy_(parameter[rows].clone())
+        note = "the same classes in another order: its classifier is reordered"
+    else:
+        model.classifier.reset_parameters()
+        note = "other classes: a new classifier replaces its own"
+    PartialState().print(f"note: the checkpoint has {note}")
 
 
 def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:

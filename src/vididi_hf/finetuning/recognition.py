@@ -16,6 +16,7 @@ from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers
 from vididi_hf.evaluation.features import with_class_labels
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
+from vididi_hf.files import lock_output_dir
 from vididi_hf.finetuning.models import build_augmentation, build_processor, load_classifier
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
@@ -38,6 +39,8 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         ValueError: If `output_dir` holds a run and `resume` is False, or data set, model and recipe do not fit.
         FileNotFoundError: If the data set or the model does not exist.
         FloatingPointError: If the loss is not finite.
+        BlockingIOError: If another process uses `output_dir`.
+        SystemExit: After SIGTERM (status 143) or SIGINT (status 130), once the step is finished and saved.
 
     Example:
         ```python
@@ -46,6 +49,7 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         ```
     """
     arguments = training_arguments(recipe)
+    lock = lock_output_dir(recipe.output_dir)
     with arguments.main_process_first(local=False):  # generates or downloads the data set once
         train, test = load_splits(recipe)
     kind = train.features["label"]
@@ -69,14 +73,15 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing or 0.0)
         return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == targets).float().mean()}
 
-    trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_clips, loss_of)
-    trainer.fit()
-    result = None
-    if trainer.is_world_process_zero():
-        settings = trainer.test_settings()
-        result = ClassificationEvaluator(test, processor, num_clips=recipe.test_clips, **settings)(model)
-        facts = trainer.describe(result, training_videos=len(train), preset=recipe.preset)
-        write_report(trainer.output_dir / METRICS_JSON, report_of(result, recipe.output_dir, **facts))
+    with lock:
+        trainer = FinetuningTrainer(recipe, arguments, model, processor, samples, collate_clips, loss_of)
+        trainer.fit()
+        result = None
+        if trainer.is_world_process_zero():
+            settings = trainer.test_settings()
+            result = ClassificationEvaluator(test, processor, num_clips=recipe.test_clips, **settings)(model)
+            facts = trainer.describe(result, training_videos=len(train), preset=recipe.preset)
+            write_report(trainer.output_dir / METRICS_JSON, report_of(result, recipe.output_dir, **facts))
     return broadcast_object_list([result])[0]
 
 

@@ -20,14 +20,16 @@ from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.data.loading import EpochBatches
-from vididi_hf.data.workers import leave_process_group
+from vididi_hf.data.workers import SteadyLoader
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
-from vididi_hf.files import write_text
+from vididi_hf.files import atomic_files, write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
-from vididi_hf.pretraining.accelerator import usable_precision
+from vididi_hf.pretraining.accelerator import check_environment, usable_precision
+from vididi_hf.pretraining.checkpoints import named_disk_errors
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
 from vididi_hf.pretraining.optimization import parameter_groups
+from vididi_hf.pretraining.run_state import StopRequest
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
@@ -35,6 +37,7 @@ CHECKPOINTS = "checkpoints"
 
 def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
     """Checks the run's folder, seeds the random generators, and builds the arguments of `Trainer`."""
+    check_environment()
     output_dir = Path(recipe.output_dir)
     if find_checkpoint(output_dir) is not None:
         if not recipe.resume:
@@ -63,6 +66,7 @@ def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,
     )
+    arguments.mixed_precision = precision  # Trainer takes it from the environment otherwise
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU per process: no nn.DataParallel, which cannot split boxes
     if precision != recipe.mixed_precision and arguments.process_index == 0:
         print(f"{recipe.mixed_precision} needs a GPU: training in full precision")
@@ -106,6 +110,7 @@ class FinetuningTrainer(Trainer):
         self.broken: dict[str, str] = {}
         self.metrics_file: MetricsFile | None = None
         self._sums: dict[str, Tensor] = {}
+        self._steps = 0  # in the sums: fewer than an epoch has, if the run was resumed within
         rate, steps = recipe.learning_rate * batch_size * world_size / 128, self.batches.steps_per_epoch
         optimizer = SGD(parameter_groups(model, recipe.weight_decay), lr=rate, momentum=recipe.momentum)
         scheduler = LambdaLR(optimizer, lambda step: recipe.learning_rate_factor(step / steps))
@@ -123,13 +128,19 @@ class FinetuningTrainer(Trainer):
             if checkpoint:
                 print(f"resuming from {checkpoint}")
         set_seed(self.recipe.seed, device_specific=True)  # processes draw different dropout
-        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with StopRequest(self.accelerator) as stop:
+            self.add_callback(StopAndSave(stop))
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.broken = merge_broken(self.broken)
         if self.is_world_process_zero():
             if self.broken:
                 print(f"replaced training videos that cannot be decoded: {', '.join(sorted(self.broken))}")
-            self.classifier.save_pretrained(self.output_dir)
-            self.processor.save_pretrained(self.output_dir)
+            with (
+                named_disk_errors(f"cannot write the model to {self.output_dir}"),
+                atomic_files(self.output_dir, last=CONFIG_NAME) as unfinished,
+            ):
+                self.classifier.save_pretrained(unfinished)
+                self.processor.save_pretrained(unfinished)
 
     def test_settings(self) -> dict[str, Any]:
         """Returns the arguments that both evaluators take."""
@@ -152,15 +163,13 @@ class FinetuningTrainer(Trainer):
         return {**started, "source": recipe.dataset}
 
     def get_train_dataloader(self) -> DataLoader:
-        loader: Any = DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+        loader: Any = SteadyLoader(
+            self.train_dataset,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.recipe.num_workers,
             pin_memory=self.args.device.type == "cuda",
             persistent_workers=self.recipe.num_workers > 0,
-            worker_init_fn=leave_process_group,
-            generator=torch.Generator(),  # or iterating would advance the global one
         )
         loader.set_epoch = self.batches.set_epoch  # Trainer calls it
         return loader
@@ -174,6 +183,7 @@ class FinetuningTrainer(Trainer):
         clips = inputs["clips"].flatten(0, -5)[:, : self.processor.num_frames + max(orders)]
         scalars = self.loss_of(model, self.processor.views(clips, orders=(0,))[0], orders, inputs)
         loss = scalars.pop("loss")
+        self._steps += 1
         for name, value in scalars.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         return loss
@@ -181,12 +191,12 @@ class FinetuningTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Writes the means of an epoch to `metrics.jsonl`, besides the trackers."""
         if "loss" in logs:  # all processes are here, at the end of an epoch
-            epoch, steps = round(self.state.epoch or 0), self.batches.steps_per_epoch
+            epoch = round(self.state.epoch or 0)
             if not math.isfinite(logs["loss"]):
                 raise FloatingPointError(f"the mean loss of epoch {epoch} is {logs['loss']}: lower learning_rate")
             for name, total in self._sums.items():
-                logs[name] = float(self.accelerator.reduce(total, "mean")) / steps
-            self._sums = {}
+                logs[name] = float(self.accelerator.reduce(total, "mean")) / self._steps
+            self._sums, self._steps = {}, 0
             if self.metrics_file is not None:
                 row = {name: value for name, value in logs.items() if name != "grad_norm"}
                 self.metrics_file.write({"epoch": epoch, "total_steps": self.state.global_step, **row})
@@ -205,6 +215,23 @@ class SaveEpochs(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = round(state.epoch)
         control.should_save = epoch % self.epochs == 0 or epoch == args.num_train_epochs
+
+
+class StopAndSave(TrainerCallback):
+    """Saves a checkpoint after the step in which a signal came, and ends the process."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop, self.number = stop, 0
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.number = self.stop.agreed()
+        control.should_save |= bool(self.number)
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.number:
+            if state.is_world_process_zero:
+                print(f"stopped and saved after {state.global_step} steps; continue with --resume")
+            raise SystemExit(128 + self.number)
 
 
 def print_test(result: EvaluationResult, counts: str) -> None:

@@ -36,12 +36,15 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, temperature: float =
     with torch.autocast(embeddings.device.type, enabled=False):
         logits = embeddings @ embeddings.T / temperature
     logits = logits.fill_diagonal_(-torch.inf)
-    partner = torch.arange(len(logits), device=logits.device).roll(len(first))
-    alignment = -logits.gather(1, partner[:, None]).mean()
-    uniformity = logits.logsumexp(dim=1).mean()
-    accuracy = (logits.argmax(dim=1) == partner).to(logits.dtype).mean()
-    terms = {"alignment": alignment.detach(), "uniformity": uniformity.detach(), "accuracy": accuracy}
-    return ObjectiveOutput(alignment + uniformity, terms)
+    partner = torch.arange(len(logits), device=logits.device).roll(len(first))[:, None]
+    similarity = logits.gather(1, partner)
+    # Relative to the partner: the difference of the two summands, each about 1 / temperature, would round off the loss.
+    others = (logits - similarity).scatter(1, partner, -torch.inf)
+    loss = F.softplus(others.logsumexp(dim=1)).mean()
+    with torch.no_grad():
+        accuracy = (logits.argmax(dim=1, keepdim=True) == partner).to(logits.dtype).mean()
+        terms = {"alignment": -similarity.mean(), "uniformity": logits.logsumexp(dim=1).mean(), "accuracy": accuracy}
+    return ObjectiveOutput(loss, terms)
 
 
 class SimCLR(Objective):

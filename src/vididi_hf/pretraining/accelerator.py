@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import parse_flag_from_env
 
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
@@ -18,7 +19,23 @@ def usable_precision(requested: str) -> str:
     gradient of a 3-D convolution reads uninitialized memory if its kernel is three frames long and its input two, as in
     the last stage of every backbone here.
     """
-    return requested if torch.accelerator.is_available() else "no"
+    has_gpu = torch.accelerator.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return requested if has_gpu else "no"
+
+
+def check_environment() -> None:
+    """Raises a ValueError if accelerate's environment variables, as of its configuration, would change the training."""
+    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise ValueError(
+                f"accelerate is configured for {name} (ACCELERATE_USE_{name}), but checkpoints need whole parameters: "
+                "configure it for DistributedDataParallel (MULTI_GPU)"
+            )
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() not in ("no", ""):
+        raise ValueError(
+            f"ACCELERATE_DYNAMO_BACKEND={backend} would compile the model: unset it (to compile, vididi pretrain has "
+            "--torch_compile)"
+        )
 
 
 def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
@@ -28,6 +45,7 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
         ImportError: If the tracker is not installed.
         ValueError: If accelerate is configured to shard the parameters over the processes.
     """
+    check_environment()
     precision = usable_precision(recipe.mixed_precision)
     # accelerate warns and goes on without the tracker. Below, that is an error.
     warnings.filterwarnings("ignore", message=".*no supported trackers")
@@ -44,9 +62,4 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
         accelerator.print(f"{recipe.mixed_precision} needs a GPU: training in full precision")
     if recipe.tracker != "none" and not accelerator.log_with:
         raise ImportError(f"tracker {recipe.tracker!r} is not installed: pip install {recipe.tracker}")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            f"accelerate is configured for {accelerator.distributed_type.value}, but checkpoints need whole "
-            "parameters: configure it for DistributedDataParallel (MULTI_GPU)"
-        )
     return accelerator

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,9 +20,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
-from vididi_hf.files import atomic_write, remove_folder, remove_unfinished
+from vididi_hf.data.inventory import VideoList
+from vididi_hf.files import atomic_files, atomic_write, remove_folder, remove_unfinished
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -33,6 +35,7 @@ _ENCODER = "model.safetensors"
 _OBJECTIVE = f"{_STATE}/objective.safetensors"
 _TRAINING = f"{_STATE}/optimizer.pt"
 _PROGRESS = f"{_STATE}/progress.json"
+VIDEOS = f"{_STATE}/videos.json.gz"
 _ENCODER_PREFIX = "vididi."
 
 
@@ -67,12 +70,23 @@ def save_encoder(
     has_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # it would break up the bar of the run
     try:
-        model.vididi.save_pretrained(folder)
+        with atomic_files(folder, last=CONFIG_NAME) as unfinished:
+            model.vididi.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+            (unfinished / RECIPE_FILE).write_text(recipe.to_json(), encoding="utf-8")
     finally:
         if has_bar:
             logging.enable_progress_bar()
-    processor.save_pretrained(folder)
-    (folder / RECIPE_FILE).write_text(recipe.to_json(), encoding="utf-8")
+
+
+@contextmanager
+def named_disk_errors(what: str) -> Iterator[None]:
+    """Turns the errors of a full disk, of which safetensors and torch have their own, into an OSError of one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        advice = "free some space and continue with --resume; earlier checkpoints are intact"
+        raise OSError(f"{what} ({error}): {advice}") from error
 
 
 def save_checkpoint(
@@ -82,34 +96,31 @@ def save_checkpoint(
     recipe: PretrainingRecipe,
     progress: Progress,
     training: dict[str, Any],
+    videos: VideoList | None = None,
 ) -> Path:
     """Writes `output_dir/checkpoints/step-N`, and removes all but the newest `recipe.keep_checkpoints` and the best.
 
-    `training` is the state of the optimizer, the log and the loss scaler. A full disk (an OSError) or a kill leaves the
-    earlier checkpoints as they were. What a kill left half-written is removed by the next call.
+    `training` is the state of the optimizer, the log and the loss scaler; `videos` are those of the run. A full disk
+    (an OSError) or a kill leaves the earlier checkpoints as they were. What a kill left half-written is removed by the
+    next call.
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
     remove_unfinished(parent)
-    try:
-        with atomic_write(final) as unfinished:
-            (unfinished / _STATE).mkdir(parents=True)
-            save_encoder(unfinished, model, processor, recipe)
-            rest = {
-                name: tensor.contiguous()
-                for name, tensor in model.state_dict().items()
-                if not name.startswith(_ENCODER_PREFIX)
-            }
-            save_file(rest, unfinished / _OBJECTIVE)
-            torch.save(training, unfinished / _TRAINING)
-            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
-            (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2), encoding="utf-8")
-    # safetensors and torch raise their own errors for a full disk.
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise OSError(
-            f"cannot write checkpoint {final} ({error}): free some space and continue with --resume; earlier "
-            "checkpoints are intact"
-        ) from error
+    with named_disk_errors(f"cannot write checkpoint {final}"), atomic_write(final) as unfinished:
+        (unfinished / _STATE).mkdir(parents=True)
+        save_encoder(unfinished, model, processor, recipe)
+        rest = {
+            name: tensor.contiguous()
+            for name, tensor in model.state_dict().items()
+            if not name.startswith(_ENCODER_PREFIX)
+        }
+        save_file(rest, unfinished / _OBJECTIVE)
+        torch.save(training, unfinished / _TRAINING)
+        (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
+        if videos is not None:
+            videos.write(unfinished / VIDEOS)
+        (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2), encoding="utf-8")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
         if _step_of(old) != progress.best_step:
             remove_folder(old)

@@ -38,6 +38,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
         ValueError: If `output_dir` holds a run and `resume` is false, or the data set or a checkpoint does not fit.
         FileNotFoundError: If the data set does not exist.
         ImportError: If the tracker is not installed.
+        BlockingIOError: If another process uses `output_dir`.
         FloatingPointError: If the loss is not finite. No checkpoint is written after that.
         SystemExit: After SIGTERM (status 143) or SIGINT (status 130), once the step is finished and saved.
 
@@ -53,8 +54,10 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     """
     accelerator = build_accelerator(recipe)
     set_seed(recipe.seed)
-    open_output_dir(recipe)
+    lock = open_output_dir(recipe)
     order_schedule = recipe.build_order_schedule()
+    if share := order_schedule.imbalance(recipe.epochs):
+        accelerator.print(f"note: {share}")
     processor = build_processor(recipe)
     loader = build_loader(recipe, accelerator)
     evaluator = build_evaluator(recipe, accelerator, processor)
@@ -63,7 +66,8 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     model, optimizer = accelerator.prepare(network, build_optimizer(network, recipe))
     differentiate = partial(derivative_views, processor=processor, num_frames=recipe.num_frames)
 
-    with RunState(recipe, accelerator, network, optimizer, processor, loader.steps_per_epoch) as run:
+    parts = recipe, accelerator, network, optimizer, processor
+    with lock, RunState(*parts, loader.steps_per_epoch, loader.list_videos) as run:
         for epoch in range(run.epoch, recipe.epochs):
             model.train()
             run.start_epoch()
@@ -90,7 +94,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
                     network.update_target(cosine_decay(run.total_steps, run.last_step, recipe.ema_momentum))
                 run.after_step(orders, learning_rate, output, batch)  # logs, checks, saves, stops on a signal
             run.after_epoch(partial(evaluate, recipe, accelerator, network, evaluator))
-    return run.finish()
+        return run.finish()
 
 
 def evaluate(

@@ -110,6 +110,16 @@ class AlternatingSchedule:
             lift = int((torch.rand(self.lifts, generator=generator) < self.lift_probability).sum())
         return pair[0] + lift, pair[1] + lift
 
+    def imbalance(self, epochs: int) -> str:
+        """Says so if a number of epochs does not give each pair of orders the same share of training."""
+        if self.every == "step" or epochs % len(self.pairs) == 0:
+            return ""
+        period = len(self.pairs)
+        return (
+            f"{epochs} epochs do not train the {period} pairs of derivative orders equally, one pair per epoch: "
+            f"choose a multiple of {period}"
+        )
+
     def counts(self, epochs: int, steps_per_epoch: int) -> dict[OrderPair, int]:
         """Counts the steps of each pair of orders in a whole run."""
         pairs = Counter(self(epoch, step) for epoch in range(epochs) for step in range(steps_per_epoch))

@@ -156,6 +156,9 @@ class PretrainingRecipe(Options):
         default=2, at_least=1, may_change=True, help="Newest checkpoints to keep, besides the best one."
     )
     resume: bool = option(default=False, may_change=True, help="Continue from the newest checkpoint, if there is one.")
+    accept_changed_data: bool = option(
+        default=False, may_change=True, help="Resume although videos were added, removed, replaced or moved."
+    )
     evaluate_epochs: int = option(
         default=0, at_least=0, may_change=True, help="Epochs between retrieval evaluations; 0 disables."
     )

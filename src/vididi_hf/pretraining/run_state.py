@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,12 +16,17 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast_object_list
 
+from vididi_hf.data.inventory import VideoList
+from vididi_hf.files import lock_output_dir
 from vididi_hf.pretraining.checkpoints import (
+    VIDEOS,
     DamagedCheckpointError,
     Progress,
     list_checkpoints,
     load_checkpoint,
+    named_disk_errors,
     save_checkpoint,
     save_encoder,
 )
@@ -33,12 +40,13 @@ BEST_BY = "R@1"
 """The metric that decides which evaluated checkpoint is the best."""
 
 
-def open_output_dir(recipe: PretrainingRecipe) -> None:
-    """Creates the folder of a run, or raises a ValueError if it holds a run and `resume` is false."""
+def open_output_dir(recipe: PretrainingRecipe) -> ExitStack:
+    """Creates and locks the folder of a run, or raises a ValueError if it holds a run and `resume` is false."""
     folder = Path(recipe.output_dir)
+    lock = lock_output_dir(folder)
     if list_checkpoints(folder) and not recipe.resume:
         raise ValueError(f"{folder} already holds a run: add --resume to continue it, or choose another output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
+    return lock
 
 
 class StopRequest:
@@ -51,6 +59,7 @@ class StopRequest:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._signal = 0
+        self._speaks = accelerator.is_main_process
         self._group: Any = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._previous: dict[int, Any] = {}
 
@@ -77,7 +86,10 @@ class StopRequest:
         if self._signal:  # the second one means it
             self.__exit__()
             signal.raise_signal(number)
+            return
         self._signal = number
+        if number == signal.SIGINT and self._speaks:  # print is not for signal handlers
+            os.write(2, b"stopping after this step; press Ctrl-C again to stop at once\n")
 
 
 class RunState:
@@ -94,7 +106,9 @@ class RunState:
         optimizer: AcceleratedOptimizer,
         processor: ViDiDiVideoProcessor,
         steps_per_epoch: int,
+        list_videos: Callable[[], VideoList] | None = None,
     ) -> None:
+        self._videos = list_videos() if list_videos and accelerator.is_main_process else None
         self.recipe, self.accelerator, self.processor = recipe, accelerator, processor
         self.model, self.optimizer = model, optimizer
         self.last_step = recipe.epochs * steps_per_epoch
@@ -160,7 +174,8 @@ class RunState:
         """Writes the encoder, and returns the folder of the run."""
         folder = Path(self.recipe.output_dir)
         if self.accelerator.is_main_process:
-            save_encoder(folder, self.model, self.processor, self.recipe)
+            with named_disk_errors(f"cannot write the encoder to {folder}"):
+                save_encoder(folder, self.model, self.processor, self.recipe)
         self.log.close()
         return folder
 
@@ -171,7 +186,8 @@ class RunState:
             training = {"optimizer": self.optimizer.state_dict(), "reporter": self.log.state_dict()}
             if self.accelerator.scaler is not None:
                 training["scaler"] = self.accelerator.scaler.state_dict()
-            save_checkpoint(self.recipe.output_dir, self.model, self.processor, self.recipe, progress, training)
+            what = self.model, self.processor, self.recipe, progress, training, self._videos
+            save_checkpoint(self.recipe.output_dir, *what)
         self.accelerator.wait_for_everyone()
 
     def _is_save_due(self) -> bool:
@@ -189,6 +205,7 @@ class RunState:
             except DamagedCheckpointError as error:
                 self.accelerator.print(f"skipped a checkpoint: {error}")
                 continue
+            self._check_videos(folder)
             if progress.steps_per_epoch != self.progress.steps_per_epoch:
                 raise ValueError(
                     f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
@@ -203,3 +220,17 @@ class RunState:
             return
         if checkpoints:
             raise ValueError(f"no checkpoint in {checkpoints[0].parent} can be read: choose another output_dir")
+
+    def _check_videos(self, folder: Path) -> None:
+        """Compares the videos with those of a checkpoint. The main process decides for all."""
+        found = [""]
+        if self._videos is not None and (folder / VIDEOS).is_file():
+            found = [self._videos.difference(VideoList.read(folder / VIDEOS))]
+        elif self._videos is not None:
+            self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
+        if difference := broadcast_object_list(found)[0]:
+            if not self.recipe.accept_changed_data:
+                raise ValueError(
+                    f"the videos are not those of {folder}: {difference}; restore them, or add --accept_changed_data"
+                )
+            self.accelerator.print(f"continuing with other videos than before: {difference}")

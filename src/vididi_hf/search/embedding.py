@@ -30,7 +30,7 @@ from vididi_hf.data.registry import ALL_ROWS, DATASETS, load_video_dataset
 from vididi_hf.evaluation.features import EvaluationClips, NothingDecodedError, VideoFeatures, iterate_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.files import remove_unfinished, write_text
+from vididi_hf.files import lock_output_dir, remove_unfinished, write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.search.options import EmbeddingOptions
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, ViDiDiVideoProcessorKwargs
@@ -79,6 +79,7 @@ def embed_videos(options: EmbeddingOptions) -> Path:
         FileNotFoundError: If the model or the data set does not exist.
         ValueError: If the split does not exist, no video can be decoded, an embedding is not finite, or the folder has
             embeddings of other videos or of another protocol.
+        BlockingIOError: If another process uses the folder.
         OSError: If the output cannot be written. Finished shards stay.
 
     Example:
@@ -101,6 +102,7 @@ def embed_videos(options: EmbeddingOptions) -> Path:
         rows = load_video_dataset(options.dataset, root=options.dataset_root, split=options.split)
         model, processor = load_encoder(options)
     work = _Work(options, model, processor, rows)
+    lock = lock_output_dir(work.folder)
     if state.is_main_process:
         remove_unfinished(work.folder / DATA_FOLDER)
     missing = work.missing_shards()
@@ -109,12 +111,12 @@ def embed_videos(options: EmbeddingOptions) -> Path:
     total = sum(len(work.split.shards[number]) for number in mine)
     title = f"embed (1 of {state.num_processes} processes)" if state.num_processes > 1 else "embed"
     hidden = not (options.progress and state.is_main_process)
-    with tqdm(total=total, desc=title, unit="video", disable=hidden) as bar:
+    with lock, tqdm(total=total, desc=title, unit="video", disable=hidden) as bar:
         for number in mine:
             work.write_shard(number, bar)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        work.write_report()
+        state.wait_for_everyone()
+        if state.is_main_process:
+            work.write_report()
     state.wait_for_everyone()
     if not read_report(work.folder)["embedded"]:
         raise ValueError(f"none of the {len(rows)} videos can be decoded; see {work.folder / EMBEDDINGS_JSON}")

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vididi_hf.files import atomic_write
+
 # Borders of retrieved videos with the query's label, of those with another label, and of the query.
 SAME, OTHER, QUERY = "#2a9d5c", "#d1495b", "#30343b"
 # The first color, gray, suits a baseline.
@@ -23,8 +25,8 @@ SIDE = 0.75  # inches of a thumbnail in a figure
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Writes a figure in the format of the path's suffix (.png, .pdf, .svg), and returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:] or None, dpi=150, bbox_inches="tight", facecolor="white")
     return path
 
 
