@@ -11,9 +11,9 @@ import torch
 
 from studies.measuring import LABEL, NUM_NEIGHBORS
 from studies.runs import NEIGHBORS_JSON, Run
+from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.decoding import decode_clips
 from vididi_hf.pretraining.logging import read_metrics
-from vididi_hf.video_processing_vididi import uniform_clips
 from vididi_hf.visualization import choose_queries, plot_curves, plot_derivatives, plot_retrieval, save_figure
 
 QUERIES_SHOWN = 4
