@@ -12,8 +12,6 @@ from torch import Tensor
 
 # A sample looks just before the middle of a frame, so that neither rounding nor a tie shifts it to the next one.
 MIDDLE = 0.49
-# Frames without a frame rate count as so many per second.
-DEFAULT_FRAME_RATE = 25
 
 
 def frame_step(num_frames: int, frame_rate: float | None, frame_stride: int, frame_interval: float | None) -> float:

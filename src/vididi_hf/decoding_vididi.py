@@ -131,6 +131,15 @@ class VideoReader:
         since_start = seconds + 1e-3 - (self._decoder.metadata.begin_stream_seconds or 0)
         return max(0.0, since_start * self.frame_rate - MIDDLE)
 
+    def position_of(self, frame: int) -> float:
+        """Return the position, for `read`, of a frame index."""
+        if not self._by_time or frame >= self.num_frames:
+            return float(frame)
+        try:
+            return self.position_at(self._decoder.get_frame_at(frame).pts_seconds)
+        except RuntimeError as error:
+            raise BrokenVideoError(self._name, f"its frame {frame} cannot be decoded") from error
+
     def read(self, choose: ChooseFrames) -> Tensor:
         """Read the frames that `choose` picks. Each distinct frame is decoded once.
 
