@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 
-from vididi_hf.clips_vididi import centered_clip, frame_step, nearest_frames, sample_training_clips, uniform_clips
+from vididi_hf.clips_vididi import centered_clip, frame_step, frames_at, sample_training_clips, uniform_clips
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 15, 27, 28, 29, 40, 46, 47, 51, 52, 53, 54, 60, 300]
 SHAPES = [(2, 8, 3, 0), (2, 8, 3, 2), (1, 8, 3, 1), (3, 4, 2, 2), (2, 16, 4, 1), (10, 16, 4, 2), (2, 1, 1, 0)]
@@ -84,7 +84,7 @@ def test_uniform_clips_reach_both_ends_evenly_and_one_clip_is_centered():
 def test_a_short_video_is_sampled_from_end_to_end_without_a_jump(length, stride):
     """Clips of 8 frames: distinct as long as there are 8, and otherwise repeated evenly. Nothing wraps around."""
     for clips in (uniform_clips(length, 3, 8, stride), sample_training_clips(length, 2, 6, stride, Random(0), 2)):
-        frames = nearest_frames(clips.double())
+        frames = frames_at(clips)
         steps = frames.diff(dim=1)
         assert (steps >= 0).all()
         assert steps.max() - steps.min() <= 1
@@ -111,15 +111,15 @@ def test_an_interval_in_seconds_gives_the_frames_nearest_in_time(frame_rate):
     step = frame_step(8, frame_rate, 3, 0.12)
     length = round(10 * frame_rate)
     for clips in (uniform_clips(length, 7, 8, step), sample_training_clips(length, 2, 8, step, Random(1), 1)):
-        seconds = nearest_frames(clips) / frame_rate
+        seconds = frames_at(clips) / frame_rate
         expected = seconds[0, 0] + (clips - clips[0, 0]) / frame_rate
         assert (seconds - expected).abs().max() <= 0.52 / frame_rate
         steps = clips.diff(dim=1) / frame_rate
         torch.testing.assert_close(steps, torch.full_like(steps, 0.12), rtol=0, atol=1e-6)
     if frame_rate == 25:
-        assert torch.equal(nearest_frames(uniform_clips(length, 7, 8, step, 1)), uniform_clips(length, 7, 8, 3, 1))
+        assert torch.equal(frames_at(uniform_clips(length, 7, 8, step, 1)), uniform_clips(length, 7, 8, 3, 1))
         by_stride = sample_training_clips(length, 2, 8, 3, Random(1), 1)
-        assert torch.equal(nearest_frames(sample_training_clips(length, 2, 8, step, Random(1), 1)), by_stride)
+        assert torch.equal(frames_at(sample_training_clips(length, 2, 8, step, Random(1), 1)), by_stride)
 
 
 def test_a_frame_rate_below_the_interval_warns_with_one_text_for_all_files(recwarn):

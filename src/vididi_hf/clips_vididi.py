@@ -1,7 +1,7 @@
 """Which frames a clip takes. Part of every checkpoint: imports only libraries.
 
-An integer stride gives frame numbers (int64). A float stride gives positions at the mean frame rate (float64, with
-fractions), which are at equal distances in time: `VideoReader` reads them by time stamp, `nearest_frames` rounds them.
+An integer stride gives frame numbers (int64). A float stride gives positions (float64) at equal distances in time: the
+times since the first frame, in units of the mean frame duration. `VideoReader` reads them by time stamp.
 """
 
 import warnings
@@ -10,7 +10,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-# A sample looks just before the middle of a frame, so that neither rounding nor a tie shifts it to the next one.
+# A position is just before the middle of a frame, so that neither rounding nor a tie shifts it to another frame.
 MIDDLE = 0.49
 
 
@@ -29,9 +29,9 @@ def frame_step(num_frames: int, frame_rate: float | None, frame_stride: int, fra
     return step
 
 
-def nearest_frames(positions: Tensor) -> Tensor:
-    """Returns the frames, int64, that are shown at float positions."""
-    return (positions + MIDDLE).floor().long()
+def frames_at(positions: Tensor) -> Tensor:
+    """Returns the frames, int64, that are shown at float positions if the frame rate is constant."""
+    return positions.floor().long()
 
 
 def uniform_clips(
@@ -78,12 +78,13 @@ def centered_clip(
     """Returns a clip around a key frame, of shape (num_frames + extra_frames,).
 
     The key frame is frame `num_frames // 2` of the clip. Beyond the ends of the video, the first or last frame
-    repeats, as in the protocol of AVA. A `center` of type float is a position.
+    repeats, as in the protocol of AVA. A `center` of type float is a position, and so are the results.
     """
     step = _fitting_step(num_video_frames, 1, num_frames, stride, extra_frames)
     offsets = torch.arange(num_frames + extra_frames, dtype=torch.float64) - num_frames // 2
-    kind = float(stride) if isinstance(center, float) else stride
-    return _positions(min(center, num_video_frames - 1) + offsets * step, num_video_frames, kind)
+    if isinstance(center, float):
+        center, stride = center - MIDDLE, float(stride)
+    return _positions(min(center, num_video_frames - 1) + offsets * step, num_video_frames, stride)
 
 
 def _fitting_step(num_video_frames: int, num_clips: int, num_frames: int, stride: float, extra_frames: int) -> float:
@@ -97,7 +98,7 @@ def _fitting_step(num_video_frames: int, num_clips: int, num_frames: int, stride
     return min(stride, (num_video_frames - 1) / max(1, num_frames - 1))
 
 
-def _positions(positions: Tensor, num_video_frames: int, stride: float) -> Tensor:
+def _positions(frames: Tensor, num_video_frames: int, stride: float) -> Tensor:
     # Rounded, so that overlapping clips share positions.
-    positions = positions.clamp(0, num_video_frames - 1).double().round(decimals=6)
-    return positions if isinstance(stride, float) else nearest_frames(positions)
+    positions = (frames.double() + MIDDLE).round(decimals=6).clamp(0, num_video_frames - 1 + MIDDLE)
+    return positions if isinstance(stride, float) else frames_at(positions)

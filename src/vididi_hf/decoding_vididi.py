@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .clips_vididi import MIDDLE, nearest_frames
+from .clips_vididi import MIDDLE, frames_at
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
@@ -22,7 +22,7 @@ INSTALL_TORCHCODEC = (
 )
 
 # Pure function from the number of frames of a video to those to read, an array of any shape: integer frame indices, or
-# float positions at the mean frame rate (see `clips_vididi`).
+# float positions, which are times (see `clips_vididi`).
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 
 # (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
@@ -129,12 +129,12 @@ class VideoReader:
         """Return the position, for `read`, of the picture on the screen at a time of the player."""
         # One millisecond later, because some containers round time stamps to milliseconds.
         since_start = seconds + 1e-3 - (self._decoder.metadata.begin_stream_seconds or 0)
-        return max(0.0, since_start * self.frame_rate - MIDDLE)
+        return max(0.0, since_start * self.frame_rate)
 
     def position_of(self, frame: int) -> float:
         """Return the position, for `read`, of a frame index."""
         if not self._by_time or frame >= self.num_frames:
-            return float(frame)
+            return frame + MIDDLE
         try:
             return self.position_at(self._decoder.get_frame_at(frame).pts_seconds)
         except RuntimeError as error:
@@ -154,7 +154,7 @@ class VideoReader:
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
             if indices.is_floating_point() and not self._by_time:
-                indices = nearest_frames(indices)
+                indices = frames_at(indices)
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
@@ -199,7 +199,7 @@ class VideoReader:
         """Decode frames by seeking; None if that returns other frames."""
         if isinstance(indices[0], float):
             begin = self._decoder.metadata.begin_stream_seconds or 0
-            seconds = [begin + (position + MIDDLE) / self.frame_rate for position in indices]
+            seconds = [begin + position / self.frame_rate for position in indices]
             return self._decoder.get_frames_played_at(seconds).data
         if not self._delay:
             return self._decoder.get_frames_at(indices).data
@@ -227,8 +227,9 @@ class VideoReader:
         else:
             raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
         between = range(int(readable) + 1, math.ceil(index))
-        kind = type(index)  # float for positions
-        unreadable = between.start + bisect_left(between, True, key=lambda frame: not self._is_readable(kind(frame)))
+        inside = MIDDLE if isinstance(index, float) else 0
+        unreadable = between.start + bisect_left(between, True, key=lambda frame: not self._is_readable(frame + inside))
+        unreadable = min(unreadable, self.num_frames - 1)
         if unreadable == 0:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         return unreadable

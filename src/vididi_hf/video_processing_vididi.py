@@ -12,7 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .clips_vididi import frame_step, nearest_frames, uniform_clips
+from .clips_vididi import frame_step, frames_at, uniform_clips
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
 
@@ -256,7 +256,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
         def whole_frames(num_video_frames: int, frame_rate: float | None) -> Tensor:
             chosen = choose(num_video_frames, frame_rate)
-            return nearest_frames(chosen) if chosen.is_floating_point() else chosen
+            return frames_at(chosen) if chosen.is_floating_point() else chosen
 
         if isinstance(video, str) and video.startswith(("http://", "https://")):
             frames, _ = self.fetch_videos(

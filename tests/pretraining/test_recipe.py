@@ -10,6 +10,7 @@ from vididi_hf.choices_vididi import BACKBONE_NAMES, OBJECTIVE_NAMES
 from vididi_hf.objectives import build_objective
 from vididi_hf.options import parse_options
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.views import build_processor
 
 CLEAN = PretrainingRecipe()
 PRESETS = PretrainingRecipe.presets
@@ -112,6 +113,7 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("--streaming --dataset_root x", "dataset_root is only for built-in data sets without streaming"),
+        ("--frame_interval 0.1 --frame_stride 2", "choose one of frame_interval and frame_stride, got both"),
         ("--crop_area 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.5]"),
         ("--crop_area 0.9 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.9, 0.5]"),
         ("--image_size 20", "image_size must be at least 32, got 20"),
