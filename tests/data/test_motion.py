@@ -262,7 +262,7 @@ def test_encoding_gives_the_same_bytes_every_time():
     """x264 has settings under which it does not, which show once memory is used again."""
     videos = [render_motion("test", index) for index in range(4)]
     for frames in videos:
-        assert len({motion._encode(frames.clone()) for _ in range(8)}) == 1
+        assert len({motion.encode_motion(frames.clone()) for _ in range(8)}) == 1
 
 
 def test_an_interruption_leaves_only_whole_files_and_can_be_resumed(tmp_path, monkeypatch):

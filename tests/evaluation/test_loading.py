@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel
+from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.evaluation.loading import check_location, load_encoder
 from vididi_hf.evaluation.options import DetectionOptions, EncoderOptions, FrozenOptions
 
@@ -26,6 +26,13 @@ def test_checkpoint(checkpoint):
     assert (processor.num_frames, processor.frame_stride) == (4, 1)
     _, processor = load(checkpoint, num_frames=16, frame_stride=2)
     assert (processor.num_frames, processor.frame_stride) == (16, 2)
+
+
+def test_the_checkpoint_or_the_options_say_whether_frames_are_sampled_by_time(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    ViDiDiVideoProcessor.from_pretrained(checkpoint, frame_interval=0.12).save_pretrained(tmp_path)
+    for changes, expected in (({}, 0.12), ({"frame_interval": 0.2}, 0.2), ({"frame_stride": 2}, None)):
+        assert load(tmp_path, **changes)[1].frame_interval == expected
 
 
 def test_the_reference_encoder_is_part_of_the_package(monkeypatch):

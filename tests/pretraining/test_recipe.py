@@ -10,6 +10,7 @@ from vididi_hf.choices_vididi import BACKBONE_NAMES, OBJECTIVE_NAMES
 from vididi_hf.objectives import build_objective
 from vididi_hf.options import parse_options
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.pretraining.views import build_processor
 
 CLEAN = PretrainingRecipe()
 PRESETS = PretrainingRecipe.presets
@@ -23,6 +24,8 @@ def parse_recipe(arguments: list[str], description: str | None = None) -> Pretra
 PAPER = {
     "batch_norm": "shared",
     "preset": "paper",
+    "frame_interval": None,
+    "frame_stride": 3,
     "vicreg_weights": [1.0, 1.0, 0.04],
     "per_frame_color": True,
     "optimizer": "lars",
@@ -54,6 +57,33 @@ def test_paper_preset_is_what_the_authors_ran() -> None:
     assert not CLEAN.augmentation().per_frame_color
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (0.12, None)),
+        (["--preset", "paper"], (None, 3)),
+        (["--preset", "paper", "--frame_interval", "0.2"], (0.2, None)),
+        (["--config", "old.json"], (None, 2)),
+        (["--config", "old.json", "--frame_interval", "0.2"], (0.2, None)),
+        (["--config", "new.json"], (0.2, None)),
+        (["--config", "new.json", "--frame_stride", "4"], (None, 4)),
+        (["--config", "new.json", "--preset", "paper"], (0.2, None)),
+    ],
+)
+def test_frames_are_sampled_by_time_or_by_stride(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: tuple[float | None, int | None]
+) -> None:
+    """`old.json` was written before there was an interval."""
+    monkeypatch.chdir(tmp_path)
+    Path("old.json").write_text('{"preset": "clean", "frame_stride": 2}')
+    Path("new.json").write_text(PretrainingRecipe(frame_interval=0.2).to_json())
+    recipe = parse_recipe(arguments)
+    assert (recipe.frame_interval, recipe.frame_stride) == expected
+    processor = build_processor(recipe)
+    assert processor.frame_interval == expected[0]
+    assert processor.frame_stride == (expected[1] or round(expected[0] * 25))  # without a frame rate, 25 fps
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
 def test_every_preset_builds_every_objective(preset: str, objective: str) -> None:
@@ -83,6 +113,7 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("--streaming --dataset_root x", "dataset_root is only for built-in data sets without streaming"),
+        ("--frame_interval 0.1 --frame_stride 2", "choose one of frame_interval and frame_stride, got both"),
         ("--crop_area 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.5]"),
         ("--crop_area 0.9 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.9, 0.5]"),
         ("--image_size 20", "image_size must be at least 32, got 20"),

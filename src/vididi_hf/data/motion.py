@@ -27,7 +27,7 @@ NUM_BACKGROUNDS = 24
 NUM_SPRITES = {"train": 12, "test": 8}
 COPIES_PER_VIDEO = 5
 
-# Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,).
+# Offsets x and y in pixels, scale factor and angle in radians, each of shape (frames,). Time counts in 1 / FRAME_RATE.
 Trajectory = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -63,7 +63,8 @@ def _pulse(time: Tensor, generator: torch.Generator) -> Trajectory:
 
 def _jitter(time: Tensor, generator: torch.Generator) -> Trajectory:
     amplitude = _uniform(4, 5, generator)
-    x, y = amplitude * torch.randn(2, len(time), generator=generator)
+    noise = amplitude * torch.randn(2, NUM_FRAMES, generator=generator)
+    x, y = noise[:, time.round().long().clamp(max=NUM_FRAMES - 1)]  # constant around each frame at FRAME_RATE
     return _trajectory(time, x=x, y=y)
 
 
@@ -131,12 +132,12 @@ def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | in
     return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": background}
 
 
-def render_motion(split: str, index: int, seed: int = 0) -> Tensor:
-    """Renders video `index` of a split: uint8 (NUM_FRAMES, 3, SIZE, SIZE)."""
+def render_motion(split: str, index: int, seed: int = 0, frame_rate: float = FRAME_RATE) -> Tensor:
+    """Renders video `index` of a split: uint8 (2 seconds of frames, 3, SIZE, SIZE), the same motion at any rate."""
     drawn = describe_motion(split, index, seed)
     generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
-    time = torch.arange(NUM_FRAMES, dtype=torch.float32)
-    canvas = make_background(int(drawn["background"]), seed).expand(NUM_FRAMES, -1, -1, -1)
+    time = torch.arange(round(NUM_FRAMES * frame_rate / FRAME_RATE), dtype=torch.float32) * (FRAME_RATE / frame_rate)
+    canvas = make_background(int(drawn["background"]), seed).expand(len(time), -1, -1, -1)
     label = str(drawn["label"])
     dx, dy, _, angle = MOTIONS[label](time, generator)
     for which in torch.randint(NUM_SPRITES[split], (COPIES_PER_VIDEO,), generator=generator).tolist():
@@ -160,11 +161,12 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _encode(frames: Tensor) -> bytes:
+def encode_motion(frames: Tensor, frame_rate: float = FRAME_RATE) -> bytes:
+    """Encodes frames as MP4. The same frames always give the same bytes."""
     try:
         from torchcodec.encoders import VideoEncoder
 
-        encoder = VideoEncoder(frames, frame_rate=FRAME_RATE)
+        encoder = VideoEncoder(frames, frame_rate=frame_rate)
     except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg at import, newer on use
         raise ImportError(INSTALL_TORCHCODEC) from error
     # The bytes depend on the number of threads, and with macroblock trees they differ from call to call.
@@ -195,7 +197,7 @@ def generate_motion(
         drawn = describe_motion(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
         if not (root / video).exists():
-            _write(root / video, _encode(render_motion(split, index, seed)))
+            _write(root / video, encode_motion(render_motion(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
     import pandas as pd  # here, because rendering alone needs no table
 
