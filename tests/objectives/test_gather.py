@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vididi_hf.objectives import OBJECTIVES, build_objective, gather_with_gradient
+from vididi_hf.objectives import OBJECTIVES, SimCLR, VICReg, build_objective, gather, gather_with_gradient
 from vididi_hf.objectives.gather import gather_views
 
 PROCESSES = 4
@@ -115,6 +115,18 @@ def test_without_a_process_group_nothing_is_gathered() -> None:
     tensor = torch.randn(3, 2, requires_grad=True)
     assert gather_with_gradient(tensor) is tensor
     assert all(map(torch.equal, gather_views(tensor, 2 * tensor), (tensor, 2 * tensor)))
+
+
+@pytest.mark.parametrize("objective", [VICReg, SimCLR])
+def test_an_objective_of_each_process_does_not_communicate(objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(tensor: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("gathered")
+
+    monkeypatch.setattr(gather, "gather_with_gradient", fail)
+    views = torch.randn(2, 4, 8)
+    assert torch.isfinite(objective(8, gather=False)(*views).loss)
+    with pytest.raises(AssertionError, match="gathered"):
+        objective(8)(*views)
 
 
 if __name__ == "__main__":

@@ -90,3 +90,11 @@ def test_small_losses_keep_their_precision(distance):
         found.append([loss.detach().double(), *(part.double() for part in torch.autograd.grad(loss, views))])
     for single, double in zip(*found):
         torch.testing.assert_close(single, double, rtol=1e-5, atol=1e-5 * double.abs().max().item())
+
+
+def test_cross_view_only_is_a_classification_of_the_other_view() -> None:
+    first, second = random_views()
+    a, b = (nn.functional.normalize(view, dim=1) for view in (first, second))
+    logits, pairs = a @ b.T / 0.1, torch.arange(len(a))
+    expected = (nn.functional.cross_entropy(logits, pairs) + nn.functional.cross_entropy(logits.T, pairs)) / 2
+    torch.testing.assert_close(nt_xent_loss(first, second, cross_view_only=True).loss, expected)

@@ -20,13 +20,18 @@ def parse_recipe(arguments: list[str], description: str | None = None) -> Pretra
     return parse_options(PretrainingRecipe, arguments, prog="vididi pretrain", description=description)
 
 
-# What RECIPE and the paper's code say of the authors' runs.
+# What the authors' code does.
 PAPER = {
     "batch_norm": "shared",
     "preset": "paper",
     "frame_interval": None,
     "frame_stride": 3,
-    "vicreg_weights": [1.0, 1.0, 0.04],
+    "vicreg_weights": [2.0, 2.0, 0.08],
+    "gather": False,
+    "cross_view_only": True,
+    "view_forward": "joint",
+    "extra_frames": False,
+    "shorter_side": 150,
     "per_frame_color": True,
     "optimizer": "lars",
     "learning_rate": 4.8,
@@ -51,8 +56,13 @@ def test_paper_preset_is_what_the_authors_ran() -> None:
     expected = asdict(CLEAN) | PAPER
     assert asdict(parse_recipe(["--preset", "paper"])) == expected
     assert asdict(PretrainingRecipe.from_preset("paper")) == expected
+    # The authors add 1 · mse + 1 · std + 0.04 · cov of each process twice.
     objective = PretrainingRecipe.from_preset("paper").model_config().objective_options
-    assert objective == {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
+    weights = {"invariance_weight": 2.0, "variance_weight": 2.0, "covariance_weight": 0.08}
+    assert objective == {**weights, "gather": False}
+    contrastive = PretrainingRecipe.from_preset("paper", objective="simclr").model_config()
+    assert contrastive.objective_options == {"gather": False, "cross_view_only": True}
+    assert contrastive.view_forward == "joint"
     assert PretrainingRecipe.from_preset("paper").augmentation().per_frame_color
     assert not CLEAN.augmentation().per_frame_color
 

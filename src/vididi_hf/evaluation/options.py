@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
 from vididi_hf.detection.options import BoxOptions
@@ -49,6 +50,16 @@ class DatasetOptions(EncoderOptions):
 class FrozenOptions(DatasetOptions):
     """The options that all evaluations of a frozen encoder share."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "checkpoint": {},  # the clips of the training
+        "paper": {"num_clips": 10, "num_frames": 16, "frame_stride": 4},  # as the authors' code evaluates
+    }
+
+    preset: str = option(
+        default="checkpoint",
+        choices=("checkpoint", "paper"),
+        help="Clips as the checkpoint's, or 10 of 16 frames at stride 4, as in the authors' code.",
+    )
     gallery_split: str = option(default="train", help=f"Split to search or to learn from; {ALL_ROWS!r} takes all rows.")
     query_split: str = option(default="test", help="Split of the test videos.")
     group_column: str | None = option(

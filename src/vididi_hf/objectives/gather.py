@@ -38,8 +38,10 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(tensor)
 
 
-def gather_views(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gathers the paired embeddings of two views in float32 or wider, with one collective call for both."""
+def gather_views(first: torch.Tensor, second: torch.Tensor, gather: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gathers the paired embeddings of two views in float32 or wider, with one collective call for both, if wanted."""
+    if not gather:
+        return first, second
     # In full precision already here, so that the sum of gradients over processes does not lose digits either.
     first, second = gather_with_gradient(torch.stack(paired(first, second), dim=1)).unbind(dim=1)
     return first, second

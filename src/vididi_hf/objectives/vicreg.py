@@ -64,7 +64,7 @@ def _correlation_energy(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 class VICReg(Objective):
-    """VICReg on the global batch: the loss of the embeddings of all processes, with its exact gradient.
+    """VICReg, by default on the global batch: the loss of all processes' embeddings, with its exact gradient.
 
     Args:
         hidden_size: Width of the encoder's features.
@@ -72,6 +72,7 @@ class VICReg(Objective):
         invariance_weight: See `vicreg_loss`. ViDiDi's authors use 1, 1, 0.04, the same ratios at 1/25 of the scale.
         variance_weight: See `vicreg_loss`.
         covariance_weight: See `vicreg_loss`.
+        gather: Compute the statistics over the global batch, or over the pairs of each process (the authors' code).
 
     Source: https://arxiv.org/abs/2105.04906.
 
@@ -89,10 +90,12 @@ class VICReg(Objective):
         invariance_weight: float = 25.0,
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
+        gather: bool = True,
     ):
         super().__init__(projector=mlp((hidden_size, *projector_sizes)))
         self.weights = (invariance_weight, variance_weight, covariance_weight)
+        self.gather = gather
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> ObjectiveOutput:
-        """Computes the loss of two views' embeddings, each (local pairs, dimensions), over all processes' pairs."""
-        return vicreg_loss(*gather_views(first, second), *self.weights)
+        """Computes the loss of two views' embeddings, each (local pairs, dimensions)."""
+        return vicreg_loss(*gather_views(first, second, self.gather), *self.weights)

@@ -64,7 +64,8 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     network = build_model(recipe, accelerator)
     lr_schedule = build_lr_schedule(recipe, loader.steps_per_epoch, accelerator.num_processes)
     model, optimizer = accelerator.prepare(network, build_optimizer(network, recipe))
-    differentiate = partial(derivative_views, processor=processor, num_frames=recipe.num_frames)
+    lengths = {"num_frames": recipe.num_frames, "extra_frames": recipe.extra_frames}
+    differentiate = partial(derivative_views, processor=processor, **lengths)
 
     parts = recipe, accelerator, network, optimizer, processor
     with lock, RunState(*parts, loader.steps_per_epoch, loader.list_videos) as run:

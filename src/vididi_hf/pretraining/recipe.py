@@ -40,10 +40,15 @@ class PretrainingRecipe(Options):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # What we recommend: the defaults below.
         "clean": {},
-        # What the authors' code runs: color flicker, VICReg's loss divided by 25, LARS for 400 epochs in fp16.
+        # What the authors' code runs; docs/methods.md compares it with our defaults point by point.
         "paper": {
             "frame_stride": 3,
-            "vicreg_weights": [1.0, 1.0, 0.04],
+            "extra_frames": False,
+            "shorter_side": 150,
+            "vicreg_weights": [2.0, 2.0, 0.08],  # 1, 1 and 0.04, added twice
+            "gather": False,
+            "cross_view_only": True,
+            "view_forward": "joint",
             "batch_norm": "shared",
             "per_frame_color": True,
             "optimizer": "lars",
@@ -90,6 +95,12 @@ class PretrainingRecipe(Options):
     vicreg_weights: list[float] | None = option(
         default=None, help="VICReg weights of invariance, variance and covariance. Default: 25 25 1."
     )
+    gather: bool = option(
+        default=True, help="VICReg, SimCLR: the loss of the global batch; false: of the videos of each process."
+    )
+    cross_view_only: bool = option(
+        default=False, help="SimCLR: compare each clip with the other clips of the videos only, not with its own kind."
+    )
     view_forward: str = option(
         default="separate", choices=VIEW_FORWARDS, help="One forward pass per view, or one joint pass for both views."
     )
@@ -111,9 +122,16 @@ class PretrainingRecipe(Options):
     frame_stride: int | None = option(
         default=None, at_least=1, help="Distance between sampled frames in video frames, instead of seconds."
     )
+    extra_frames: bool = option(
+        default=True,
+        help="Read extra frames, so that derivatives have num_frames; false: both views become as short as the shorter.",
+    )
     image_size: int = option(default=112, help="Height and width of the input in pixels.")
 
     # Augmentation
+    shorter_side: int | None = option(
+        default=None, at_least=32, help="Shrink larger frames to this shorter side before they are augmented."
+    )
     crop_area: list[float] = option(
         default_factory=lambda: [0.08, 1.0], help="Smallest and largest share of the frame that a crop covers."
     )
@@ -229,6 +247,10 @@ class PretrainingRecipe(Options):
         if self.vicreg_weights is not None and self.objective == "vicreg":
             names = ("invariance_weight", "variance_weight", "covariance_weight")
             options |= dict(zip(names, self.vicreg_weights))
+        if not self.gather and self.objective != "byol":
+            options["gather"] = False
+        if self.cross_view_only and self.objective == "simclr":
+            options["cross_view_only"] = True
         try:
             return ViDiDiConfig(
                 backbone=self.backbone,

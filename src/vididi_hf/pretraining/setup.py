@@ -23,7 +23,7 @@ def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoa
     """Opens the training videos. The main process goes first, in case they must be generated or downloaded."""
     clips: dict[str, Any] = {
         **recipe.clip_shape(),
-        "extra_frames": recipe.build_order_schedule().max_order,
+        "extra_frames": recipe.build_order_schedule().max_order if recipe.extra_frames else 0,
         "augmentation": recipe.augmentation(),
         "seed": recipe.seed,
     }
