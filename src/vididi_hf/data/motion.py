@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vididi_hf.data.noise import describe_noise, render_noise
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.decoding_vididi import INSTALL_TORCHCODEC
 
@@ -176,28 +177,35 @@ def encode_motion(frames: Tensor, frame_rate: float = FRAME_RATE) -> bytes:
 
 
 def generate_motion(
-    root: str | Path, num_train: int = 1200, num_test: int = 400, seed: int = 0, progress: bool = True
+    root: str | Path,
+    num_train: int = 1200,
+    num_test: int = 400,
+    seed: int = 0,
+    progress: bool = True,
+    name: str = "motion",
 ) -> Path:
     """Writes the videos `root/<split>/<label>/<number>.mp4` and the list `root/clips.csv`, and returns its path.
 
+    `name` is `"motion"` or `"motion-noise"`.
     Existing files are kept: an interrupted call continues, and a larger set extends a smaller one.
     """
     if num_train < 1 or num_test < 1:
         raise ValueError(f"num_train and num_test must be positive, got {num_train} and {num_test}")
     root = Path(root)
-    stamp = root / "motion.json"
+    describe, render = (describe_noise, render_noise) if name == "motion-noise" else (describe_motion, render_motion)
+    stamp = root / f"{name}.json"
     wanted = {"seed": seed, "version": VERSION}
     if stamp.exists() and (found := json.loads(stamp.read_text(encoding="utf-8"))) != wanted:
-        raise ValueError(f"{root} holds motion videos of {found}; choose another folder for those of {wanted}")
+        raise ValueError(f"{root} holds {name} videos of {found}; choose another folder for those of {wanted}")
     _write(stamp, json.dumps(wanted).encode())
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
     rows = []
     # Show the bar only if it takes a while: existing files are skipped.
-    for split, index in tqdm(jobs, desc="motion", unit="video", delay=1, disable=not progress):
-        drawn = describe_motion(split, index, seed)
+    for split, index in tqdm(jobs, desc=name, unit="video", delay=1, disable=not progress):
+        drawn = describe(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
         if not (root / video).exists():
-            _write(root / video, encode_motion(render_motion(split, index, seed)))
+            _write(root / video, encode_motion(render(split, index, seed)))
         rows.append({"video": video.as_posix(), "split": split, **drawn})
     import pandas as pd  # here, because rendering alone needs no table
 

@@ -27,16 +27,18 @@ def read_motion(
     num_train: int = 1200,
     num_test: int = 400,
     seed: int = 0,
+    name: str = "motion",
 ) -> datasets.Dataset:
-    """Reads the generated set `motion`, and generates what does not exist yet."""
-    folder = Path(root) if root is not None else default_root(f"motion-v{VERSION}-{seed}-{num_train}-{num_test}")
-    return read_video_list(generate_motion(folder, num_train, num_test, seed), split)
+    """Reads a generated set, `motion` or `motion-noise`, and generates what does not exist yet."""
+    folder = Path(root) if root is not None else default_root(f"{name}-v{VERSION}-{seed}-{num_train}-{num_test}")
+    return read_video_list(generate_motion(folder, num_train, num_test, seed, name=name), split)
 
 
 # To add a data set, write a reader `(root, split, **options)` and add one line here. Each official split or version has
 # its own name, so that training and test rows of different ones never mix.
 DATASETS: dict[str, Callable[..., datasets.Dataset]] = {
     "motion": read_motion,
+    "motion-noise": partial(read_motion, name="motion-noise"),
     "ucf101": read_ucf101,
     **{f"ucf101-{number}": partial(read_ucf101, official_split=number) for number in (2, 3)},
     "hmdb51": read_hmdb51,

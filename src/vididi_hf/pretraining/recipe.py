@@ -124,7 +124,7 @@ class PretrainingRecipe(Options):
     )
     extra_frames: bool = option(
         default=True,
-        help="Read extra frames, so that derivatives have num_frames; false: both views become as short as the shorter.",
+        help="Read extra frames, so that derivatives have num_frames; false: both views get the shorter length.",
     )
     image_size: int = option(default=112, help="Height and width of the input in pixels.")
 
