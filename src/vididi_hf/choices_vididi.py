@@ -2,6 +2,7 @@
 
 BACKBONE_NAMES = ("r3d_18", "r2plus1d_18", "mc3_18", "s3d")
 OBJECTIVE_NAMES = ("vicreg", "byol", "simclr")
+OWN_OBJECTIVE = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*"  # package.module:Class
 VIEW_FORWARDS = ("separate", "joint")
 BATCH_NORMS = ("shared", "per_order")
 SCALES = ("none", "unit")

@@ -1,13 +1,14 @@
 """Configuration of ViDiDi models: which video network, for which clips, trained with which derivatives."""
 
 import difflib
+import re
 from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
+from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, OWN_OBJECTIVE, SCALES, VIEW_FORWARDS
 
 MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
@@ -39,7 +40,7 @@ class ViDiDiConfig(PreTrainedConfig):
         num_frames: Frames that the encoder sees at once in training, at least 2.
         image_size: Height and width of the training frames in pixels, at least 32.
         derivative_orders: Distinct orders of temporal derivative used as views; 0 is the frames themselves.
-        objective: Self-supervised objective: `"vicreg"`, `"byol"` or `"simclr"`.
+        objective: Self-supervised objective: `"vicreg"`, `"byol"`, `"simclr"`, or your own `"package.module:Class"`.
         objective_options: Keyword arguments of the objective.
         view_forward: `"separate"` normalizes each view with its own batch statistics in pretraining, `"joint"`
             normalizes both views together.
@@ -139,7 +140,8 @@ class ViDiDiConfig(PreTrainedConfig):
         """Checks what types cannot say; the base class calls it."""
         names = ("backbone", "objective", "view_forward", "batch_norm", "derivative_scale")
         for name, allowed in zip(names, (BACKBONE_NAMES, OBJECTIVE_NAMES, VIEW_FORWARDS, BATCH_NORMS, SCALES)):
-            if getattr(self, name) not in allowed:
+            own = name == "objective" and re.fullmatch(OWN_OBJECTIVE, self.objective)
+            if getattr(self, name) not in allowed and not own:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.batch_norm == "per_order" and self.view_forward == "joint":

@@ -18,7 +18,7 @@ from vididi_hf.batch_norm_vididi import synchronize
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.derivatives_vididi import rescale_derivative
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
-from vididi_hf.objectives import build_objective
+from vididi_hf.objectives import build_objective, register_objective
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 # Each derivative order, each of the two passes of gradient caching and BYOL's target has its own compiled graph. torch
@@ -209,6 +209,7 @@ def _pooled_features(encoder: ViDiDiModel, clips: Tensor, derivative_order: int)
 
 def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiForPreTraining:
     """Builds the model of a recipe on its device, with its memory layout and compilation."""
+    register_objective(recipe.objective)
     model = ViDiDiForPreTraining(recipe.model_config())
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()

@@ -80,7 +80,9 @@ class PretrainingRecipe(Options):
         may_change=True,
         help="Defaults: ours, or those of the authors' code.",
     )
-    objective: str = option(default="vicreg", choices=OBJECTIVE_NAMES, help="Self-supervised objective.")
+    objective: str = option(
+        default="vicreg", help=f"Self-supervised objective: {', '.join(OBJECTIVE_NAMES)}, or your own module:Class."
+    )
     order_schedule: str = option(
         default="paper",
         choices=tuple(ORDER_SCHEDULES),
