@@ -73,6 +73,12 @@ COMMANDS: dict[str, Command] = {
         "Test a fine-tuned detector: frame-mAP and video-mAP, or the mAP of AVA.",
         "vididi evaluate detection --model runs/detector --dataset jhmdb --dataset_root data/jhmdb",
     ),
+    "evaluate motion": Command(
+        "evaluation.options:MotionOptions",
+        "evaluation.motion:run",
+        "Measure on generated videos how much motion an encoder sees. Needs no data and no network.",
+        "vididi evaluate motion --model runs/mine",
+    ),
     "embed": Command(
         "search.options:EmbeddingOptions",
         "search.embedding:run",

@@ -135,9 +135,14 @@ def describe_motion(split: str, index: int, seed: int = 0) -> dict[str, str | in
 
 def render_motion(split: str, index: int, seed: int = 0, frame_rate: float = FRAME_RATE) -> Tensor:
     """Renders video `index` of a split: uint8 (2 seconds of frames, 3, SIZE, SIZE), the same motion at any rate."""
+    time = torch.arange(round(NUM_FRAMES * frame_rate / FRAME_RATE), dtype=torch.float32) * (FRAME_RATE / frame_rate)
+    return render_motion_at(time, split, index, seed)
+
+
+def render_motion_at(time: Tensor, split: str, index: int, seed: int = 0) -> Tensor:
+    """Renders the frames of video `index` at given times (frames,), in 1 / FRAME_RATE seconds."""
     drawn = describe_motion(split, index, seed)
     generator = seeded_generator(f"motion-trajectory-{split}", seed, index)
-    time = torch.arange(round(NUM_FRAMES * frame_rate / FRAME_RATE), dtype=torch.float32) * (FRAME_RATE / frame_rate)
     canvas = make_background(int(drawn["background"]), seed).expand(len(time), -1, -1, -1)
     label = str(drawn["label"])
     dx, dy, _, angle = MOTIONS[label](time, generator)

@@ -76,10 +76,14 @@ def describe_noise(split: str, index: int, seed: int = 0) -> dict[str, str | int
     return {"label": list(MOTIONS)[index % len(MOTIONS)], "background": 0}
 
 
-def render_noise(split: str, index: int, seed: int = 0, num_frames: int = 24) -> Tensor:
-    """Renders video `index` of a split: uint8 (num_frames, 3, CELL · CELLS, CELL · CELLS)."""
+def render_noise(split: str, index: int, seed: int = 0) -> Tensor:
+    """Renders video `index` of a split: uint8 (24, 3, CELL · CELLS, CELL · CELLS)."""
+    return render_noise_at(torch.arange(24, dtype=torch.float32), split, index, seed)
+
+
+def render_noise_at(time: Tensor, split: str, index: int, seed: int = 0) -> Tensor:
+    """Renders the frames of video `index` at given times (frames,), in twelfths of a second."""
     generator = seeded_generator(f"motion-noise-{split}", seed, index)
-    time = torch.arange(num_frames, dtype=torch.float32)
     label = str(describe_noise(split, index, seed)["label"])
     shifts = torch.stack(MOTIONS[label](time, generator), dim=1).round().long().tolist()
     fields = torch.randint(2, (2, CELLS, CELLS), generator=generator)  # of the disks and of the background

@@ -122,3 +122,15 @@ class DetectionOptions(BoxOptions, ClassificationOptions):
     batch_size: int = option(default=16, at_least=1, help="Key frames per forward pass.")
     output: str = option(default="detection", help="Folder of metrics.json, the predictions and the picture.")
     num_clips: int = field(default=1, init=False)  # the one around the key frame
+
+
+@dataclass(kw_only=True)
+class MotionOptions(EncoderOptions):
+    """The options of `vididi evaluate motion`."""
+
+    num_gallery: int = option(default=240, at_least=40, help="Generated videos to search and to fit probes on.")
+    num_queries: int = option(default=160, at_least=8, help="Generated test videos.")
+    output: str = option(default="motion", help="Folder of motion.md, motion.png and motion.json.")
+    progress: bool = option(default=True, help="Show progress bars.")
+    num_clips: int = field(default=1, init=False)
+    num_workers: int = field(default=0, init=False)
