@@ -44,7 +44,7 @@ def test_every_set_label_input_and_encoder_has_its_row_and_the_page_shows_them(t
     text = page(table, sentences, "org/model")
     assert len(sentences) == 3
     assert all(sentence in text for sentence in sentences)
-    assert text.count("\n| ") == 2 + 5 - 1  # a header and five encoders with their inputs
+    assert text.count("\n| ") == 2 + 5  # a header, its rule, and five encoders with their inputs
     assert len(plot(table).axes) == 2
 
 
