@@ -9,7 +9,7 @@ from vididi_hf import ViDiDiConfig
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers, own_input
-from vididi_hf.evaluation.inputs import INPUTS
+from vididi_hf.evaluation.inputs import INPUTS, sampling_facts
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,7 @@ def test_probabilities_are_means_over_clips(rows, processor):
         "classes": 8,
         "trained_input": "frames",
         "clips_per_video": 3,
-        "frames_per_clip": 4,
-        "frame_stride": 2,
+        **sampling_facts(processor),
         "crop": "center",
         "clips_combined": "mean of softmax",
         "failed_videos": [],

@@ -8,12 +8,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from vididi_hf import ViDiDiVideoProcessor
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.evaluation import features as features_module
 from vididi_hf.evaluation.checks import check_finite
 from vididi_hf.evaluation.features import extract_features
-from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.knn import nearest_neighbors
+from vididi_hf.evaluation.inputs import INPUTS, sampling_facts
+from vididi_hf.evaluation.knn import KNNEvaluator, nearest_neighbors
+from vididi_hf.evaluation.linear import LinearEvaluator
 from vididi_hf.evaluation.metrics import RecallAtK
 from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT
 from vididi_hf.evaluation.retrieval import ROW, RetrievalEvaluator, load_retrieval_splits
@@ -105,12 +107,25 @@ def test_the_evaluator_does_what_its_parts_do(rows, model, processor):
         "query_videos": 3,
         "classes": 2,
         "clips_per_video": 2,
-        "frames_per_clip": 4,
-        "frame_stride": 2,
+        **sampling_facts(processor),
         "crop": "center",
         "similarity": "cosine",
         "group_column": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride"), [(RetrievalEvaluator, 2), (RetrievalEvaluator, 9), (KNNEvaluator, 9), (LinearEvaluator, 9)]
+)  # 4 frames at stride 9 do not fit into the 24 of a video
+def test_the_score_of_the_frames_does_not_depend_on_other_inputs(splits, model, kind, stride):
+    processor = ViDiDiVideoProcessor(num_frames=4, frame_stride=stride, size=32, crop_size=32)
+    found = []
+    for inputs in (["frames"], ["derivative", "both", "frames"]):
+        evaluator = kind(*splits, processor, inputs, num_clips=2)
+        embedded = evaluator.embed(model)
+        found.append((embedded[0].features.by_order[0], evaluator.score(*embedded).metrics["frames"]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    assert found[0][1] == found[1][1]
 
 
 def test_each_video_finds_itself_among_the_same_files(rows, model, processor):

@@ -15,6 +15,7 @@ from transformers import AutoVideoProcessor
 
 from tests.pretraining.runs import BATCH, STEPS, TOTAL, VIDEOS, assert_same, final_state, interrupt, make_recipe
 from vididi_hf import ViDiDiModel
+from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits
 from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.trainer import training_arguments
 from vididi_hf.pretraining import loop
@@ -251,6 +252,11 @@ def test_evaluation_adds_recalls_to_the_rows_and_does_not_touch_training(videos,
     first, second = read_metrics(folder)
     assert "R@1" not in first
     assert 0 <= second["R@1"] <= second["R@5"] <= second["R@10"] == 1
+    # The published encoder has the same score, also next to other inputs.
+    splits, processor = load_retrieval_splits(videos), AutoVideoProcessor.from_pretrained(folder)
+    evaluator = RetrievalEvaluator(*splits[:2], processor, num_clips=1, group_column=splits.group_column)
+    found = evaluator(ViDiDiModel.from_pretrained(folder)).metrics["frames"]
+    assert {name: second[name] for name in found} == found
     longer = pretrain(make_recipe(videos, tmp_path / "longer", evaluate_epochs=2, epochs=3))
     assert ["R@1" in row for row in read_metrics(longer)] == [False, True, True]  # the last epoch always
 

@@ -203,7 +203,7 @@ class Explorer:
 
     def _spread(self, frames: Tensor, frame_stride: int = 1) -> Tensor:
         """Chooses (NUM_CLIPS, frames, 3, height, width) from (all frames, 3, height, width)."""
-        return frames[uniform_clips(len(frames), NUM_CLIPS, self.processor.num_frames, frame_stride, MAX_ORDER)]
+        return frames[uniform_clips(len(frames), NUM_CLIPS, self.processor.num_frames + MAX_ORDER, frame_stride)]
 
     def _encoder_clips(self, clips: Tensor, **settings: Any) -> Tensor:
         """Resizes and crops uint8 (clips, frames, 3, height, width) as the encoders see them."""
