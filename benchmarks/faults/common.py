@@ -21,13 +21,49 @@ FORK: Any = multiprocessing.get_context("fork")
 TINY = ["--num_frames", "4", "--frame_stride", "1", "--batch_size", "4", "--num_workers", "2", "--progress", "False"]
 # How each command is called; {} is a folder for its output. The first two take --resume.
 CALLS: dict[str, list[str]] = {
-    "pretrain": "pretrain --output_dir {} --hidden_sizes 4 4 8 8 --depths 1 1 1 1 --projector_sizes 8 8 --image_size 32"
-    " --epochs 8 --save_epochs 4".split()
+    "pretrain": [
+        "pretrain",
+        "--output_dir",
+        "{}",
+        "--hidden_sizes",
+        "4",
+        "4",
+        "8",
+        "8",
+        "--depths",
+        "1",
+        "1",
+        "1",
+        "1",
+        "--projector_sizes",
+        "8",
+        "8",
+        "--image_size",
+        "32",
+        "--epochs",
+        "8",
+        "--save_epochs",
+        "4",
+    ]
     + TINY,
-    "finetune": "finetune --model {}/../encoder --output_dir {} --epochs 8 --test_clips 1".split() + TINY,
-    "evaluate": "evaluate knn --model {}/../encoder --output {} --num_clips 4".split() + TINY,
-    "embed": "embed --model {}/../encoder --output_dir {} --num_clips 4 --videos_per_shard 8".split() + TINY,
-    "prepare": "prepare --output_dir {} --videos_per_shard 4 --short_side 32 --num_workers 2 --progress False".split(),
+    "finetune": ["finetune", "--model", "{}/../encoder", "--output_dir", "{}", "--epochs", "8", "--test_clips", "1"]
+    + TINY,
+    "evaluate": ["evaluate", "knn", "--model", "{}/../encoder", "--output", "{}", "--num_clips", "4"] + TINY,
+    "embed": ["embed", "--model", "{}/../encoder", "--output_dir", "{}", "--num_clips", "4", "--videos_per_shard", "8"]
+    + TINY,
+    "prepare": [
+        "prepare",
+        "--output_dir",
+        "{}",
+        "--videos_per_shard",
+        "4",
+        "--short_side",
+        "32",
+        "--num_workers",
+        "2",
+        "--progress",
+        "False",
+    ],
 }
 
 

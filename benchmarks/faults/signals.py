@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common import CALLS, alive_after, family, log_of, make_inputs, start
 from tqdm.auto import tqdm
@@ -30,7 +31,7 @@ class SignalOptions(Options):
     output: str = option(default="signals.json", help="JSON file of the results.")
 
 
-def interrupt(name: str, output: Path, delay: float) -> dict[str, object] | None:
+def interrupt(name: str, output: Path, delay: float) -> dict[str, Any] | None:
     """Sends SIGINT to the group of a command after a delay; None if the command has ended before."""
     shared = set(os.listdir("/dev/shm"))
     process = start(name, output)
@@ -62,7 +63,7 @@ def main() -> None:
     """Interrupts all commands."""
     options = parse_options(SignalOptions, description=__doc__)
     draw = random.Random(options.seed)
-    trials: dict[str, list[dict[str, object]]] = {name: [] for name in CALLS}
+    trials: dict[str, list[dict[str, Any]]] = {name: [] for name in CALLS}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_inputs(folder)
