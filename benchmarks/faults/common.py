@@ -18,52 +18,15 @@ from vididi_hf.cli import COMMANDS, _load, main
 from vididi_hf.data.motion import generate_motion
 
 FORK: Any = multiprocessing.get_context("fork")
-TINY = ["--num_frames", "4", "--frame_stride", "1", "--batch_size", "4", "--num_workers", "2", "--progress", "False"]
-# How each command is called; {} is a folder for its output. The first two take --resume.
-CALLS: dict[str, list[str]] = {
-    "pretrain": [
-        "pretrain",
-        "--output_dir",
-        "{}",
-        "--hidden_sizes",
-        "4",
-        "4",
-        "8",
-        "8",
-        "--depths",
-        "1",
-        "1",
-        "1",
-        "1",
-        "--projector_sizes",
-        "8",
-        "8",
-        "--image_size",
-        "32",
-        "--epochs",
-        "8",
-        "--save_epochs",
-        "4",
-    ]
-    + TINY,
-    "finetune": ["finetune", "--model", "{}/../encoder", "--output_dir", "{}", "--epochs", "8", "--test_clips", "1"]
-    + TINY,
-    "evaluate": ["evaluate", "knn", "--model", "{}/../encoder", "--output", "{}", "--num_clips", "4"] + TINY,
-    "embed": ["embed", "--model", "{}/../encoder", "--output_dir", "{}", "--num_clips", "4", "--videos_per_shard", "8"]
-    + TINY,
-    "prepare": [
-        "prepare",
-        "--output_dir",
-        "{}",
-        "--videos_per_shard",
-        "4",
-        "--short_side",
-        "32",
-        "--num_workers",
-        "2",
-        "--progress",
-        "False",
-    ],
+TINY = "--num_frames 4 --frame_stride 1 --batch_size 4 --num_workers 2 --progress False"
+# How each command is called. The first two take --resume.
+CALLS = {
+    "pretrain": f"pretrain --output_dir OUTPUT --hidden_sizes 4 4 8 8 --depths 1 1 1 1 --projector_sizes 8 8 {TINY} "
+    "--image_size 32 --epochs 8 --save_epochs 4",
+    "finetune": f"finetune --model ENCODER --output_dir OUTPUT --epochs 8 --test_clips 1 {TINY}",
+    "evaluate": f"evaluate knn --model ENCODER --output OUTPUT --num_clips 4 {TINY}",
+    "embed": f"embed --model ENCODER --output_dir OUTPUT --num_clips 4 --videos_per_shard 8 {TINY}",
+    "prepare": "prepare --output_dir OUTPUT --videos_per_shard 4 --short_side 32 --num_workers 2 --progress False",
 }
 
 
@@ -79,7 +42,8 @@ def make_inputs(folder: Path) -> None:
 
 def start(name: str, output: Path, resume: bool = False, **environment: str) -> Any:
     """Starts a command in a process group of its own, as a terminal does. `output` gets a log with the same name."""
-    words = [word.replace("{}", str(output)) for word in CALLS[name]]
+    places = {"OUTPUT": str(output), "ENCODER": str(output.parent / "encoder")}
+    words = [places.get(word, word) for word in CALLS[name].split()]
     words += ["--dataset", str(output.parent / "motion" / "clips.csv")]
     words += ["--resume"] if resume and name in ("pretrain", "finetune") else []
     process = FORK.Process(target=_run, args=(words, output.with_suffix(".log"), environment))

@@ -81,11 +81,9 @@ def main() -> None:
                     print(name, trial, *log_of(output)[-5:], sep="\n  ")
                 write_report(options.output, {"trials": trials})
     for name, found in trials.items():
-        faults = Counter(fault for trial in found for fault in trial["faults"])  # type: ignore[attr-defined]
-        slowest = max(trial["seconds"] for trial in found)  # type: ignore[type-var]
-        print(
-            f"{name}: {len(found)} interrupts, {sum(not t['faults'] for t in found)} clean, {dict(faults)}, {slowest:.1f} s"
-        )
+        faults = Counter(fault for trial in found for fault in trial["faults"])
+        slowest, clean = max(trial["seconds"] for trial in found), sum(not trial["faults"] for trial in found)
+        print(f"{name}: {clean} of {len(found)} clean, slowest {slowest:.1f} s, {dict(faults)}")
 
 
 if __name__ == "__main__":
