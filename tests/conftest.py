@@ -14,6 +14,7 @@ import transformers.dynamic_module_utils
 from torch import Tensor
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
+import vididi_hf
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.motion import generate_motion
@@ -57,7 +58,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 HOLDER = """
 import os, sys, time
-from vididi_hf.files import folder_lock
+sys.path.insert(0, sys.argv[2])
+from files import folder_lock  # alone: the package imports torch
 with folder_lock(sys.argv[1]):
     if os.fork() == 0:
         time.sleep(60)  # a worker that outlives its parent
@@ -69,7 +71,7 @@ with folder_lock(sys.argv[1]):
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock of the folder `tmp_path / "held"` until its standard input is closed."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "held")]
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "held"), str(Path(vididi_hf.__file__).parent)]
     how: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True, "text": True}
     with subprocess.Popen(command, **how) as holder:
         assert holder.stdout is not None

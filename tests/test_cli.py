@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel, AutoVideoProcessor
 
+import vididi_hf
 from vididi_hf import ViDiDiModel
 from vididi_hf.cli import COMMANDS, main
 from vididi_hf.options import Options, parse_options
@@ -125,7 +126,8 @@ def test_launchers_train(launch: list[str], videos: Path, tmp_path: Path):
 
 INTERRUPTED = """
 import os, signal, sys, time
-from vididi_hf.options import errors_in_one_line
+sys.path.insert(0, sys.argv[2])  # alone: the package imports torch
+from options import errors_in_one_line
 
 class Trap:
     def __del__(self):  # Python swallows what a destructor raises
@@ -148,7 +150,8 @@ with errors_in_one_line("vididi test", "continue so"):
 
 @pytest.mark.parametrize("how", ["plain", "swallowed", "twice"])
 def test_ctrl_c_ends_a_command_with_one_line_and_the_second_one_at_once(how: str) -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, how], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", INTERRUPTED, how, str(Path(vididi_hf.__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if how == "twice":
         assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
     else:

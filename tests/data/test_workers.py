@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import vididi_hf
-from vididi_hf.data.workers import leave_process_group, ordered_map
+from vididi_hf.data.workers import SteadyLoader, leave_process_group, ordered_map
 
 
 def slow_square(number: int) -> int:
@@ -40,6 +40,30 @@ class ProcessGroups(torch.utils.data.Dataset):
 def sleep_for_ever(_: int) -> int:
     time.sleep(3600)
     return 0
+
+
+def sleep_unless_zero(number: int) -> int:
+    return sleep_for_ever(number) if number else blocks_interrupts(0)
+
+
+def blocks_interrupts(_: int) -> int:
+    return int(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+class Blocking(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        return blocks_interrupts(index)
+
+
+class Failing(Blocking):
+    def __init__(self, message: str):
+        self.message = message
+
+    def __getitem__(self, index: int) -> int:
+        raise RuntimeError(self.message)
 
 
 def crashed(number: int) -> int:
@@ -116,6 +140,32 @@ def test_all_data_loaders_of_the_package_let_their_workers_leave() -> None:
     for path in Path(vididi_hf.__file__).parent.rglob("*.py"):
         calls = re.findall(r"\bDataLoader\((?=[^)])", text := path.read_text(encoding="utf-8"))
         assert len(calls) <= text.count("worker_init_fn"), path.name
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
+def test_workers_never_see_ctrl_c_and_end_when_nobody_waits_for_them(here: ModuleType) -> None:
+    assert torch.cat(list(SteadyLoader(Blocking(), num_workers=2))).tolist() == [1, 1]
+    before = set(psutil.Process().children(recursive=True))
+    results = ordered_map(here.sleep_unless_zero, range(4), 2, crashed)
+    assert next(results) == 1
+    results.close()  # type: ignore[attr-defined]
+    left = set(psutil.Process().children(recursive=True)) - before
+    servers = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+    assert not [process for process in left if not any(name in " ".join(process.cmdline()) for name in servers)]
+    assert blocks_interrupts(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "shown"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Bus error.", OSError, "docker run --shm-size=8g"),
+        ("unable to write to file </torch_7>: No space left on device (28)", OSError, "/dev/shm is too small"),
+        ("shapes differ", RuntimeError, "shapes differ"),
+    ],
+)
+def test_a_small_shared_memory_is_named(message: str, error: type[Exception], shown: str) -> None:
+    with pytest.raises(error, match=shown):
+        list(SteadyLoader(Failing(message)))
 
 
 if __name__ == "__main__":

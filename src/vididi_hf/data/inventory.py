@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 _FILES_AT_ONCE = 16  # network file systems answer slowly
 _SHOWN = 3
+_MAX_BYTES = 2**30  # more than ten million names
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,13 @@ class VideoList:
 
     @classmethod
     def read(cls, path: Path) -> VideoList:
-        """Reads what `write` wrote."""
-        return cls([(str(name), int(size)) for name, size in json.loads(gzip.decompress(path.read_bytes()))])
+        """Reads what `write` wrote, or raises a ValueError."""
+        try:
+            with gzip.open(path) as file:
+                text = file.read(_MAX_BYTES)
+            return cls([(str(name), int(size)) for name, size in json.loads(text)])
+        except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
+            raise ValueError(f"{path} is not a list of videos: {error}") from error
 
     def difference(self, before: VideoList) -> str:
         """Says what is not as before, such as "2 are gone (a.mp4, b.mp4)"; empty if nothing has changed."""
