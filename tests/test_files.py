@@ -1,11 +1,15 @@
 """Files and folders appear whole, replace what was there in one step, and leave nothing behind."""
 
 import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import atomic_write, remove_unfinished, write_text
+from vididi_hf.files import atomic_files, atomic_write, folder_lock, remove_unfinished, write_text
 
 
 def names(folder):
@@ -80,3 +84,36 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert names(tmp_path / "folder") == []
     remove_unfinished(tmp_path)
     assert names(tmp_path) == [".hidden", "folder"]
+
+
+HOLDER = """
+import os, sys, time
+from vididi_hf.files import folder_lock
+with folder_lock(sys.argv[1]):
+    if os.fork() == 0:
+        time.sleep(60)  # a worker that outlives its parent
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+@pytest.mark.parametrize("end", ["killed", "finished"])
+def test_a_folder_belongs_to_one_process_until_that_ends(end, tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True, "text": True}
+    with subprocess.Popen(command, **how) as holder:
+        try:
+            process = holder.stdout.readline().strip()
+            with pytest.raises(BlockingIOError, match=f"process {process} on {socket.gethostname()}"):
+                with folder_lock(tmp_path):
+                    pass
+            holder.kill() if end == "killed" else holder.stdin.close()
+            holder.wait()
+            with folder_lock(tmp_path), folder_lock(tmp_path):  # at once, although the worker lives; also nested
+                pass
+            with folder_lock(tmp_path):
+                assert names(tmp_path) == [".vididi.lock"]
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)
+    assert names(tmp_path) == []

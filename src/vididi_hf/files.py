@@ -1,12 +1,84 @@
-"""Atomic writes: a file or folder appears complete or not at all, even after a kill or on a full disk."""
+"""Atomic writes, even after a kill or on a full disk, and a lock: one process at a time writes a folder."""
 
+import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _UNFINISHED = ".part"
+_LOCK = ".vididi.lock"
+_LOCKED_BYTE = 1 << 30  # behind the text: on Windows, nobody else can read a locked byte
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What some network mounts answer to requests that they do not know, such as fsync of a folder.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
+
+
+_held: dict[Path, int] = {}  # the locks of this process, with its id: a fork inherits the table, but no lock
+
+
+@contextmanager
+def folder_lock(folder: str | Path, name: str = _LOCK) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is created; a BlockingIOError names the process that holds it.
+
+    The system releases the lock when the process ends, however it ends. Forked children do not inherit it. On file
+    systems without locks, this does nothing. `name` is that of the lock file.
+    """
+    path = Path(folder).resolve() / name
+    if _held.get(path) == os.getpid():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _open_locked(path)
+    _held[path] = os.getpid()
+    try:
+        with suppress(OSError):  # on a full disk, the lock has no name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        if _held.get(path) == os.getpid():
+            del _held[path]
+            with suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        _lock(descriptor)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return descriptor
+        holder = os.read(descriptor, 1024).decode(errors="replace") or "unknown"
+        os.close(descriptor)
+        raise BlockingIOError(
+            f"{path.parent} is in use by process {holder}: wait until it ends, or choose another folder (if its machine "
+            f"is gone, remove {path.name} there)"
+        ) from None
+    os.close(descriptor)  # its last holder has just removed the file
+    return _open_locked(path)
+
+
+def _lock(descriptor: int) -> None:
+    # Unlike flock, lockf works on NFS, and a fork does not inherit it: orphaned workers cannot keep the lock.
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LOCKED_BYTE)
 
 
 @contextmanager
@@ -21,7 +93,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     if unfinished.is_dir():
         shutil.rmtree(unfinished)
-    try:
+    with _discard_on_error(unfinished, path):
         yield unfinished
         for written in (unfinished, *unfinished.rglob("*")):
             _flush(written)
@@ -29,7 +101,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             remove_folder(path)  # unlike a file, a folder cannot be replaced in one step
         os.replace(unfinished, path)
         _flush(path.parent)
-    except BaseException:
+
+
+@contextmanager
+def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
+    """Yields a hidden folder in `folder`, and moves its files there once all are on the disk; the file `last` at the end.
+
+    Other files of `folder` stay. An exception removes what was written.
+    """
+    folder = Path(folder)
+    unfinished = folder / f".files{_UNFINISHED}"
+    _remove(unfinished)
+    with _discard_on_error(unfinished, folder):
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        files = sorted(unfinished.iterdir(), key=lambda file: file.name == last)
+        for written in files:
+            _flush(written)
+        for written in files:
+            os.replace(written, folder / written.name)
+        unfinished.rmdir()
+        _flush(folder)
+
+
+@contextmanager
+def _discard_on_error(unfinished: Path, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.filename is None:
+            error.filename = str(path)  # the system does not say which file it could not write
         with suppress(OSError):  # report the first error
             _remove(unfinished)
         raise
@@ -68,5 +169,8 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _UNSUPPORTED):
+            raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
