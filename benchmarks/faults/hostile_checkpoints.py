@@ -41,7 +41,9 @@ COMMANDS: dict[str, list[str]] = {
     "convert": "convert weights.pth out".split(),
 }
 CONFIG, PROCESSOR, WEIGHTS = "run/config.json", "run/video_preprocessor_config.json", "run/model.safetensors"
-FILES, PROGRESS, OPTIMIZER = (f"{STEP}/training_state/{name}" for name in ("files.json", "progress.json", "optimizer.pt"))
+FILES, PROGRESS, OPTIMIZER = (
+    f"{STEP}/training_state/{name}" for name in ("files.json", "progress.json", "optimizer.pt")
+)
 INDEX, SHARD = "index/embeddings.json", "index/data/train-00000-of-00001.parquet"
 MANY, FOUR = 10**9, [100_000, 1, 1, 1]
 
@@ -104,7 +106,11 @@ CASES: list[tuple[str, str, Any]] = [
     *[("publish", CONFIG, {"architectures": value}) for value in (5, [5], ["BertModel"], {"a": 1}, [["x"]])],
     *[("embed", CONFIG, {"depths": value}) for value in (FOUR, [MANY] * 4, "1111", [[1]] * 4, [1.5] * 4, [True] * 4)],
     *[("embed", CONFIG, {"hidden_sizes": value}) for value in ([MANY] * 4, [4, 4, 8, MANY], {"a": 1}, ["8"] * 4)],
-    *[("embed", CONFIG, {name: value}) for name in ("num_frames", "image_size", "num_channels") for value in (1e9, "8")],
+    *[
+        ("embed", CONFIG, {name: value})
+        for name in ("num_frames", "image_size", "num_channels")
+        for value in (1e9, "8")
+    ],
     *[("embed", CONFIG, {name: MANY}) for name in ("num_frames", "image_size", "num_channels", "num_labels")],
     *[("embed", CONFIG, {"num_labels": value}) for value in (10**8, -1, "x", [3])],
     *[("embed", CONFIG, {"id2label": value}) for value in ({"a": "b"}, ["a"], "ab", 3)],
@@ -134,7 +140,11 @@ CASES: list[tuple[str, str, Any]] = [
     *[("search", INDEX, {"protocol": value}) for value in (5, {}, [], {"encoder": 1}, "encoder")],
     *[("search", INDEX, {"protocol.num_clips": MANY}), ("search", INDEX, {"protocol.inputs": "x"})],
     *[("search", INDEX, {"protocol.num_frames": MANY}), ("search", INDEX, {"protocol.crop_size": "x"})],
-    *[("publish", "run/recipe.json", {name: value}) for name in ("objective", "dataset", "epochs") for value in ([1], {})],
+    *[
+        ("publish", "run/recipe.json", {name: value})
+        for name in ("objective", "dataset", "epochs")
+        for value in ([1], {})
+    ],
 ]
 
 
@@ -150,11 +160,16 @@ def build(folder: Path) -> None:
     """Writes what the cases damage: videos, a run with a checkpoint, embeddings, prepared shards and weights."""
     os.chdir(folder)
     Path("videos").mkdir()
-    for number, path in enumerate(sorted(generate_motion(folder / "motion", 8, 8, progress=False).parent.rglob("*.mp4"))[:4]):
+    for number, path in enumerate(
+        sorted(generate_motion(folder / "motion", 8, 8, progress=False).parent.rglob("*.mp4"))[:4]
+    ):
         shutil.copyfile(path, f"videos/{number}.mp4")
     vididi(["pretrain", "videos", "--output_dir", "run", *TINY, "1"])
     vididi([*COMMANDS["embed"], "--output_dir", "index"])
     vididi(COMMANDS["prepare"])
+    vididi([*COMMANDS["search"], "--embeddings", "index"])  # also imports what the cases need
+    vididi([*COMMANDS["publish"], "--dry_run", "published"])
+    shutil.rmtree("published")
     torch.save({"stem.0.weight": torch.zeros(2)}, "weights.pth")
 
 
@@ -206,8 +221,8 @@ def attempt(folder: Path, reader: str, patience: float) -> tuple[str, float, str
         code = os.waitstatus_to_exitcode(status) if ended else None
         time.sleep(0.01)
     seconds = time.monotonic() - start
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    last = (text.splitlines() or [""])[-1]
     if code is None:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -216,7 +231,8 @@ def attempt(folder: Path, reader: str, patience: float) -> tuple[str, float, str
         return "EXECUTED", seconds, last
     if code == 0:
         return "accepted", seconds, last
-    return ("one line" if code == 2 and len(lines) == 1 else "several lines"), seconds, last
+    one_line = code == 2 and last.startswith("vididi ") and "Traceback" not in text
+    return "one line" if one_line else "killed" if code < 0 else "traceback", seconds, last
 
 
 def run_cases(folder: Path, cases: list[tuple[str, str, Any]], patience: float) -> Iterator[dict[str, Any]]:
@@ -239,10 +255,15 @@ def main() -> None:
         for result in run_cases(Path(temporary), CASES, options.patience):
             results.append(result)
             if result["result"] != "one line" or result["seconds"] > SECONDS:
-                print(f"{result['result']:<14}{result['seconds']:6.2f}  {result['case']}  {result['line'][:160]}", flush=True)
+                print(
+                    f"{result['result']:<14}{result['seconds']:6.2f}  {result['case']}  {result['line'][:160]}",
+                    flush=True,
+                )
     Path(options.output).write_text(json.dumps(results, indent=1), encoding="utf-8")
     slow = sum(result["seconds"] > SECONDS for result in results)
-    print(f"{len(results)} cases: {dict(Counter(result['result'] for result in results))}; {slow} took over {SECONDS:g} s")
+    print(
+        f"{len(results)} cases: {dict(Counter(result['result'] for result in results))}; {slow} took over {SECONDS:g} s"
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from vididi_hf.files import atomic_write, write_text
 from vididi_hf.hub.options import ConvertOptions
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.reading import check_file
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 TOLERANCE = 1e-4
@@ -107,8 +108,9 @@ class _Inert:
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the state dict in a file without executing code, and why the other entries of the file are left out."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, or is not a file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path), {}
@@ -124,6 +126,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = content[container]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds no state dict, neither at the top nor under {', '.join(_CONTAINERS)}")
+    for name, tensor in content.items():
+        if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path} has a tensor {name} of {tensor.numel():.0e} numbers that the file does not hold")
     return dict(content), left_out
 
 

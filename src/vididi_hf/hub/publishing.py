@@ -29,6 +29,7 @@ from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
+from vididi_hf.reading import check_model_folder, read_json, reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
@@ -172,13 +173,15 @@ def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) ->
     """Loads the model that is published from a checkpoint, and checks that all weights are there."""
     if not Path(checkpoint, CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no {CONFIG_NAME}")
-    values, _ = ViDiDiConfig.get_config_dict(checkpoint)
-    [architecture, *_] = values.get("architectures") or ["nothing"]
-    if values.get("model_type") != ViDiDiConfig.model_type or architecture not in PUBLISHED:
-        raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
-    published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
-    loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
-    model, report = loaded
+    check_model_folder(checkpoint)
+    with reading(checkpoint):
+        values, _ = ViDiDiConfig.get_config_dict(checkpoint)
+        [architecture, *_] = values.get("architectures") or ["nothing"]
+        if values.get("model_type") != ViDiDiConfig.model_type or architecture not in tuple(PUBLISHED):
+            raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
+        published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
+        loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
+        model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of {published.__name__}, such as {missing[0]}")
     return model

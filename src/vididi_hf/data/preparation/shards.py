@@ -16,6 +16,7 @@ import torch
 
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.files import atomic_write
+from vididi_hf.reading import check_file
 
 DATA_FOLDER = "data"
 RECORD_KEY = b"vididi_hf"
@@ -144,7 +145,8 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
 def read_record(path: Path) -> dict[str, Any] | None:
     """Returns the record of a shard; None if it does not exist or was not written by this package."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowInvalid, OSError):
+        metadata = pq.read_metadata(check_file(path)).metadata or {}
+        record = json.loads(metadata[RECORD_KEY]) if RECORD_KEY in metadata else None
+    except (ValueError, OSError):  # Arrow's errors are among these
         return None
-    return json.loads(metadata[RECORD_KEY]) if RECORD_KEY in metadata else None
+    return record if isinstance(record, dict) else None
