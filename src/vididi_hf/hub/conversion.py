@@ -23,7 +23,7 @@ from transformers.utils import logging
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.files import atomic_write, write_text
+from vididi_hf.files import atomic_write, give_normal_permissions, write_text
 from vididi_hf.hub.options import ConvertOptions
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -85,6 +85,7 @@ def convert_file(options: ConvertOptions) -> ConversionReport:
     model.save_pretrained(folder)
     processor = ViDiDiVideoProcessor(num_frames=frames, crop_size=size, size={"shortest_edge": size * 8 // 7})
     processor.save_pretrained(folder)
+    give_normal_permissions(folder)
     write_text(folder / "conversion.json", json.dumps(asdict(report), indent=2) + "\n")
     return report
 
