@@ -152,7 +152,7 @@ CASES: list[tuple[str, str, Any]] = [
 class HostileOptions(Options):
     """The options of the test."""
 
-    patience: float = option(default=5.0, at_least=1, help="Seconds until a command counts as hanging.")
+    patience: float = option(default=10.0, at_least=1, help="Seconds until a command counts as hanging.")
     output: str = option(default="hostile.json", help="JSON file of the results.")
 
 
@@ -196,7 +196,7 @@ def damage(folder: Path, file: str, change: Any) -> None:
 
 
 def attempt(folder: Path, reader: str, patience: float) -> tuple[str, float, str]:
-    """Runs the command of a reader in a process of its own: what happened, the seconds, and the last line."""
+    """Runs the command of a reader in a process of its own: what happened, its CPU seconds, and the last line."""
     log, start = folder / "log", time.monotonic()
     process = os.fork()
     if process == 0:
@@ -217,15 +217,16 @@ def attempt(folder: Path, reader: str, patience: float) -> tuple[str, float, str
             os._exit(code)
     code = None
     while code is None and time.monotonic() - start < patience:
-        ended, status = os.waitpid(process, os.WNOHANG)
+        ended, status, usage = os.wait4(process, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if ended else None
         time.sleep(0.01)
-    seconds = time.monotonic() - start
+    if code is None:
+        os.kill(process, signal.SIGKILL)
+        _, _, usage = os.wait4(process, 0)
+    seconds = usage.ru_utime + usage.ru_stime
     text = log.read_text(encoding="utf-8", errors="replace")
     last = (text.splitlines() or [""])[-1]
     if code is None:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
         return "hang", seconds, last
     if (folder / "executed").exists():
         return "EXECUTED", seconds, last

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
@@ -142,10 +142,10 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
         yield group
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(shard: Path | BinaryIO) -> dict[str, Any] | None:
     """Returns the record of a shard; None if it does not exist or was not written by this package."""
     try:
-        metadata = pq.read_metadata(check_file(path)).metadata or {}
+        metadata = pq.read_metadata(check_file(shard) if isinstance(shard, Path) else shard).metadata or {}
         record = json.loads(metadata[RECORD_KEY]) if RECORD_KEY in metadata else None
     except (ValueError, OSError):  # Arrow's errors are among these
         return None
