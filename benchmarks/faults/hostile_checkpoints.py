@@ -29,16 +29,43 @@ from vididi_hf.options import Options, option, parse_options
 MEMORY = 6 * 2**30
 SECONDS = 2.0
 STEP = "run/checkpoints/step-00000001"
-TINY = """--hidden_sizes 4 4 8 8 --depths 1 1 1 1 --projector_sizes 8 8 --num_frames 4 --frame_stride 1 --image_size 32
-    --batch_size 4 --num_workers 0 --no_progress --learning_rate 0.1 --epochs""".split()
+# fmt: off
+TINY = [
+    *("--hidden_sizes", "4", "4", "8", "8", "--depths", "1", "1", "1", "1", "--projector_sizes", "8", "8"),
+    *("--num_frames", "4", "--frame_stride", "1", "--image_size", "32", "--batch_size", "4", "--num_workers", "0"),
+    *("--no_progress", "--learning_rate", "0.1", "--epochs"),
+]
+QUIET = ["--num_workers", "0", "--no_progress"]
 # Reader -> its command.
 COMMANDS: dict[str, list[str]] = {
-    "embed": "embed videos --model run --output_dir out --num_clips 1 --num_workers 0 --no_progress".split(),
-    "publish": "publish run --repo a/b --dry_run out".split(),
+    "embed": [
+        "embed",
+        "videos",
+        "--model",
+        "run",
+        "--output_dir",
+        "out",
+        "--num_clips",
+        "1",
+        "--num_workers",
+        "0",
+        "--no_progress",
+    ],
+    "publish": ["publish", "run", "--repo", "a/b", "--dry_run", "out"],
     "resume": ["pretrain", "videos", "--output_dir", "run", "--resume", *TINY, "2"],
-    "search": "search --embeddings index --query videos/0.mp4 --model run --output_dir out".split(),
-    "prepare": "prepare videos --output_dir prepared --num_workers 0 --no_progress --videos_per_shard 2".split(),
-    "convert": "convert weights.pth out".split(),
+    "search": ["search", "--embeddings", "index", "--query", "videos/0.mp4", "--model", "run", "--output_dir", "out"],
+    "prepare": [
+        "prepare",
+        "videos",
+        "--output_dir",
+        "prepared",
+        "--num_workers",
+        "0",
+        "--no_progress",
+        "--videos_per_shard",
+        "2",
+    ],
+    "convert": ["convert", "weights.pth", "out"],
 }
 CONFIG, PROCESSOR, WEIGHTS = "run/config.json", "run/video_preprocessor_config.json", "run/model.safetensors"
 FILES, PROGRESS, OPTIMIZER = (
@@ -106,12 +133,8 @@ CASES: list[tuple[str, str, Any]] = [
     *[("publish", CONFIG, {"architectures": value}) for value in (5, [5], ["BertModel"], {"a": 1}, [["x"]])],
     *[("embed", CONFIG, {"depths": value}) for value in (FOUR, [MANY] * 4, "1111", [[1]] * 4, [1.5] * 4, [True] * 4)],
     *[("embed", CONFIG, {"hidden_sizes": value}) for value in ([MANY] * 4, [4, 4, 8, MANY], {"a": 1}, ["8"] * 4)],
-    *[
-        ("embed", CONFIG, {name: value})
-        for name in ("num_frames", "image_size", "num_channels")
-        for value in (1e9, "8")
-    ],
-    *[("embed", CONFIG, {name: MANY}) for name in ("num_frames", "image_size", "num_channels", "num_labels")],
+    *[("embed", CONFIG, {name: value}) for name in ("num_frames", "image_size") for value in (MANY, 1e9, "8")],
+    *[("embed", CONFIG, {name: value}) for name in ("num_channels", "num_labels") for value in (MANY, 1e9, "8")],
     *[("embed", CONFIG, {"num_labels": value}) for value in (10**8, -1, "x", [3])],
     *[("embed", CONFIG, {"id2label": value}) for value in ({"a": "b"}, ["a"], "ab", 3)],
     *[("embed", CONFIG, {"derivative_orders": value}) for value in ([MANY], list(range(10**5)), "012", 0)],
@@ -140,12 +163,9 @@ CASES: list[tuple[str, str, Any]] = [
     *[("search", INDEX, {"protocol": value}) for value in (5, {}, [], {"encoder": 1}, "encoder")],
     *[("search", INDEX, {"protocol.num_clips": MANY}), ("search", INDEX, {"protocol.inputs": "x"})],
     *[("search", INDEX, {"protocol.num_frames": MANY}), ("search", INDEX, {"protocol.crop_size": "x"})],
-    *[
-        ("publish", "run/recipe.json", {name: value})
-        for name in ("objective", "dataset", "epochs")
-        for value in ([1], {})
-    ],
+    *[("publish", "run/recipe.json", {name: value}) for name in ("objective", "dataset") for value in ([1], {})],
 ]
+# fmt: on
 
 
 @dataclass(kw_only=True)

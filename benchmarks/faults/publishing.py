@@ -37,6 +37,7 @@ MARKUP = [
     "a | PWN |\n| --- |",
     "--- \nPWN: 1",
 ]
+MARKS = ["<script", "<img", "\n# PWN", "[x](https://PWN", "](PWN", "{{", "\nPWN"]
 
 
 def edit(name: str, **values: Any) -> Callable[[Path], None]:
@@ -156,17 +157,17 @@ def main() -> None:
     """Runs all cases and writes what leaked."""
     options = parse_options(PublishingOptions, description=__doc__)
     report: dict[str, Any] = {}
-    for kind, cases, mark in (("leaks", LEAKS, SECRET), ("injections", INJECTIONS, "PWN")):
+    for kind, cases, marks in (("leaks", LEAKS, [SECRET]), ("injections", INJECTIONS, MARKS)):
         failed = []
         for name, change in cases.items():
             with tempfile.TemporaryDirectory() as temporary:
                 run = shutil.copytree(MODEL, Path(temporary, "run"))
                 change(run)
                 content = published(run, Path(temporary, "out"))
-            marks = (
-                [mark] if kind == "leaks" else ["<script>", "<img", "\n# PWN", "](https://PWN", "](PWN", "{{", "\nPWN"]
-            )
-            failed += [name] if any(one in content.replace("\\]", "") for one in marks) else []
+            if kind == "injections":  # of the card, without its front matter and code
+                card = content.partition("README.md\n---")[2].partition("\n---\n")[2]
+                content = card.partition("```")[0] + card.partition("\n## Network")[2].partition("```bibtex")[0]
+            failed += [name] if any(one in content for one in marks) else []
         report[kind] = {"cases": len(cases), "failed": failed}
     with tempfile.TemporaryDirectory() as temporary:
         report["hand edits kept"] = hand_edits_kept(Path(temporary))

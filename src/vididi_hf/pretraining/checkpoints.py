@@ -56,6 +56,8 @@ class Progress:
         for name in ("epoch", "step", "total_steps", "steps_per_epoch"):
             if type(number := getattr(self, name)) is not int or not 0 <= number < 2**53:
                 raise ValueError(f"{name} must be a number of steps or epochs, got {number!r}")
+        if self.step > self.steps_per_epoch:
+            raise ValueError(f"step {self.step} is beyond the {self.steps_per_epoch} steps of an epoch")
         if not isinstance(self.broken, dict) or not all(isinstance(reason, str) for reason in self.broken.values()):
             raise ValueError("broken must map videos to reasons")
         if not isinstance(self.best_score, int | float | None) or not isinstance(self.best_step, int | None):
