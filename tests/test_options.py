@@ -125,7 +125,7 @@ def test_a_mistake_gets_one_line(arguments: str, message: str, capsys: pytest.Ca
         ('{"num_clips": true}', "num_clips must be an integer, got True"),
         ('{"widths": [1.5]}', "widths must be a list of int or null, got [1.5]"),
         ('{"share": [1]}', "share must be a number, got [1]"),
-        ("[1]", "must hold a JSON object of options, got a list"),
+        ("[1]", "must hold a JSON object, got a list"),
         ("{", "is not JSON: "),
     ],
 )

@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # These imports take seconds, and Gradio may be missing.
         from explorer.exploration import Explorer
         from explorer.interface import build_page, launch_page
+        from explorer.uploads import start_reader
 
+        start_reader()
         explorer = Explorer.from_pretrained({"baseline": options.baseline, "ViDiDi": options.vididi})
     launch_page(build_page(explorer), server_port=options.port)
 

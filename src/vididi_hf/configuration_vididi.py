@@ -13,6 +13,9 @@ from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, OWN_OB
 MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
 S3D_HIDDEN_SIZE = 1024
+# A configuration beyond these is damaged or hostile: building its network would take all memory or minutes.
+_MAX = {"num_channels": 1024, "num_frames": 2**16, "image_size": 2**14, "num_labels": 10**6}
+_MAX_ORDER, _MAX_BLOCKS, _MAX_WEIGHTS = 64, 1000, 2**33
 
 # Keywords that transformers passes to a configuration or writes into config.json, beyond its own attributes.
 # fmt: off
@@ -101,6 +104,10 @@ class ViDiDiConfig(PreTrainedConfig):
         if self.backbone != "s3d":
             self.hidden_sizes = (64, 128, 256, 512) if self.hidden_sizes is None else self.hidden_sizes
             self.depths = (2, 2, 2, 2) if self.depths is None else self.depths
+        if type(num_labels := kwargs.get("num_labels", 2)) is not int or not 0 <= num_labels <= _MAX["num_labels"]:
+            raise ValueError(
+                f"num_labels must be 0 to {_MAX['num_labels']}, got {num_labels!r}"
+            )  # before they are named
         if self.batch_norm is None:
             self.batch_norm = "shared" if self.view_forward == "joint" else "per_order"
         super().__post_init__(**kwargs)
@@ -153,12 +160,18 @@ class ViDiDiConfig(PreTrainedConfig):
             elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+            if not minimum <= (value := getattr(self, name)) <= _MAX[name]:
+                bound = f"at least {minimum}" if value < minimum else f"at most {_MAX[name]}"
+                raise ValueError(f"{name} must be {bound}, got {value}")
+        if self.hidden_sizes and self.depths:
+            weights = sum(2 * 27 * depth * width**2 for depth, width in zip(self.depths, self.hidden_sizes))
+            if sum(self.depths) > _MAX_BLOCKS or weights > _MAX_WEIGHTS:
+                sizes = f"depths={self.depths} and hidden_sizes={self.hidden_sizes}"
+                raise ValueError(f"{sizes} describe a network of {weights:.0e} weights: choose smaller ones")
         for name in ("derivative_orders", "classifier_orders"):
             orders = getattr(self, name)
-            if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
-                raise ValueError(f"{name} must be distinct integers of at least 0, got {orders}")
+            if not orders or min(orders) < 0 or max(orders) > _MAX_ORDER or len(set(orders)) != len(orders):
+                raise ValueError(f"{name} must be distinct integers of 0 to {_MAX_ORDER}, got {str(orders)[:99]}")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 

@@ -113,6 +113,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished)
     with _discard_on_error(unfinished, path):
         yield unfinished
+        give_normal_permissions(unfinished)
         for written in (unfinished, *unfinished.rglob("*")):
             _flush(written)
         if path.is_dir():
@@ -133,6 +134,7 @@ def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
     with _discard_on_error(unfinished, folder):
         unfinished.mkdir(parents=True)
         yield unfinished
+        give_normal_permissions(unfinished)
         files = sorted(unfinished.iterdir(), key=lambda file: file.name == last)
         for written in files:
             _flush(written)
@@ -152,6 +154,14 @@ def _discard_on_error(unfinished: Path, path: Path) -> Iterator[None]:
         with suppress(OSError):  # report the first error
             _remove(unfinished)
         raise
+
+
+def give_normal_permissions(folder: Path) -> None:
+    """Lets the umask decide who may read files; libraries that write to a temporary file first allow only the owner."""
+    os.umask(mask := os.umask(0o022))  # the only way to read it
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o666 & ~mask))
 
 
 def write_text(path: str | Path, text: str) -> Path:

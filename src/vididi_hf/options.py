@@ -19,6 +19,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from vididi_hf.reading import read_json
+
 DEBUG_FLAG = "--debug"
 
 
@@ -109,13 +111,7 @@ class Options(metaclass=_AcceptsOldNames):
     @classmethod
     def read_values(cls, path: str | Path) -> dict[str, Any]:
         """Reads some or all fields from a JSON file. Old names become current ones."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a JSON object of options, got a {type(values).__name__}")
-        values = rename_old(cls, values, warn=False)
+        values = rename_old(cls, read_json(path), warn=False)
         names = [spec.name for spec in fields(cls)]
         for name in values:
             if name not in names:

@@ -18,6 +18,8 @@ from .derivatives_vididi import derivative_view
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
+# Settings beyond these are damaged or hostile.
+_MAX_FRAMES, _MAX_SIDE = 2**16, 2**14
 
 
 class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
@@ -233,15 +235,19 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         settings = self._standardize_kwargs(**(own | given))
         self._validate_preprocess_kwargs(**settings)
         for name in ("num_frames", "frame_stride", "num_clips"):
-            if settings[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+            if not 1 <= settings[name] <= _MAX_FRAMES:
+                raise ValueError(f"{name} must be 1 to {_MAX_FRAMES}, got {settings[name]}")
+        for name in ("size", "crop_size"):
+            sides = [side for side in dict(settings[name] or {}).values() if side is not None]
+            if not all(1 <= side <= _MAX_SIDE for side in sides):
+                raise ValueError(f"{name} must be 1 to {_MAX_SIDE} pixels, got {settings[name]}")
         if (interval := settings["frame_interval"]) is not None and not 0 < interval < float("inf"):
             raise ValueError(f"frame_interval must be above 0, got {interval}")
         if settings["num_clips"] > 1 and not settings["do_sample_frames"]:
             raise ValueError(f"num_clips must be 1 with do_sample_frames=False, got {settings['num_clips']}")
         orders = settings["derivative_orders"]
-        if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
-            raise ValueError(f"derivative_orders must be distinct integers of at least 0, got {orders}")
+        if not orders or min(orders) < 0 or max(orders) > _MAX_FRAMES or len(set(orders)) != len(orders):
+            raise ValueError(f"derivative_orders must be distinct integers of 0 to {_MAX_FRAMES}, got {orders}")
         return settings
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

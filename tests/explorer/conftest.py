@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from explorer.exploration import Explorer
+from explorer.uploads import read_upload
 from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_in_this_process():
+    """A process of its own for each upload would first import torch, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("explorer.exploration.read_in_time", read_upload)
+        yield
 
 
 @pytest.fixture(scope="session")

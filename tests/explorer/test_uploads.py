@@ -1,10 +1,12 @@
 """What strangers may send: clips are those asked for, and every refusal says why and what is allowed."""
 
+import multiprocessing
+
 import pytest
 import torch
 
 from explorer import uploads
-from explorer.uploads import LIMITS, RefusedVideoError, read_upload
+from explorer.uploads import LIMITS, RefusedVideoError, read_in_time, read_upload
 from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.decoding import VideoReader
 
@@ -53,3 +55,24 @@ def test_too_large(write_video, tmp_path, monkeypatch):
     with pytest.raises(RefusedVideoError) as refusal:
         read_upload(path, 5, 10, 1)
     assert str(refusal.value) == f"big.mp4 has 51 MB. The explorer accepts videos of {LIMITS}."
+
+
+def test_too_many_frames_in_few_bytes(write_video, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_FRAMES", 29)
+    with pytest.raises(RefusedVideoError, match=r"clip\.mp4 has 30 frames"):
+        read_upload(write_video(tmp_path / "clip.mp4", 30), 5, 10, 1)
+
+
+@pytest.mark.slow
+def test_another_process_reads_and_is_killed_if_it_takes_too_long(write_video, broken_videos, tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", 30)
+    clips, facts = read_in_time(path, 2, 4, 1)
+    expected, same_facts = read_upload(path, 2, 4, 1)
+    assert torch.equal(clips, expected)
+    assert facts == same_facts
+    with pytest.raises(RefusedVideoError, match=r"text\.mp4 cannot be read: it is not a video"):
+        read_in_time(broken_videos["text"], 2, 4, 1)
+    monkeypatch.setattr(uploads, "MAX_WAIT", 0.0)
+    with pytest.raises(RefusedVideoError, match=r"clip\.mp4 takes more than 10 seconds to decode"):
+        read_in_time(path, 2, 4, 1)
+    assert multiprocessing.active_children() == []

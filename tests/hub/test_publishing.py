@@ -182,12 +182,70 @@ def test_one_private_commit_with_the_same_bytes_once(prepared, hub, api):
 
 def test_what_a_new_version_lacks_is_removed_unless_it_is_the_users(prepared, hub, api, tmp_path):
     send(prepared, OPTIONS, api)
-    added = ("model-00001-of-00002.safetensors", "figures/old.png", "notes.md", ".gitattributes")
+    added = ("model-00001-of-00002.safetensors", "figures/drawn-by-hand.png", "notes.md", ".gitattributes")
     api.create_commit(REPO, [CommitOperationAdd(path, b"\0old") for path in added], commit_message="by hand")
     ignore = shutil.ignore_patterns("figures", "results")
     remaining = shutil.copytree(prepared, tmp_path / "remaining", ignore=ignore)
-    commit = send(remaining, OPTIONS, api)
-    assert set(hub.repos[REPO].commits[commit.oid]) == paths(remaining) | {"notes.md", ".gitattributes"}
+    with pytest.warns(UserWarning, match=r"keeps figures/drawn-by-hand\.png: somebody else wrote"):
+        commit = send(remaining, OPTIONS, api)
+    assert set(hub.repos[REPO].commits[commit.oid]) == paths(remaining) | set(added[1:])
+    commit = send(remaining, dataclasses.replace(OPTIONS, overwrite_card=True), api)
+    assert set(hub.repos[REPO].commits[commit.oid]) == paths(remaining) | set(added[2:])
+
+
+@pytest.mark.parametrize("edit", [lambda text: text.replace(b"# vididi", b"# Our vididi"), lambda text: b"# Ours\n"])
+def test_what_somebody_edited_on_the_hub_stays(prepared, hub, api, tmp_path, edit):
+    commit = send(prepared, OPTIONS, api)
+    card = edit(hub.repos[REPO].commits[commit.oid]["README.md"])
+    edited = [CommitOperationAdd("README.md", card), CommitOperationAdd("figures/curves.png", b"\0mine")]
+    api.create_commit(REPO, edited, commit_message="by hand")
+    changed = shutil.copytree(prepared, tmp_path / "changed")
+    (changed / "recipe.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"keeps README\.md.*--overwrite_card replaces them"):
+        tree = hub.repos[REPO].commits[send(changed, OPTIONS, api).oid]
+    assert (tree["README.md"], tree["figures/curves.png"], tree["recipe.json"]) == (card, b"\0mine", b"{}")
+    tree = hub.repos[REPO].commits[send(changed, dataclasses.replace(OPTIONS, overwrite_card=True), api).oid]
+    assert tree == {name: (changed / name).read_bytes() for name in paths(changed)}
+
+
+@pytest.mark.parametrize("name", ["plot.png", "recipe.json", "metrics.jsonl", "metrics.json", "emissions.csv", "eval"])
+def test_symbolic_links_publish_nothing(checkpoint, tmp_path, name):
+    secret = tmp_path / "secret"
+    (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / name).symlink_to(secret)
+    if name == "eval":  # the link is a folder
+        secret.mkdir()
+        Image.new("RGB", (4, 4)).save(secret / "plot.png")
+    else:
+        secret.write_text("{}")
+    with pytest.raises(ValueError, match="is a symbolic link, which may lead to a private file"):
+        prepare(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["plot.png", "recipe.json", "metrics.jsonl", "metrics.json"])
+def test_a_file_that_is_not_what_its_name_says_is_not_published(checkpoint, tmp_path, name):
+    (checkpoint / name).write_text("a private key\n\n")
+    if name == "metrics.json":  # an unknown kind of file is left out
+        folder = prepare(checkpoint, tmp_path / "out")
+        assert not any(b"a private key" in (folder / path).read_bytes() for path in paths(folder))
+    else:
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            prepare(checkpoint, tmp_path / "out")
+
+
+def test_places_and_markup_of_a_recipe_do_not_reach_the_card(checkpoint, tmp_path):
+    recipe = json.loads((checkpoint / "recipe.json").read_text())
+    recipe |= {"dataset": "s3://KEY:SECRET@bucket/<b>{{ 7 * 7 }}</b>\n# Hijacked", "optimizer": "https://u:p@h/x?sig=1"}
+    (checkpoint / "recipe.json").write_text(json.dumps(recipe))
+    (checkpoint / "metrics.jsonl").write_text('{"epoch": 1, "total_steps": 5, "loss": 1.0}\n')
+    Image.new("RGB", (4, 4)).save(checkpoint / "a](x) <script>.png")
+    folder = prepare(checkpoint, tmp_path / "out", with_code=False)
+    for path in ("README.md", "recipe.json"):
+        text = (folder / path).read_text()
+        assert not [part for part in ("SECRET", "bucket", "u:p", "sig=1") if part in text]
+    card = (folder / "README.md").read_text()
+    assert not [part for part in ("<b>", "<script>", "{{", "49", "\n# Hijacked") if part in card.partition("```")[0]]
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 def test_nothing_becomes_public_by_accident(prepared, hub, api):
@@ -218,7 +276,7 @@ def test_local_paths(tmp_path, monkeypatch):
         ("hub", "owner/name", "owner/name"),
         ("data", "data/clips.csv", "clips.csv"),
         ("output_dir", "runs/gone", "gone"),
-        ("link", "https://example.org/a", "https://example.org/a"),
+        ("link", "https://user:pass@example.org/a?sig=1", "a"),
     ):
         assert without_local_paths({key: value}) == {key: expected}
 

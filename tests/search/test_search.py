@@ -115,7 +115,8 @@ def test_damaged_folders(stored):
     with pytest.raises(FileNotFoundError, match=f"lacks a shard of its embeddings: {path}"):
         StoredEmbeddings.open(stored.folder)
     (stored.folder / "data" / stored.report["shards"][0]["file"]).rename(path)
-    report = stored.report | {"shards": stored.report["shards"][1:]}
+    shards = stored.report["shards"][1:]
+    report = stored.report | {"shards": shards, "embedded": sum(shard["rows"] for shard in shards)}
     (stored.folder / "embeddings.json").write_text(json.dumps(report))
     with pytest.raises(ValueError, match="has 3 rows instead of 4"):
         StoredEmbeddings.open(stored.folder)

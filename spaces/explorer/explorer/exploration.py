@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from explorer.uploads import read_upload
+from explorer.uploads import read_in_time
 from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.motion import FRAME_RATE, MOTIONS, SIZE, render_motion
 from vididi_hf.evaluation.features import evaluation_mode
@@ -115,6 +116,7 @@ class Explorer:
         if processor.num_frames < 5:
             raise ValueError(f"the explorer needs clips of at least 5 frames, not {processor.num_frames}")
         self.models = dict(models)
+        self._lock = threading.Lock()  # a network remembers the order that it encodes
         self.processor = processor
         self.labels = [list(MOTIONS)[index % len(MOTIONS)] for index in range(per_motion * len(MOTIONS))]
         self._gallery: dict[str, dict[str, Tensor]] = {shown: {} for shown in SHOWN}
@@ -174,8 +176,12 @@ class Explorer:
             facts = f"{len(frames)} frames of {SIZE} × {SIZE} pixels, {FRAME_RATE} per second"
             clips = self._spread(frames, frame_stride)
         else:
-            clips, facts = read_upload(source, NUM_CLIPS, self.processor.num_frames + MAX_ORDER, frame_stride)
+            clips, facts = read_in_time(source, NUM_CLIPS, self.processor.num_frames + MAX_ORDER, frame_stride)
             label = None
+        with self._lock:
+            return self._describe(clips, facts, label, shown, clip)
+
+    def _describe(self, clips: Tensor, facts: str, label: str | None, shown: str, clip: int) -> Exploration:
         [order] = INPUTS[shown]
         num_frames = self.processor.num_frames
         picture = self._enlarged(clips[clip])

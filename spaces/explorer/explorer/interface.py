@@ -23,6 +23,7 @@ except ImportError as error:
     raise ImportError("the explorer needs Gradio: pip install 'vididi-hf[explorer]'") from error
 
 _TITLE = "ViDiDi explorer"
+_REQUESTS = 8  # that are answered at the same time, so that a slow video delays nobody else
 _DELETE = (600, 1800)  # every ten minutes, delete files older than half an hour
 _INTRODUCTION = (
     f"# {_TITLE}\nA video, its temporal derivatives, and how two encoders see it: one trained on frames only, "
@@ -104,14 +105,15 @@ def build_page(explorer: Explorer) -> gr.Blocks:
 
         asked = [upload, motion, number, shown, clip, stride]
         answered = [message, answer, *pictures, neighbors]
+        queue: dict[str, Any] = {"concurrency_limit": _REQUESTS, "concurrency_id": "explore"}
         changes = [page.load, upload.upload, upload.clear, shown.input, clip.release, stride.release]
-        gr.on(changes, explore, asked, answered)
+        gr.on(changes, explore, asked, answered, **queue)
         # A sample takes the place of an upload.
         hidden: dict[str, Any] = {"api_visibility": "private"}
         first = motion.input(lambda: (None, 0), None, [upload, number], **hidden)
         next_one = another.click(lambda number: (None, number + 1), number, [upload, number], **hidden)
         for chosen in (first, next_one):
-            chosen.then(explore, asked, answered, **hidden)
+            chosen.then(explore, asked, answered, **hidden, **queue)
     return page
 
 

@@ -11,6 +11,7 @@ from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.options import REFERENCE, EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.reading import check_model_folder, reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
@@ -23,6 +24,15 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ValueError(f"device {options.device!r} cannot be used: {error}") from error
+    if Path(location).is_dir():
+        check_model_folder(location)
+    with reading(location):
+        return _load(location, options, kind, device)
+
+
+def _load(
+    location: str, options: EncoderOptions, kind: type[Any], device: torch.device
+) -> tuple[Any, ViDiDiVideoProcessor]:
     values, _ = ViDiDiConfig.get_config_dict(location)
     if not values:
         raise FileNotFoundError(f"{options.model} is not a checkpoint: it has no config.json")

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from vididi_hf.files import write_text
+from vididi_hf.reading import read_json
 
 SCHEMA = 1
 METRICS_JSON = "metrics.json"
@@ -108,11 +109,8 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """Reads a report from its file or folder; a ValueError says why a file is not one."""
     path = Path(path)
     path = path / METRICS_JSON if path.is_dir() else path
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+    report = read_json(path)
+    if report.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not the report of an evaluation: it has no key 'schema' with the value {SCHEMA}")
     missing = [key for key in (*_KEYS, "model_index") if key not in report]
     if missing:

@@ -23,6 +23,8 @@ from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import rename_old
 from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.public import markdown_text
+from vididi_hf.reading import reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CARD_FILE = "README.md"
@@ -87,32 +89,33 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
         eval_results=eval_results(reports) or None,
         co2_eq_emissions=read_emissions(folder / EMISSIONS_FILE),
     )
-    card = ModelCard.from_template(
-        data,
-        template_str=Path(options.template or TEMPLATE).read_text(encoding="utf-8"),
-        repo_id=options.repo,
-        model_name=model_name,
-        model_class=model_class,
-        auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
-        takes_boxes=model_class == "ViDiDiForActionDetection",
-        output_name="logits" if classifies else "pooler_output",
-        output_width=config.num_labels if classifies else config.hidden_size,
-        labels=config.id2label if classifies else None,
-        config=config,
-        processor=processor,
-        carries_code=carries_code,
-        figures=list_figures(folder),
-        results=[describe_result(report) for report in reports],
-        network=network_table(config, processor),
-        recipe=recipe,
-        recipe_file=recipe_file,
-        training=training_table(recipe, shown_options, rows) if recipe_file else None,
-        measured=bool(rows),
-        dataset=recipe.get("dataset"),
-        split=recipe.get("split") or recipe.get("train_split"),
-        notes=Path(options.notes).read_text(encoding="utf-8").strip() if options.notes else "",
-        license=options.license_name or options.license,
-    )
+    with reading(options.template or TEMPLATE):
+        card = ModelCard.from_template(
+            data,
+            template_str=Path(options.template or TEMPLATE).read_text(encoding="utf-8"),
+            repo_id=options.repo,
+            model_name=model_name,
+            model_class=model_class,
+            auto_class=_AUTO_CLASSES.get(model_class, "AutoModelForVideoClassification"),
+            takes_boxes=model_class == "ViDiDiForActionDetection",
+            output_name="logits" if classifies else "pooler_output",
+            output_width=config.num_labels if classifies else config.hidden_size,
+            labels=config.id2label if classifies else None,
+            config=config,
+            processor=processor,
+            carries_code=carries_code,
+            figures=list_figures(folder),
+            results=[describe_result(report) for report in reports],
+            network=network_table(config, processor),
+            recipe=recipe,
+            recipe_file=recipe_file,
+            training=training_table(recipe, shown_options, rows) if recipe_file else None,
+            measured=bool(rows),
+            dataset=markdown_text(recipe.get("dataset") or ""),
+            split=markdown_text(recipe.get("split") or recipe.get("train_split")),
+            notes=Path(options.notes).read_text(encoding="utf-8").strip() if options.notes else "",
+            license=markdown_text(options.license_name or options.license),
+        )
     text = f"{card}".rstrip() + "\n"
     check_links(text, folder)
     return write_text(folder / CARD_FILE, text)
@@ -130,7 +133,10 @@ def list_figures(folder: Path) -> list[dict[str, str]]:
     """Lists the path and the caption of each figure, in the order of the card."""
     names = sorted(path.stem for path in (folder / FIGURES).glob("*.png"))
     names = [name for name in _CAPTIONS if name in names] + [name for name in names if name not in _CAPTIONS]
-    return [{"path": f"{FIGURES}/{name}.png", "caption": _CAPTIONS.get(name, name.replace("_", " "))} for name in names]
+    return [
+        {"path": f"{FIGURES}/{name}.png", "caption": _CAPTIONS.get(name, markdown_text(name.replace("_", " ")))}
+        for name in names
+    ]
 
 
 def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
@@ -154,12 +160,12 @@ def describe_result(report: Mapping[str, Any]) -> dict[str, str]:
         for shown, values in report["metrics"].items()
     ]
     protocol = [
-        f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}"
+        markdown_text(f"{key.replace('_', ' ')} {len(value) if key.startswith('failed_') else _shown(value)}")
         for key, value in report["protocol"].items()
         if value is not None
     ]
     return {
-        "title": f"{named}: {report['dataset']}, split {report['split']}",
+        "title": markdown_text(f"{named}: {report['dataset']}, split {report['split']}"),
         "table": _table(["input", *names], cells),
         "protocol": f"Protocol: {', '.join(protocol)}.",
     }
@@ -222,7 +228,8 @@ def read_emissions(path: Path) -> dict[str, Any] | None:
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells))
+    lines = (head, ["---"] * len(head), *cells)
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
 
 
 def _shown(value: Any) -> str:

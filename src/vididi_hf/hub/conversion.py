@@ -23,10 +23,11 @@ from transformers.utils import logging
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.files import atomic_write, write_text
+from vididi_hf.files import atomic_write, give_normal_permissions, write_text
 from vididi_hf.hub.options import ConvertOptions
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.reading import check_file
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 TOLERANCE = 1e-4
@@ -84,6 +85,7 @@ def convert_file(options: ConvertOptions) -> ConversionReport:
     model.save_pretrained(folder)
     processor = ViDiDiVideoProcessor(num_frames=frames, crop_size=size, size={"shortest_edge": size * 8 // 7})
     processor.save_pretrained(folder)
+    give_normal_permissions(folder)
     write_text(folder / "conversion.json", json.dumps(asdict(report), indent=2) + "\n")
     return report
 
@@ -107,8 +109,9 @@ class _Inert:
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the state dict in a file without executing code, and why the other entries of the file are left out."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, or is not a file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path), {}
@@ -124,6 +127,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = content[container]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds no state dict, neither at the top nor under {', '.join(_CONTAINERS)}")
+    for name, tensor in content.items():
+        if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path} has a tensor {name} of {tensor.numel():.0e} numbers that the file does not hold")
     return dict(content), left_out
 
 

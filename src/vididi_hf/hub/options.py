@@ -35,6 +35,9 @@ class PublishOptions(Options):
     license_link: str | None = option(default=None, help="Link to the license, with --license other.")
     base_model: str | None = option(default=None, help="Id on the Hub of the model that was fine-tuned.")
     notes: str | None = option(default=None, help="Markdown file with text for the card's section Notes.")
+    overwrite_card: bool = option(
+        default=False, help="Replace a README.md and figures on the Hub that this command did not write, or not last."
+    )
     template: str | None = option(default=None, help="Jinja template of the card that replaces the default one.")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, logging
@@ -23,12 +24,15 @@ from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import dataset_name, read_report, write_report
-from vididi_hf.files import write_text
+from vididi_hf.files import give_normal_permissions, write_text
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, write_card
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.remote_code import carry_code
+from vididi_hf.hub.signature import foreign_files, sign_card
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
+from vididi_hf.public import public_values
+from vididi_hf.reading import check_file, check_model_folder, read_json, reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
@@ -73,8 +77,9 @@ def publish(
     """Publishes a checkpoint with its model card, code, results and figures in one commit on the Hub.
 
     The commit holds the weights, `config.json`, the processor, the recipe and `metrics.jsonl` of the run, evaluation
-    reports, figures, the model card, and the model's code. Local paths in JSON files are replaced by names. Files that
-    are on the Hub already are not sent again; outdated weights, reports and figures are removed.
+    reports, figures, the model card, and the model's code. Names replace paths and URLs in JSON files. Files that are
+    on the Hub already are not sent again; outdated weights, reports and figures are removed. A card, reports and
+    figures that somebody else wrote or edited stay unless `overwrite_card` is set.
 
     Args:
         checkpoint: Folder of a run, of one of its checkpoints, or of a saved model.
@@ -93,8 +98,8 @@ def publish(
 
     Raises:
         FileNotFoundError: If the checkpoint or a named file does not exist.
-        ValueError: If the id is not valid, the folder is not a ViDiDi checkpoint, weights are missing, or `private` is
-            set and the repository is public.
+        ValueError: If the id is not valid, the folder is not a ViDiDi checkpoint, weights are missing, a file is a
+            symbolic link or not what its name says, or `private` is set and the repository is public.
         huggingface_hub.errors.HfHubHTTPError: If the Hub refuses the commit.
 
     Example:
@@ -136,6 +141,8 @@ def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
     if options.with_code:
         carry_code(folder)
     write_card(folder, options)
+    sign_card(folder)
+    give_normal_permissions(folder)
     (folder / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has its numbers
     return folder
 
@@ -151,11 +158,12 @@ def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> Com
     if options.revision != "main":
         api.create_branch(repo_id, branch=options.revision, exist_ok=True)
     files = _files_below(folder)
-    there = api.list_repo_files(repo_id, revision=options.revision)
-    outdated = [name for name in there if name not in files and _REPLACED.fullmatch(name)]
+    there = set(api.list_repo_files(repo_id, revision=options.revision))
+    foreign = set() if options.overwrite_card else foreign_files(api, repo_id, options.revision, there)
+    outdated = [name for name in there - files.keys() - foreign if _REPLACED.fullmatch(name)]
     # Not upload_folder, which may spread the files over several commits.
-    added = (CommitOperationAdd(name, str(path)) for name, path in files.items())
-    removed = (CommitOperationDelete(name) for name in outdated)
+    added = (CommitOperationAdd(name, str(path)) for name, path in files.items() if name not in foreign)
+    removed = (CommitOperationDelete(name) for name in sorted(outdated))
     return api.create_commit(repo_id, [*added, *removed], commit_message=options.message, revision=options.revision)
 
 
@@ -172,13 +180,15 @@ def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) ->
     """Loads the model that is published from a checkpoint, and checks that all weights are there."""
     if not Path(checkpoint, CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no {CONFIG_NAME}")
-    values, _ = ViDiDiConfig.get_config_dict(checkpoint)
-    [architecture, *_] = values.get("architectures") or ["nothing"]
-    if values.get("model_type") != ViDiDiConfig.model_type or architecture not in PUBLISHED:
-        raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
-    published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
-    loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
-    model, report = loaded
+    check_model_folder(checkpoint)
+    with reading(checkpoint):
+        values, _ = ViDiDiConfig.get_config_dict(checkpoint)
+        [architecture, *_] = values.get("architectures") or ["nothing"]
+        if values.get("model_type") != ViDiDiConfig.model_type or architecture not in tuple(PUBLISHED):
+            raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
+        published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
+        loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
+        model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of {published.__name__}, such as {missing[0]}")
     return model
@@ -190,11 +200,14 @@ def _copy_run(checkpoint: Path, folder: Path) -> None:
     run_folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
     for name in RECIPES:
         if (checkpoint / name).exists():
-            recipe = without_local_paths(json.loads((checkpoint / name).read_text(encoding="utf-8")))
+            recipe = without_local_paths(read_json(_inside(checkpoint / name, checkpoint)))
             write_text(folder / name, json.dumps(recipe, indent=2) + "\n")
-    for name in (METRICS_FILE, EMISSIONS_FILE):
-        if (run_folder / name).exists():
-            shutil.copyfile(run_folder / name, folder / name)
+    if (run_folder / METRICS_FILE).exists():
+        _inside(run_folder / METRICS_FILE, run_folder)
+        rows = [json.dumps(without_local_paths(row)) + "\n" for row in read_metrics(run_folder)]
+        write_text(folder / METRICS_FILE, "".join(rows))
+    if (run_folder / EMISSIONS_FILE).exists():
+        shutil.copyfile(_inside(run_folder / EMISSIONS_FILE, run_folder), folder / EMISSIONS_FILE)
 
 
 def _copy_results(places: Sequence[Path], folder: Path) -> None:
@@ -215,27 +228,24 @@ def _copy_figures(places: Sequence[Path], folder: Path) -> None:
     """Copies figures to `figures/`, and draws the training curves unless there is a `curves.png`."""
     target = folder / FIGURES
     for path in _files_in(places, ".png"):
-        if path.suffix != ".png":
-            raise ValueError(f"{path} is not a PNG figure")
+        try:
+            Image.open(path, formats=["PNG"]).verify()
+        except (UnidentifiedImageError, SyntaxError, ValueError) as error:  # Pillow's errors
+            raise ValueError(f"{path} is not a PNG figure: {error}") from None
         target.mkdir(exist_ok=True)
-        shutil.copyfile(path, _free(target, path.stem, ".png"))
+        shutil.copyfile(path, _free(target, re.sub(r"[^\w.-]+", "-", path.stem), ".png"))
     rows = [row for row in read_metrics(folder) if "epoch" in row]
     keys = [key for key in CURVES if any(key in row for row in rows)]
     if keys and not (target / "curves.png").exists():
         save_figure(plot_curves({"": rows}, keys), target / "curves.png")
 
 
-def without_local_paths(value: Any, key: str = "") -> Any:
-    """Replaces local paths in JSON values by names."""
-    if isinstance(value, dict):
-        return {name: without_local_paths(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_local_paths(item) for item in value]
-    if isinstance(value, str) and ("/" in value or "\\" in value):
-        path = Path(value).expanduser()
-        if key in _LOCAL_KEYS or path.is_absolute() or value.startswith(".") or path.exists():
-            return dataset_name(value) if key == "dataset" and path.exists() else path.name
-    return value
+def without_local_paths(values: Any) -> Any:
+    """Replaces paths and URLs in JSON values by names."""
+    dataset = values.get("dataset") if isinstance(values, dict) else None
+    if isinstance(dataset, str) and ("/" in dataset or "\\" in dataset) and Path(dataset).expanduser().exists():
+        values = {**values, "dataset": dataset_name(dataset)}
+    return public_values(values, _LOCAL_KEYS)
 
 
 def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
@@ -243,11 +253,19 @@ def _files_in(places: Sequence[Path], suffix: str) -> Iterator[Path]:
     for place in places:
         if not place.exists():
             raise FileNotFoundError(f"{place} does not exist")
-        if place.is_file():
-            yield place
-        else:
-            yield from sorted(place.glob(f"*{suffix}"))
-            yield from (one for one in sorted(place.glob(f"*/*{suffix}")) if not (one.parent / CONFIG_NAME).exists())
+        if not place.is_dir():
+            yield _inside(place, place.parent)
+            continue
+        below = [one for one in sorted(place.glob(f"*/*{suffix}")) if not (one.parent / CONFIG_NAME).exists()]
+        for path in [*sorted(place.glob(f"*{suffix}")), *below]:
+            yield _inside(path, place)
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """Returns the path of a regular file. A symbolic link might publish a file from elsewhere."""
+    if path.resolve() != folder.resolve() / path.relative_to(folder):
+        raise ValueError(f"{path} is a symbolic link, which may lead to a private file: copy the file, or remove it")
+    return check_file(path)
 
 
 def _files_below(folder: Path) -> dict[str, Path]:

@@ -13,8 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from pickle import UnpicklingError
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from vididi_hf.data.inventory import VideoList
 from vididi_hf.files import atomic_files, atomic_write, remove_folder, remove_unfinished
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
+from vididi_hf.reading import check_file, read_json, reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
@@ -54,6 +54,17 @@ class Progress:
     broken: dict[str, str] = field(default_factory=dict)  # videos that could not be decoded, with the reasons
     best_score: float | None = None  # of the evaluations so far
     best_step: int | None = None  # its checkpoint is kept
+
+    def __post_init__(self) -> None:
+        for name in ("epoch", "step", "total_steps", "steps_per_epoch"):
+            if type(number := getattr(self, name)) is not int or not 0 <= number < 2**53:
+                raise ValueError(f"{name} must be a number of steps or epochs, got {number!r}")
+        if self.step > self.steps_per_epoch:
+            raise ValueError(f"step {self.step} is beyond the {self.steps_per_epoch} steps of an epoch")
+        if not isinstance(self.broken, dict) or not all(isinstance(reason, str) for reason in self.broken.values()):
+            raise ValueError("broken must map videos to reasons")
+        if not isinstance(self.best_score, int | float | None) or not isinstance(self.best_step, int | None):
+            raise ValueError(f"best_score and best_step must be numbers, got {self.best_score!r}, {self.best_step!r}")
 
     def note_score(self, score: float) -> bool:
         """Records an evaluation, and returns whether it is the best one so far."""
@@ -145,13 +156,13 @@ def load_checkpoint(
     folder = Path(folder)
     written = _read(folder, _FILES, _read_fingerprints)
     for name, fingerprint in written.items():
-        if _read(folder, name, _fingerprint) != fingerprint:
+        if _read(folder, name, lambda path, noted=fingerprint: _fingerprint(path, noted[0])) != fingerprint:
             raise DamagedCheckpointError(f"{folder} is damaged: {name} has changed")
     saved_recipe = _read(folder, RECIPE_FILE, PretrainingRecipe.read_values)
     encoder = _read(folder, _ENCODER, load_file)
     rest = _read(folder, _OBJECTIVE, load_file)
-    training = _read(folder, _TRAINING, lambda path: torch.load(path, map_location="cpu", weights_only=True))
-    progress = _read(folder, _PROGRESS, lambda path: Progress(**json.loads(path.read_text(encoding="utf-8"))))
+    training = _read(folder, _TRAINING, _read_training)
+    progress = _read(folder, _PROGRESS, lambda path: Progress(**read_json(path)))
     recipe.check_resumes(saved_recipe)
     try:
         model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
@@ -162,15 +173,19 @@ def load_checkpoint(
 
 def _read(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
     try:
-        return read(folder / name)
+        with reading(folder / name):
+            return read(check_file(folder / name))
     except FileNotFoundError:
         raise DamagedCheckpointError(f"{folder} is damaged: {name} is missing") from None
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"{folder} is damaged: {name} cannot be read: {error}") from error
 
 
-def _fingerprint(path: Path) -> list[int | str]:
-    digest, size = hashlib.sha256(), 0
+def _fingerprint(path: Path, expected_size: int | None = None) -> list[int | str]:
+    digest, size = hashlib.sha256(), path.stat().st_size
+    if expected_size not in (None, size):
+        return [size, ""]  # it has changed, so there is no need to read it
+    size = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -184,10 +199,23 @@ def _fingerprints(folder: Path) -> dict[str, list[int | str]]:
 
 
 def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(written, dict) or not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
+    written = read_json(path)
+    if not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
         raise ValueError("it does not list all files")
+    for name, noted in written.items():
+        parts = PurePath(name).parts
+        if not parts or PurePath(name).is_absolute() or ".." in parts:
+            raise ValueError(f"it lists {name!r}, which is not in the checkpoint")
+        if not isinstance(noted, list) or len(noted) != 2:
+            raise ValueError(f"it notes no size and hash of {name}")
     return written
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    training = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(training, dict) or not isinstance(training.get("optimizer"), dict):
+        raise ValueError("it lacks the state of the optimizer")
+    return training
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -22,6 +22,7 @@ from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import collapse_warnings, describe_representation
 from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.reading import check_file
 
 METRICS_FILE = "metrics.jsonl"
 # Reading numbers makes the processor wait for the accelerator, so it happens only every so many steps.
@@ -81,8 +82,15 @@ def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
     path = Path(output_dir) / METRICS_FILE
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last part is empty, or cut off
-    return [json.loads(line) for line in lines]
+    # The last part is empty, or cut off.
+    *lines, _ = check_file(path).read_text(encoding="utf-8").split("\n")
+    try:
+        rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} must have a JSON object per line")
+    return rows
 
 
 def merge_broken(broken: dict[str, str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from vididi_hf.pretraining.logging import RunLog, merge_broken
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.reading import reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 BEST_BY = "R@1"
@@ -199,11 +200,13 @@ class RunState:
     def _resume(self) -> None:
         """Restores the newest checkpoint. A damaged one is skipped for the one before it."""
         checkpoints = list_checkpoints(self.recipe.output_dir)
+        reason = ""
         for folder in reversed(checkpoints):
             try:
                 progress, training = load_checkpoint(folder, self.model, self.recipe)
             except DamagedCheckpointError as error:
                 self.accelerator.print(f"skipped a checkpoint: {error}")
+                reason = reason or str(error)
                 continue
             self._check_videos(folder)
             if progress.steps_per_epoch != self.progress.steps_per_epoch:
@@ -211,15 +214,17 @@ class RunState:
                     f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
                     f"{self.progress.steps_per_epoch}: keep the videos and the number of processes"
                 )
-            self.optimizer.load_state_dict(training["optimizer"])
-            self.log.load_state_dict(training["reporter"])
-            if self.accelerator.scaler is not None and "scaler" in training:
-                self.accelerator.scaler.load_state_dict(training["scaler"])
+            with reading(folder):
+                self.optimizer.load_state_dict(training["optimizer"])
+                self.log.load_state_dict(training["reporter"])
+                if self.accelerator.scaler is not None and "scaler" in training:
+                    self.accelerator.scaler.load_state_dict(training["scaler"])
             self.progress = progress
             self.accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
             return
         if checkpoints:
-            raise ValueError(f"no checkpoint in {checkpoints[0].parent} can be read: choose another output_dir")
+            where = checkpoints[0].parent
+            raise ValueError(f"no checkpoint in {where} can be read: choose another output_dir ({reason})")
 
     def _check_videos(self, folder: Path) -> None:
         """Compares the videos with those of a checkpoint. The main process decides for all."""

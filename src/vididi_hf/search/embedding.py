@@ -32,6 +32,7 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.files import lock_output_dir, remove_unfinished, write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.reading import read_json, reading
 from vididi_hf.search.options import EmbeddingOptions
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, ViDiDiVideoProcessorKwargs
 
@@ -126,17 +127,35 @@ def embed_videos(options: EmbeddingOptions) -> Path:
 def read_report(folder: str | Path) -> dict[str, Any]:
     """Reads the `embeddings.json` of a folder; a FileNotFoundError or ValueError says what is wrong with it."""
     path = Path(folder) / EMBEDDINGS_JSON
-    if not path.is_file():
+    if not path.exists():
         started = (path.parent / DATA_FOLDER).is_dir()
         hint = "; the embedding is not finished: run the same command again" if started else ""
         raise FileNotFoundError(f"{folder} is not a folder of embeddings: it has no {EMBEDDINGS_JSON}{hint}")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA or "protocol" not in report:
+    report = read_json(path)
+    if report.get("schema") != SCHEMA or "protocol" not in report:
         raise ValueError(f"{path} does not describe embeddings: it has no 'protocol', or its 'schema' is not {SCHEMA}")
+    _check_report(report, path)
     return report
+
+
+def _check_report(report: dict[str, Any], path: Path) -> None:
+    counts = {name: report.get(name) for name in ("videos", "embedded", "dimensions")}
+    if not all(type(number) is int and number >= 0 for number in counts.values()) or counts["dimensions"] == 0:
+        raise ValueError(f"{path} is damaged: it counts {counts}")
+    protocol, shards = report["protocol"], report.get("shards")
+    wanted = {*_PROCESSING, "num_clips", "encoder"} - {"frame_interval"}  # which older embeddings lack
+    if not isinstance(protocol, dict) or protocol.get("inputs") not in tuple(INPUTS) or not wanted <= protocol.keys():
+        raise ValueError(f"{path} is damaged: its protocol is incomplete")
+    rows = 0
+    for shard in shards if isinstance(shards, list) else [None]:
+        name, count = (shard.get("file"), shard.get("rows")) if isinstance(shard, dict) else (None, None)
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or type(count) is not int:
+            raise ValueError(f"{path} is damaged: it lists the shard {str(shard)[:99]}")
+        rows += count
+    if rows != report["embedded"]:
+        raise ValueError(
+            f"{path} is damaged: its shards have {rows} rows, and {report['embedded']} videos are embedded"
+        )
 
 
 def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: str, num_clips: int) -> dict[str, Any]:
@@ -148,7 +167,9 @@ def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: s
 
 def processor_of(protocol: Mapping[str, Any]) -> ViDiDiVideoProcessor:
     """Builds the processor of a protocol."""
-    return ViDiDiVideoProcessor(**{name: protocol[name] for name in _PROCESSING if protocol.get(name) is not None})
+    with reading("the protocol of the embeddings"):
+        settings = {name: protocol[name] for name in _PROCESSING if protocol.get(name) is not None}
+        return ViDiDiVideoProcessor(num_clips=protocol["num_clips"], **settings)
 
 
 def encoder_digest(model: ViDiDiModel) -> str:

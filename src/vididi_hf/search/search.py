@@ -26,6 +26,7 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.files import write_text
+from vididi_hf.reading import check_file, reading
 from vididi_hf.search import embedding
 from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos, embeddings_of
 from vididi_hf.search.options import SearchOptions
@@ -72,11 +73,15 @@ class StoredEmbeddings:
         tables = []
         for shard in report["shards"]:
             path = folder / DATA_FOLDER / shard["file"]
-            if not path.is_file():
+            if not path.exists():
                 raise FileNotFoundError(f"{folder} lacks a shard of its embeddings: {path}")
-            tables.append(pq.read_table(path))
-            if (count := tables[-1].num_rows) != shard["rows"]:
-                raise ValueError(f"{path} has {count} rows instead of {shard['rows']}")
+            with reading(path):
+                metadata = pq.read_metadata(check_file(path))
+                if (count := metadata.num_rows) != shard["rows"]:
+                    raise ValueError(f"{path} has {count} rows instead of {shard['rows']}")
+                tables.append(pq.read_table(path))
+                if (found := tables[-1].schema.field(EMBEDDING).type.list_size) != report["dimensions"]:
+                    raise ValueError(f"{path} has {found} dimensions instead of {report['dimensions']}")
         table = pa.concat_tables(tables)
         vectors = np.array(table[EMBEDDING].combine_chunks().flatten()).reshape(-1, report["dimensions"])  # writable
         rows = datasets.Dataset(datasets.table.InMemoryTable(table)).remove_columns(EMBEDDING)

@@ -184,7 +184,7 @@ def test_a_full_disk_stops_it_and_the_same_call_goes_on(prepared, mixed, tmp_pat
     assert prepare_dataset(options_of(mixed, folder)) == prepared[1]
     assert uploads == []
     prepare_dataset(options_of(mixed, folder, push_to_hub="owner/name", private=False))
-    assert uploads == [(folder, "owner/name", False)]
+    assert uploads == [(str(folder), "owner/name", False)]
     assert contents(folder) == contents(prepared[0])
 
 

@@ -5,13 +5,14 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from vididi_hf.data.preparation.shards import DATA_FOLDER
+from vididi_hf.public import markdown_text
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
 def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
     """Writes the data set card (Markdown) of the report of `prepare_dataset`."""
-    splits = report["splits"]
+    splits, name = report["splits"], markdown_text(report["dataset"])
     total = sum(split["stored"] for split in splits.values())
     files = [{"split": name, "path": f"{DATA_FOLDER}/{name}-*.parquet"} for name in splits]
     header = DatasetCardData(
@@ -24,15 +25,15 @@ def dataset_card(report: dict[str, Any], license: str | None = None) -> str:
     ).to_yaml()
     counts = ("videos", "stored", "kept", "re-encoded", "repaired", "dropped", "shards")
     table = ["| split | " + " | ".join(counts) + " |", "| --- |" + " ---: |" * len(counts)]
-    for name, split in splits.items():
+    for split_name, split in splits.items():
         numbers = [len(split[key]) if isinstance(split[key], list) else split[key] for key in counts]
-        table.append(f"| {name} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+        table.append(f"| {split_name} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     settings = "\n".join(f"- `{name}`: {value}" for name, value in report["settings"].items())
     return f"""---
 {header}
 ---
 
-# {report["dataset"]}
+# {name}
 
 Videos in sharded Parquet, prepared by `vididi prepare`. The column `video` holds the encoded files. Every frame of
 every file was decoded once. Files with frames that could not be decoded were repaired or dropped; `preparation.json`

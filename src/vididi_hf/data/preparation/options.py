@@ -26,7 +26,14 @@ class PreparationOptions(Options):
     """
 
     dataset: str = option(positional=True, help=DATASET_HELP)
-    output_dir: str = option(help="Folder of the shards, the data set card and preparation.json.")
+    output_dir: str = option(
+        help="Folder of the shards, the data set card and preparation.json; or an fsspec URL, such as s3://bucket/name."
+    )
+    part: str | None = option(
+        default=None,
+        help="Write one part of the shards, such as 3/16, from 1. Processes on several machines write one each. "
+        "Default: the process's part under torchrun or accelerate launch, otherwise everything.",
+    )
     dataset_root: str | None = option(default=None, help=ROOT_HELP)
     splits: list[str] | None = option(
         default=None, help=f"Splits to prepare. Default: those of {', '.join(SPLIT_NAMES)} that exist."
@@ -61,6 +68,19 @@ class PreparationOptions(Options):
                 raise ValueError(f"splits must be names of letters, digits and _ only, got {split!r}")
         if self.push_to_hub is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.push_to_hub):
             raise ValueError(f"push_to_hub must be the id of a data set, owner/name, got {self.push_to_hub!r}")
+
+        if self.push_to_hub is not None and "://" in self.output_dir:
+            raise ValueError(f"push_to_hub needs a local output_dir, got {self.output_dir!r}")
+        number, count = self.part_of()
+        if not 1 <= number <= count:
+            raise ValueError(f"part must be one of 1/N to N/N, such as 3/16, got {self.part!r}")
+
+    def part_of(self) -> tuple[int, int]:
+        """Returns the number of this process's part, from 1, and the number of parts."""
+        rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        text = f"{int(rank) + 1}/{size}" if self.part is None else self.part
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def settings(self) -> dict[str, Any]:
         """Returns the options that shards depend on, besides the videos."""

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,32 +18,35 @@ from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.options import SPLIT_NAMES
 from vididi_hf.data.preparation.card import dataset_card
 from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.output import OutputFolder
 from vididi_hf.data.preparation.shards import (
     DATA_FOLDER,
     FACTS,
     StoredSplit,
     common_folder,
-    read_record,
     shard_path,
     write_shard,
 )
 from vididi_hf.data.preparation.treatment import DROPPED, KEPT, REENCODED, REPAIRED, TreatedVideo, treat_video
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.workers import ordered_map
-from vididi_hf.files import remove_unfinished, write_text
+from vididi_hf.public import public_name
 
 REPORT_FILE = "preparation.json"
 
 
 def run(options: PreparationOptions) -> None:
-    print(summarize(prepare_dataset(options)))
-    if options.push_to_hub is not None:
+    report = prepare_dataset(options)
+    print(summarize(report))
+    if missing := report.get("missing_shards"):
+        print(f"{len(missing)} shards of other parts are missing, such as {missing[0]}; the last part writes the card")
+    elif options.push_to_hub is not None:
         print(f"uploaded to https://huggingface.co/datasets/{options.push_to_hub}")
 
 
 class _Shard(NamedTuple):
     split: StoredSplit
-    path: Path
+    name: str
     rows: list[int]
 
 
@@ -51,19 +54,22 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
     """Writes the splits of a data set as sharded Parquet, with a data set card.
 
     Every frame of every file is decoded once, in parallel. The shards depend only on the videos and the options, not on
-    the number of processes. To continue an interrupted call, repeat it: it keeps all finished shards.
+    the number of processes. To continue an interrupted call, repeat it: it keeps all finished shards. Several calls
+    with different `part`s, on one or more machines, fill one folder. The last one to end writes the report and card.
 
     Args:
         options: All choices.
 
     Returns:
         The report that is also in `preparation.json`: for each split the numbers of videos that were kept and
-        re-encoded, and the names and reasons of those that were repaired and dropped.
+        re-encoded, and the names and reasons of those that were repaired and dropped. While other parts are missing,
+        it counts only finished shards, and `missing_shards` names the others.
 
     Raises:
         FileNotFoundError: If the data set does not exist.
         ValueError: If a split does not exist, splits do not fit together, no video can be decoded, or `output_dir`
             has other shards.
+        BlockingIOError: If another process writes the same part.
         OSError: If the output cannot be written, for example to a full disk. Finished shards stay.
 
     Example:
@@ -77,16 +83,33 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
         >>> report["splits"]["test"]["kept"], report["splits"]["test"]["dropped"]
         (8, [])
     """
-    splits = _load_splits(options)
-    output_dir = Path(options.output_dir)
-    shards = [
-        _Shard(split, shard_path(output_dir, split.name, index, len(split.shards)), rows)
-        for split in splits
-        for index, rows in enumerate(split.shards)
-    ]
-    remove_unfinished(output_dir / DATA_FOLDER)
-    finished = _finished_shards(output_dir, shards, options)
-    missing = [shard for shard in shards if shard.path not in finished]
+    output, (number, count) = OutputFolder(options.output_dir), options.part_of()
+    with output.lock("vididi" if count == 1 else f"part-{number}-of-{count}"):
+        splits = _load_splits(options)
+        shards = [
+            _Shard(split, shard_path("", split.name, index, len(split.shards)).name, rows)
+            for split in splits
+            for index, rows in enumerate(split.shards)
+        ]
+        if count == 1:
+            output.remove_unfinished()
+        finished = _finished_shards(output, shards, options)
+        _write_shards(output, shards[number - 1 :: count], finished, options)
+        finished = _finished_shards(output, shards, options)  # other parts have gone on
+        records = [finished[shard.name] | {"file": shard.name} for shard in shards if shard.name in finished]
+        report = _report(options, splits, records, output)
+        if missing := [shard.name for shard in shards if shard.name not in finished]:
+            return report | {"missing_shards": missing}
+        with suppress(BlockingIOError), output.lock("report"):  # if several end together, one of them writes
+            _finish(output, report, options)
+    return report
+
+
+def _write_shards(
+    output: OutputFolder, shards: list[_Shard], finished: dict[str, Any], options: PreparationOptions
+) -> None:
+    """Writes the shards of this part that are not finished."""
+    missing = [shard for shard in shards if shard.name not in finished]
     total = sum(len(shard.rows) for shard in shards)
     done = total - sum(len(shard.rows) for shard in missing)
     jobs = (shard.split.row(row)["video"] for shard in missing for row in shard.rows)
@@ -99,16 +122,20 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
             record["split"] = shard.split.name
             record |= {"videos": len(shard.rows), "stored": 0, KEPT: 0, REENCODED: 0, REPAIRED: [], DROPPED: []}
             rows = _stored_rows(shard, islice(results, len(shard.rows)), record, bar)
-            write_shard(shard.path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)
-            finished[shard.path] = record
-    report = _report(options, splits, [finished[shard.path] | {"path": shard.path} for shard in shards])
-    write_text(output_dir / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_text(output_dir / "README.md", dataset_card(report, options.license))
+            with output.writing(shard.name) as path:
+                write_shard(path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)
+
+
+def _finish(output: OutputFolder, report: dict[str, Any], options: PreparationOptions) -> None:
+    """Writes what describes all shards, and uploads the folder if asked."""
+    output.remove_unfinished()
+    output.write_text(REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    output.write_text("README.md", dataset_card(report, options.license))
     if not any(split["stored"] for split in report["splits"].values()):
-        raise ValueError(f"none of the {total} videos can be decoded; {output_dir / REPORT_FILE} says why")
+        total = sum(split["videos"] for split in report["splits"].values())
+        raise ValueError(f"none of the {total} videos can be decoded; {output.name}/{REPORT_FILE} says why")
     if options.push_to_hub is not None:
-        push_to_hub(output_dir, options.push_to_hub, options.private)
-    return report
+        push_to_hub(output.name, options.push_to_hub, options.private)
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = True) -> str:
@@ -148,19 +175,21 @@ def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
     return splits
 
 
-def _finished_shards(output_dir: Path, shards: list[_Shard], options: PreparationOptions) -> dict[Path, dict[str, Any]]:
+def _finished_shards(
+    output: OutputFolder, shards: list[_Shard], options: PreparationOptions
+) -> dict[str, dict[str, Any]]:
     """Returns the records of finished shards. Shards that this call would not write are an error."""
-    expected = {shard.path: shard.split.identity for shard in shards}
+    expected = {shard.name: shard.split.identity for shard in shards}
     finished = {}
-    for path in sorted((output_dir / DATA_FOLDER).glob("*.parquet")):
-        record = read_record(path)
-        if record is None or expected.get(path) != record["identity"]:
-            was = record["settings"] if record else {}
+    for name in output.shards():
+        record = output.read_record(name)
+        if record is None or expected.get(name) != record.get("identity"):
+            was = record.get("settings", {}) if record else {}
             pairs = [(name, was.get(name, now), now) for name, now in options.settings().items()]
             changed = "; ".join(f"{name} was {old!r} and is {now!r}" for name, old, now in pairs if old != now)
             reason = f"{changed or 'it was made from other videos'}. Choose another output_dir, or remove that folder"
-            raise ValueError(f"{path} is not a shard of this preparation: {reason}")
-        finished[path] = record
+            raise ValueError(f"{output.name}/{DATA_FOLDER}/{name} is not a shard of this preparation: {reason}")
+        finished[name] = record
     return finished
 
 
@@ -184,14 +213,17 @@ def _stored_rows(
         bar.update()
 
 
-def _report(options: PreparationOptions, splits: list[StoredSplit], records: list[dict[str, Any]]) -> dict[str, Any]:
-    report: dict[str, Any] = {"dataset": Path(options.dataset).stem, "settings": options.settings(), "splits": {}}
+def _report(
+    options: PreparationOptions, splits: list[StoredSplit], records: list[dict[str, Any]], output: OutputFolder
+) -> dict[str, Any]:
+    name = Path(public_name(options.dataset)).stem
+    report: dict[str, Any] = {"dataset": name, "settings": options.settings(), "splits": {}}
     for split in splits:
         mine = [record for record in records if record["split"] == split.name]
         counts = {name: sum(record[name] for record in mine) for name in ("videos", "stored", KEPT, REENCODED)}
         named = {name: [video for record in mine for video in record[name]] for name in (REPAIRED, DROPPED)}
-        files = [(record["path"], record["stored"]) for record in mine]
-        shards = [{"file": path.name, "rows": rows, "bytes": path.stat().st_size} for path, rows in files]
+        files = [(record["file"], record["stored"]) for record in mine]
+        shards = [{"file": name, "rows": rows, "bytes": output.size(name)} for name, rows in files]
         report["splits"][split.name] = {**counts, **named, "shards": shards}
     return report
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.files import atomic_write
+from vididi_hf.reading import check_file
 
 DATA_FOLDER = "data"
 RECORD_KEY = b"vididi_hf"
@@ -141,10 +142,11 @@ def _groups(rows: Iterable[dict[str, Any]], videos_per_group: int) -> Iterator[l
         yield group
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(shard: Path | BinaryIO) -> dict[str, Any] | None:
     """Returns the record of a shard; None if it does not exist or was not written by this package."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowInvalid, OSError):
+        metadata = pq.read_metadata(check_file(shard) if isinstance(shard, Path) else shard).metadata or {}
+        record = json.loads(metadata[RECORD_KEY]) if RECORD_KEY in metadata else None
+    except (ValueError, OSError):  # Arrow's errors are among these
         return None
-    return json.loads(metadata[RECORD_KEY]) if RECORD_KEY in metadata else None
+    return record if isinstance(record, dict) else None
