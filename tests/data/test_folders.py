@@ -9,11 +9,10 @@ import pytest
 from vididi_hf.data.folders import (
     MissingSplitError,
     find_files,
-    read_hub_dataset,
-    read_saved_dataset,
     read_video_folder,
     with_video_column,
 )
+from vididi_hf.data.saved import read_hub_dataset, read_saved_dataset
 
 
 def touch(root, *names):

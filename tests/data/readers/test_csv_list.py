@@ -70,7 +70,7 @@ def test_names_and_paths_are_read_as_they_are(tmp_path):
     pd.DataFrame({"video": ["a.mp4", "b.mp4"], "label": np.array([7, 3])}).to_parquet(tmp_path / "clips.PARQUET")
     assert labels_of(read_video_list(tmp_path / "clips.PARQUET")) == ["7", "3"]
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match=r"empty\.csv cannot be read as a CSV list: No columns"):
+    with pytest.raises(ValueError, match=r"empty\.csv cannot be read as a CSV list: it is empty"):
         read_video_list(tmp_path / "empty.csv")
 
 
