@@ -61,7 +61,7 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
         if problem := file_problem(source):
             raise BrokenVideoError(name, problem)
         empty = os.path.getsize(source) == 0
-        source = source if source.isprintable() else open(source, "rb")  # torchcodec takes UTF-8 only
+        source = source if source.isprintable() else open(source, "rb")  # noqa: SIM115  # torchcodec takes UTF-8 only
     elif isinstance(source, (bytes, bytearray, memoryview)):
         source = bytes(source)
         empty = not source

@@ -78,5 +78,5 @@ def printable(text: str) -> str:
 
 
 def storable(path: str | os.PathLike[str]) -> str:
-    r"""Writes a path as UTF-8 text, which Arrow needs; `local_path` of `decoding_vididi` understands its escapes `\xe9`."""
+    r"""Writes a path as UTF-8 text, which Arrow needs. Other bytes become `\xe9`, which `local_path` undoes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -181,7 +181,11 @@ def read_video_folder(folder: str | Path, split: str | None = "train", **columns
         warnings.warn(SkippedFilesWarning(folder, skipped), stacklevel=2)
     table = _read_metadata(folder, found, **columns)
     located = [
-        (standard_split(str(table.get(SPLIT, {}).get(_key(file), part))), table.get(LABEL, {}).get(_key(file), label), file)
+        (
+            standard_split(str(table.get(SPLIT, {}).get(_key(file), part))),
+            table.get(LABEL, {}).get(_key(file), label),
+            file,
+        )
         for part, label, file in _splits_and_labels(files)
     ]
     chosen = [row for row in located if split is None or row[0] == standard_split(split)]

@@ -77,7 +77,8 @@ def _with_classes(
     kind = getattr(rows.features.get(LABEL), "dtype", "")
     if kind in ("string", "large_string"):
         column = next(old for old, new in chosen.items() if new == LABEL)
-        found = {clean_label(label) for part in all_splits() if column in part.column_names for label in part.unique(column)}
+        parts = [part for part in all_splits() if column in part.column_names]
+        found = {clean_label(label) for part in parts for label in part.unique(column)}
         names = sorted(label for label in found if label is not None)
         numbers = {None: None, **{label: number for number, label in enumerate(names)}}
         labels: Any = [numbers[clean_label(label)] for label in rows[LABEL][:]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.readers.detection import key_frames
+from vididi_hf.data.readers.detection import check_boxes, key_frames
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.decoding_vididi import VideoReader
 
@@ -38,6 +38,7 @@ def load_key_frames(
     rows = load_video_dataset(dataset, root=root, split=split, **options)
     if "boxes" not in rows.column_names:
         raise ValueError(f"detection needs boxes, and {dataset} has no column 'boxes', only {rows.column_names}")
+    rows = check_boxes(rows, str(dataset))
     return key_frames(rows, every, include_empty) if "frames" in rows.column_names else rows
 
 

@@ -27,6 +27,7 @@ from vididi_hf.evaluation.options import (
 )
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.files import printable
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
 
 
@@ -89,7 +90,7 @@ def format_table(metrics: dict[str, dict[str, float]]) -> str:
 def print_failed(result: EvaluationResult) -> None:
     """Prints the videos that could not be decoded."""
     if failed := result.protocol["failed_videos"]:
-        print(f"{len(failed)} videos could not be decoded and are skipped: {', '.join(failed)}")
+        print(f"{len(failed)} videos could not be decoded and are skipped: {printable(', '.join(failed))}")
 
 
 def _evaluate_frozen(

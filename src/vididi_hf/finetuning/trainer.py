@@ -23,7 +23,7 @@ from vididi_hf.data.loading import EpochBatches
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
-from vididi_hf.files import write_text
+from vididi_hf.files import printable, write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
 from vididi_hf.pretraining.accelerator import usable_precision
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
@@ -127,7 +127,7 @@ class FinetuningTrainer(Trainer):
         self.broken = merge_broken(self.broken)
         if self.is_world_process_zero():
             if self.broken:
-                print(f"replaced training videos that cannot be decoded: {', '.join(sorted(self.broken))}")
+                print(f"replaced training videos that cannot be decoded: {printable(', '.join(sorted(self.broken)))}")
             self.classifier.save_pretrained(self.output_dir)
             self.processor.save_pretrained(self.output_dir)
 

@@ -30,7 +30,7 @@ from vididi_hf.data.registry import ALL_ROWS, DATASETS, load_video_dataset
 from vididi_hf.evaluation.features import EvaluationClips, NothingDecodedError, VideoFeatures, iterate_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.files import remove_unfinished, write_text
+from vididi_hf.files import printable, remove_unfinished, write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.search.options import EmbeddingOptions
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, ViDiDiVideoProcessorKwargs
@@ -56,7 +56,7 @@ def run(options: EmbeddingOptions) -> None:
         sizes = f"{report['dimensions']} dimensions, {len(report['shards'])} shards"
         print(f"{report['embedded']} of {report['videos']} videos embedded, {sizes}\nin {folder}")
         for video in report["failed_videos"]:
-            print(f"cannot be decoded and is skipped: {video['video']}: {video['reason']}")
+            print(f"cannot be decoded and is skipped: {printable(video['video'])}: {video['reason']}")
 
 
 def embed_videos(options: EmbeddingOptions) -> Path:

@@ -225,8 +225,9 @@ def format_answers(answers: Sequence[SearchAnswer]) -> str:
     """Formats answers as aligned tables, one per query."""
     lines = []
     for answer in answers:
-        lines.append(f"most similar to {answer.query}" + (f" ({answer.label})" if answer.label else ""))
+        lines.append(f"most similar to {printable(answer.query)}" + (f" ({answer.label})" if answer.label else ""))
         table = pd.DataFrame(map(asdict, answer.found), columns=["rank", "score", "label", "video"])
+        table["video"] = table["video"].map(printable)
         if table["label"].isna().all():
             table = table.drop(columns="label")
         lines.append(table.fillna("").to_string(index=False, float_format="{:.3f}".format))

@@ -30,7 +30,7 @@ from vididi_hf.data.preparation.shards import (
 from vididi_hf.data.preparation.treatment import DROPPED, KEPT, REENCODED, REPAIRED, TreatedVideo, treat_video
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.workers import ordered_map
-from vididi_hf.files import remove_unfinished, write_text
+from vididi_hf.files import printable, remove_unfinished, write_text
 
 REPORT_FILE = "preparation.json"
 
@@ -185,7 +185,11 @@ def _stored_rows(
 
 
 def _report(options: PreparationOptions, splits: list[StoredSplit], records: list[dict[str, Any]]) -> dict[str, Any]:
-    report: dict[str, Any] = {"dataset": Path(options.dataset).stem, "settings": options.settings(), "splits": {}}
+    report: dict[str, Any] = {
+        "dataset": printable(Path(options.dataset).stem),
+        "settings": options.settings(),
+        "splits": {},
+    }
     for split in splits:
         mine = [record for record in records if record["split"] == split.name]
         counts = {name: sum(record[name] for record in mine) for name in ("videos", "stored", KEPT, REENCODED)}
