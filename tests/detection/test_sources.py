@@ -123,7 +123,7 @@ def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch
 
     monkeypatch.setattr("transformers.pipeline", pipeline)
     options = BoxOptions(boxes="detector", detector="some/model", test_every=9)
-    rows = load_test_rows(options, str(dataset), None, "test")
+    rows = load_test_rows(options, str(dataset), "test")
     boxes, source = load_boxes(options, rows, tmp_path)
     assert asked == [("object-detection", "some/model")]
     assert source == "some/model, score >= 0.9"

@@ -20,7 +20,7 @@ from vididi_hf.data.readers.something_something import read_something_something
 from vididi_hf.data.readers.ucf101 import read_ucf101
 from vididi_hf.data.readers.ucf101_24 import read_ucf101_24
 from vididi_hf.data.saved import DatasetObject, read_dataset_object, read_hub_dataset, read_saved_dataset
-from vididi_hf.data.tables import TABLE_SUFFIXES
+from vididi_hf.data.tables import TABLE_SUFFIXES, VIDEO
 
 
 def read_motion(
@@ -51,6 +51,12 @@ DATASETS: dict[str, Callable[..., datasets.Dataset]] = {
     "ava": read_ava,
     "ava-2.1": partial(read_ava, version="2.1"),
 }
+
+
+def rows_of(data: str | Path | DatasetObject, split: str) -> datasets.Dataset:
+    """Returns a split of any data set; a `Dataset` with the column `video` is one already."""
+    is_ready = isinstance(data, datasets.Dataset) and VIDEO in data.column_names
+    return data if is_ready else load_video_dataset(data, split=split)
 
 
 def load_video_dataset(

@@ -37,6 +37,12 @@ def read_dataset_object(
     return _with_classes(rows, name, kept.values, **columns)
 
 
+def object_name(data: DatasetObject) -> str:
+    """Returns a name for recipes and reports, which cannot be taken for one that can be loaded."""
+    rows = next(iter(data.values())) if isinstance(data, dict) else data
+    return f"in memory: {rows.info.dataset_name or type(data).__name__}"
+
+
 def read_hub_dataset(
     name: str, split: str | None = "train", config: str | None = None, data_files: str | None = None, **columns: Any
 ) -> datasets.Dataset:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.readers.detection import checked_box
+from vididi_hf.data.saved import DatasetObject
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.data.tables import csv_lines
 from vididi_hf.detection.boxes import jitter_boxes
@@ -29,10 +30,10 @@ Detector = Callable[..., list[dict[str, Any]]]
 """A `pipeline("object-detection")`: from a PIL image and `threshold` to a list of `{"label", "score", "box"}`."""
 
 
-def load_test_rows(options: BoxOptions, dataset: str, root: str | None, split: str) -> datasets.Dataset:
+def load_test_rows(options: BoxOptions, dataset: str | DatasetObject, split: str, **place: Any) -> datasets.Dataset:
     """Loads the key frames of the test; with detected boxes, also those without annotated people."""
     how: dict[str, Any] = {"every": options.test_every, "include_empty": options.boxes in ("file", "detector")}
-    return load_key_frames(dataset, root=root, split=None if split == ALL_ROWS else split, **how)
+    return load_key_frames(dataset, split=None if split == ALL_ROWS else split, **how, **place)
 
 
 def load_boxes(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
+from vididi_hf.data.registry import rows_of
 from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode, label_names
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, single_inputs
 from vididi_hf.evaluation.metrics.accuracy import score_inputs
@@ -25,7 +26,7 @@ class ClassificationEvaluator:
     Clips are evenly spaced and cropped at the center. Short videos are looped. Labels are matched by name.
 
     Args:
-        videos: The labeled test videos.
+        videos: The labeled test videos, or a data set whose `split` they are.
         processor: Defines length, stride and size of the clips.
         inputs: Some of "frames", "derivative", "both" (which needs a model of both) and "ensemble". Default: the input
             of the training.
@@ -68,6 +69,7 @@ class ClassificationEvaluator:
     primary_metric: ClassVar[str] = "top-1"
 
     def __post_init__(self) -> None:
+        self.videos = rows_of(self.videos, self.split)
         if "label" not in self.videos.column_names:
             raise ValueError("classification needs labels, and the data set has no column 'label'")
         if self.inputs is not None:

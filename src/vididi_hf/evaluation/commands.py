@@ -57,7 +57,7 @@ def evaluate_linear(options: LinearOptions) -> None:
 def evaluate_classification(options: ClassificationOptions) -> None:
     """Runs `vididi evaluate classification`."""
     model, processor = load_encoder(options, ViDiDiForVideoClassification)
-    rows = load_video_dataset(options.dataset, root=options.dataset_root, split=options.split)
+    rows = load_video_dataset(options.dataset, **options.place(), split=options.split)
     shared = {**_shared_settings(options), "num_clips": options.num_clips, "split": options.split}
     result = ClassificationEvaluator(rows, processor, **shared)(model)
     write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
@@ -67,7 +67,7 @@ def evaluate_classification(options: ClassificationOptions) -> None:
 def evaluate_detection(options: DetectionOptions) -> None:
     """Runs `vididi evaluate detection`."""
     model, processor = load_encoder(options, ViDiDiForActionDetection)
-    rows = load_test_rows(options, options.dataset, options.dataset_root, options.split)
+    rows = load_test_rows(options, options.dataset, options.split, **options.place())
     output = Path(options.output)
     evaluator = build_evaluator(options, rows, processor, output, **_shared_settings(options), split=options.split)
     result = evaluator(model)
@@ -97,11 +97,11 @@ def _evaluate_frozen(
     options: FrozenOptions, output: str, kind: type[FrozenEvaluator], **settings: Any
 ) -> tuple[FrozenEvaluator, Any]:
     model, processor = load_encoder(options)
-    gallery = load_video_dataset(options.dataset, root=options.dataset_root, split=options.gallery_split)
+    gallery = load_video_dataset(options.dataset, **options.place(), split=options.gallery_split)
     queries, split = gallery, options.gallery_split
     if not options.group_column:
         split = options.query_split
-        queries = load_video_dataset(options.dataset, root=options.dataset_root, split=split)
+        queries = load_video_dataset(options.dataset, **options.place(), split=split)
     settings |= {**_shared_settings(options), "num_clips": options.num_clips, "group_column": options.group_column}
     evaluator: Any = kind(gallery, queries, processor, **settings, split=split)
     result = evaluator(model)

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vididi_hf.data.options import DATASET_HELP, ROOT_HELP, SPLIT_NAMES
-from vididi_hf.options import Options, option
+from vididi_hf.data.options import DATASET_HELP, SPLIT_NAMES, DatasetChoice
+from vididi_hf.options import option
 
 # What the shards depend on, besides the videos.
 _SETTINGS = (
@@ -16,7 +16,7 @@ _SETTINGS = (
 
 
 @dataclass(kw_only=True)
-class PreparationOptions(Options):
+class PreparationOptions(DatasetChoice):
     """Every choice of a preparation. The `help` of a field says what it means.
 
     Example:
@@ -27,7 +27,6 @@ class PreparationOptions(Options):
 
     dataset: str = option(positional=True, help=DATASET_HELP)
     output_dir: str = option(help="Folder of the shards, the data set card and preparation.json.")
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
     splits: list[str] | None = option(
         default=None, help=f"Splits to prepare. Default: those of {', '.join(SPLIT_NAMES)} that exist."
     )

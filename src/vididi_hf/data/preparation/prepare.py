@@ -130,7 +130,7 @@ def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
     missing: MissingSplitError | None = None
     for name in options.splits or SPLIT_NAMES:
         try:
-            loaded[name] = load_video_dataset(options.dataset, root=options.dataset_root, split=name)
+            loaded[name] = load_video_dataset(options.dataset, **options.place(), split=name)
         except MissingSplitError as error:
             if options.splits:
                 raise
