@@ -80,7 +80,7 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
     def _weighted(self) -> Tensor:
         """The rows of an epoch, int64 (num_samples,), in which each data set has its share.
 
-        Each data set is drawn in one random order after another, through all epochs, so all its rows come equally often.
+        Each data set is drawn in one random order after another, through all epochs: all its rows come equally often.
         """
         ends = (torch.tensor(self.weights).double().cumsum(0) / sum(self.weights) * self.num_samples).round().long()
         chosen, start, offset = [], 0, 0

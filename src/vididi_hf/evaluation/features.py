@@ -150,9 +150,10 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     """Base of the evaluators of a frozen encoder, which stays in evaluation mode and does not change.
 
     Args:
-        gallery: The labeled videos to search or to learn from: a `Dataset`, or anything that `load_video_dataset` takes,
-            of which it is the training split.
-        queries: The labeled test videos, or a data set whose `split` they are. With `group_column` it may be `gallery` itself, which is then embedded once.
+        gallery: The labeled videos to search or to learn from: a `Dataset`, or what else `load_video_dataset` takes,
+            and then the training split of it.
+        queries: The labeled test videos, or a data set whose `split` they are. With `group_column` it may be `gallery`
+            itself, which is then embedded once.
         processor: Defines length, stride and size of the clips.
         inputs: What the encoder sees. The first one gives the primary metric.
         num_clips: Clips per video, whose features are averaged.
