@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import atomic_write, remove_unfinished, write_text
+from vididi_hf.files import atomic_write, printable, remove_unfinished, storable, write_text
 
 
 def names(folder):
@@ -80,3 +80,9 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert names(tmp_path / "folder") == []
     remove_unfinished(tmp_path)
     assert names(tmp_path) == [".hidden", "folder"]
+
+
+def test_names_in_messages_and_in_arrow():
+    assert printable("caf\u00e9 \U0001f3a5.mp4") == "caf\u00e9 \U0001f3a5.mp4"
+    assert printable("a\x1b[31m\n\u202eb\udce9") == r"a\x1b[31m\n\u202eb\udce9"
+    assert storable(os.fsdecode(b"caf\xc3\xa9 \xe9")) == "caf\u00e9 \\xe9"
