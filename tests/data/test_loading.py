@@ -282,7 +282,7 @@ def test_data_sets_are_mixed_by_their_weights():
 
     drawn = [epoch(number) for number in range(8)]
     assert all(sum(index >= 8 for index in rows) == 9 for rows in drawn)  # three quarters of 12
-    counts = torch.tensor(sum(drawn, [])).bincount()
+    counts = torch.tensor(drawn).flatten().bincount()
     assert counts.tolist() == [3] * 8 + [18] * 4  # 8 · 3 draws of 8 rows, 8 · 9 draws of 4 rows
     assert epoch(2, first_step=2) == drawn[2][6:]  # a resumed epoch
     none = EpochBatches(12, 3, sizes=[8, 4], weights=[0, 1])

@@ -6,6 +6,7 @@ import pytest
 
 from vididi_hf.data.tables import csv_lines, read_table, typed
 
+JSON = b'[{"video": "a.mp4", "label": "walk", "split": "train"}, {" Video": "b.mp4", "split": "testing"}]'
 PLAIN = {"video": ["a.mp4", "b.mp4"], "label": ["walk", ""], "split": ["train", "testing"]}
 
 
@@ -22,11 +23,11 @@ PLAIN = {"video": ["a.mp4", "b.mp4"], "label": ["walk", ""], "split": ["train", 
         ("index.csv", b",video,label,split\n0,a.mp4,walk,train\n1,b.mp4,,testing\n"),
         (
             "list.jsonl",
-            b'{"video": "a.mp4", "label": "walk", "split": "train"}\n{" Video": "b.mp4", "split": "testing"}',
+            JSON.replace(b"}, {", b"}\n{")[1:-1],
         ),
         (
             "list.json",
-            b'[{"video": "a.mp4", "label": "walk", "split": "train"}, {"video": "b.mp4", "split": "testing"}]',
+            JSON,
         ),
     ],
 )

@@ -193,7 +193,7 @@ def read_video_folder(folder: str | Path, split: str | None = "train", **columns
         raise no_such_split(folder, str(split), {row[0] for row in located})
     videos = [storable(folder / file) for _, _, file in chosen]
     added = {name: values for name, values in table.items() if name not in (LABEL, SPLIT)}
-    others = {name: [values.get(_key(file)) for _, _, file in chosen] for name, values in added.items()}
+    others: dict[str, Any] = {name: [values.get(_key(file)) for _, _, file in chosen] for name, values in added.items()}
     names = sorted({label for _, label, _ in located if label is not None})  # the same numbers in every split
     if not names or (LABEL not in table and any(label is None for _, label, _ in located)):
         return with_video_column(videos, **others)
@@ -232,7 +232,7 @@ def _read_metadata(
         files = [str(file) for file in table[FILE_NAME]]
         keys = [_key(Path(name).parent / file.strip()) for file in files]
         for old, new in choose_columns(list(table), name, FILE_NAME, label_column).items():
-            values = list(map(clean_label, table[old])) if new == LABEL else table[old]
+            values: list[Any] = list(map(clean_label, table[old])) if new == LABEL else table[old]
             values = typed(values) if name.endswith(".csv") and new not in (LABEL, SPLIT) else values
             if new != VIDEO:
                 columns.setdefault(new, {}).update(zip(keys, values))

@@ -109,7 +109,7 @@ def load_video_dataset(
     """
     if split == ALL_ROWS:
         split = None
-    columns = {"video_column": video_column, "label_column": label_column}
+    columns: dict[str, Any] = {"video_column": video_column, "label_column": label_column}
     if isinstance(name, DatasetObject):
         return read_dataset_object(name, split, **columns)
     if name in DATASETS and config is None and not any(columns.values()):

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 
 from vididi_hf.data.folders import MissingSplitError, choose_columns, clean_label, no_such_split, standard_split
 from vididi_hf.data.tables import LABEL, VIDEO
 
-DatasetObject = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+DatasetObject: TypeAlias = (
+    datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+)
 
 
 def read_saved_dataset(path: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
@@ -86,7 +88,7 @@ def _with_classes(
         parts = [part for part in all_splits() if column in part.column_names]
         found = {clean_label(label) for part in parts for label in part.unique(column)}
         names = sorted(label for label in found if label is not None)
-        numbers = {None: None, **{label: number for number, label in enumerate(names)}}
+        numbers: dict[str | None, int | None] = {None: None, **{label: number for number, label in enumerate(names)}}
         labels: Any = [numbers[clean_label(label)] for label in rows[LABEL][:]]
         rows = rows.remove_columns(LABEL)
         if names:

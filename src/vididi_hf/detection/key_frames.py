@@ -37,7 +37,7 @@ def load_key_frames(
     `load_video_dataset`, such as `root`.
     """
     name = str(dataset) if isinstance(dataset, str | Path) else object_name(dataset)
-    options = {"include_empty": True} if include_empty and name in ("ava", "ava-2.1") else {}
+    options: dict[str, Any] = {"include_empty": True} if include_empty and name in ("ava", "ava-2.1") else {}
     rows = load_video_dataset(dataset, split=split, **options, **place)
     if "boxes" not in rows.column_names:
         raise ValueError(f"detection needs boxes, and {name} has no column 'boxes', only {rows.column_names}")

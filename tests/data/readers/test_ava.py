@@ -129,7 +129,7 @@ def test_absent_movies_and_missing_or_damaged_lists(root, write):
     wrong = {
         "0.1,0.1,0.2,0.2,4": "",
         "0.9,0.1,0.2,0.2,4,1": "reversed or empty",
-        "0.1,0.2,0.3,0.2,4,1": "reversed or em",
+        "0.1,0.2,0.3,0.2,4,1": "empty",
     }
     wrong |= {"0.1,nan,0.2,0.2,4,1": "must be four numbers", "10,10,200,90,4,1": "not in the frame"}
     for line, reason in wrong.items():

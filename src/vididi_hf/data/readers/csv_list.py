@@ -1,6 +1,7 @@
 """Read a list of videos: a CSV, JSON or Parquet table."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -40,7 +41,7 @@ def read_video_list(path: str | Path, split: str | None = "train", **columns: st
     if not chosen:
         raise no_such_split(path, str(split), set(splits))
     videos = [existing_path(path.parent, table[VIDEO][row]) for row in chosen]
-    others = {name: values for name, values in table.items() if name not in (VIDEO, LABEL, SPLIT)}
+    others: dict[str, Any] = {name: values for name, values in table.items() if name not in (VIDEO, LABEL, SPLIT)}
     if path.suffix.lower() in (".csv", ".tsv"):
         others = {name: typed(values) for name, values in others.items()}
     others = {name: [values[row] for row in chosen] for name, values in others.items()}
