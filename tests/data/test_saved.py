@@ -1,11 +1,13 @@
 """Objects of 🤗 Datasets, their columns, and WebDataset archives."""
 
 import io
+import json
 import tarfile
 
 import datasets
 import pytest
 
+from vididi_hf import KNNEvaluator, PretrainingRecipe, ViDiDiVideoProcessor, pretrain
 from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.registry import load_video_dataset, rows_of
 from vididi_hf.data.saved import object_name
@@ -71,3 +73,19 @@ def test_web_dataset_archives(splits, tmp_path):
         assert rows["label"][:] == [3, 3]
         assert rows[1]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
     assert len(load_video_dataset(tmp_path / "web", split="eval")) == 1
+
+
+def test_evaluators_and_pretraining_take_objects(splits, tmp_path):
+    data = splits.map(lambda row: {"video": row["clip"], "label": row["action"]}, remove_columns=["clip", "action"])
+    evaluator = KNNEvaluator(data, data, ViDiDiVideoProcessor())
+    assert (len(evaluator.gallery), len(evaluator.queries)) == (2, 1)
+    sizes = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "projector_sizes": [8], "image_size": 32}
+    sizes |= {"num_frames": 4, "batch_size": 2, "epochs": 1, "num_workers": 0, "progress": False}
+    more = {"more_datasets": [str(tmp_path / "clips.csv")], "dataset_weights": [1, 1]}
+    (tmp_path / "clips.csv").write_text(f"video\n{splits['testing']['clip'][0]}\n", encoding="utf-8")
+    folder = pretrain(PretrainingRecipe(output_dir=str(tmp_path / "run"), **sizes, **more), data)
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["dataset"] == "in memory: DatasetDict"
+    for wrong in ({"dataset_weights": [1]}, {"dataset_weights": [0, 0]}, {"streaming": True}):
+        with pytest.raises(ValueError, match="dataset_weights"):
+            PretrainingRecipe(**{**more, **wrong})
