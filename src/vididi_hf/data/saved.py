@@ -12,8 +12,6 @@ from vididi_hf.data.tables import LABEL, VIDEO
 DatasetObject: TypeAlias = (
     datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
 )
-    datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
-)
 
 
 def read_saved_dataset(path: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
