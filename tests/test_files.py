@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import atomic_files, atomic_write, folder_lock, remove_unfinished, write_text
+from vididi_hf.files import (
+    atomic_files,
+    atomic_write,
+    folder_lock,
+    printable,
+    remove_unfinished,
+    storable,
+    write_text,
+)
 
 
 def names(folder):
@@ -137,3 +145,9 @@ def test_files_appear_together_or_their_config_does_not(moves, tmp_path, monkeyp
         write()
     assert caught.value.filename == str(tmp_path)
     assert names(tmp_path) == sorted(["notes.txt", *["model.safetensors", "recipe.json"][:moves]])
+
+
+def test_names_in_messages_and_in_arrow():
+    assert printable("caf\u00e9 \U0001f3a5.mp4") == "caf\u00e9 \U0001f3a5.mp4"
+    assert printable("a\x1b[31m\n\u202eb\udce9") == r"a\x1b[31m\n\u202eb\udce9"
+    assert storable(os.fsdecode(b"caf\xc3\xa9 \xe9")) == "caf\u00e9 \\xe9"

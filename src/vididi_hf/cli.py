@@ -7,6 +7,7 @@ dataclasses import neither torch nor transformers, so that `--help` answers at o
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -123,6 +124,9 @@ _AFTER_INTERRUPT |= dict.fromkeys(("embed", "prepare"), "finished shards stay: r
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand: its name and its arguments, by default those of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the locale may lack characters of help texts and file names
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help(""))

@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import stat
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -59,12 +61,11 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
         return source
     name, source = source_name(source), _content(source)
     if isinstance(source, (str, os.PathLike)):
-        source = os.fspath(source)
-        if not os.path.exists(source):
-            raise BrokenVideoError(name, "there is no such file")
-        if os.path.isdir(source):
-            raise BrokenVideoError(name, "it is a folder")
+        source = local_path(source)
+        if problem := file_problem(source):
+            raise BrokenVideoError(name, problem)
         empty = os.path.getsize(source) == 0
+        source = source if source.isprintable() else open(source, "rb")  # noqa: SIM115  # torchcodec takes UTF-8 only
     elif isinstance(source, (bytes, bytearray, memoryview)):
         source = bytes(source)
         empty = not source
@@ -82,6 +83,31 @@ def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
         damaged = "it is not a video that FFmpeg can read, or its header is damaged"
         reason = next((reason for part, reason in reasons.items() if part in str(error)), damaged)
         raise BrokenVideoError(name, reason) from error
+
+
+def local_path(path: Any) -> str:
+    r"""Undo the escapes (`\xe9`) of names that are not UTF-8, which Arrow cannot store, whatever the locale is."""
+    encoded = os.fspath(path)
+    encoded = encoded.encode("utf-8", "surrogateescape") if isinstance(encoded, str) else encoded
+    if rb"\x" in encoded and not os.path.lexists(encoded):
+        encoded = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), encoded)
+    return os.fsdecode(encoded)
+
+
+def file_problem(path: str) -> str:
+    """Say why a path cannot be opened as a file; an empty text if it can. Opening a FIFO would wait forever."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "it is a link to nothing" if os.path.islink(path) else "there is no such file"
+    except (OSError, ValueError) as error:
+        return f"it cannot be opened: {getattr(error, 'strerror', None) or error}"
+    kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    kinds |= {"a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode)}
+    for kind, is_one in kinds.items():
+        if is_one(mode):
+            return f"it is {kind}"
+    return "" if os.access(path, os.R_OK) else "it cannot be opened: Permission denied"
 
 
 def source_name(source: Any) -> str:
@@ -246,6 +272,6 @@ def _stores_display_times(source: Any) -> bool:
     source = _content(source)
     head = bytes(source[:8]) if isinstance(source, (bytes, bytearray, memoryview)) else b""
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb", buffering=0) as file:
+        with open(local_path(source), "rb", buffering=0) as file:
             head = file.read(8)
     return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)

@@ -202,3 +202,13 @@ def _flush(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, invisible characters and bytes that are not UTF-8, for messages."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def storable(path: str | os.PathLike[str]) -> str:
+    r"""Writes a path as UTF-8 text, which Arrow needs. Other bytes become `\xe9`, which `local_path` undoes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

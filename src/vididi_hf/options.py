@@ -19,6 +19,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from vididi_hf.files import printable
 from vididi_hf.reading import read_json
 
 DEBUG_FLAG = "--debug"
@@ -196,7 +197,7 @@ def errors_in_one_line(prog: str, after_interrupt: str = "run the same command a
         message = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"  # without the error number
-        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{prog}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

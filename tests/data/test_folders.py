@@ -1,6 +1,10 @@
 """Folders of videos, saved data sets, and the columns of all data sets."""
 
+import errno
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -8,12 +12,16 @@ import pytest
 
 from vididi_hf.data.folders import (
     MissingSplitError,
+    SkippedFilesWarning,
     find_files,
-    read_hub_dataset,
-    read_saved_dataset,
     read_video_folder,
     with_video_column,
 )
+from vididi_hf.data.preparation.options import PreparationOptions
+from vididi_hf.data.preparation.treatment import treat_video
+from vididi_hf.data.saved import read_hub_dataset, read_saved_dataset
+from vididi_hf.decoding_vididi import BrokenVideoError, VideoReader, local_path, open_video
+from vididi_hf.files import printable
 
 
 def touch(root, *names):
@@ -169,3 +177,91 @@ def test_splits_go_by_several_names(tmp_path, folder, split):
         assert paths_of(read_video_folder(tmp_path, name), tmp_path) == [f"{folder}/a.mp4"]
     with pytest.raises(MissingSplitError, match=f"has no split 'other'; it has {split}"):
         read_video_folder(tmp_path, "other")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training/run", "testing/run"),
+        ("train_videos/run", "test-videos/run"),  # as 🤗 Datasets reads them
+        ("data/Train/run", "data/evaluation/run"),
+        ("run/train", "run/eval"),
+    ],
+)
+def test_no_test_folder_is_trained_on(tmp_path, train, test):
+    touch(tmp_path, f"{train}/a.mp4", f"{test}/b.mp4")
+    assert paths_of(read_video_folder(tmp_path), tmp_path) == [f"{train}/a.mp4"]
+    assert paths_of(read_video_folder(tmp_path, "test"), tmp_path) == [f"{test}/b.mp4"]
+    assert labels_of(read_video_folder(tmp_path)) == ["run"]
+
+
+def test_classes_are_called_like_splits_or_written_in_two_forms(tmp_path):
+    touch(tmp_path, "training dog/a.mp4", "test drive/b.mp4", "caf\u00e9/c.mp4", "cafe\u0301/d.mp4")
+    rows = read_video_folder(tmp_path)
+    assert rows.features["label"].names == ["caf\u00e9", "test drive", "training dog"]
+    assert len(rows) == 4
+
+
+def test_metadata_of_a_video_folder(tmp_path):
+    touch(tmp_path, "train/a.mp4", "train/sub/b.mp4", "test/c.mp4")
+    (tmp_path / "train/metadata.csv").write_text("file_name, label,fps\nsub/b.mp4, walk ,30\ngone.mp4,run,2\n")
+    (tmp_path / "test/metadata.jsonl").write_text('{"file_name": "c.mp4", "label": "run", "fps": 25}\n')
+    with pytest.warns(SkippedFilesWarning, match=r"1 files .*gone\.mp4 \(train/metadata\.csv, line 3: there is no"):
+        rows = read_video_folder(tmp_path)
+    assert paths_of(rows, tmp_path) == ["train/a.mp4", "train/sub/b.mp4"]
+    assert rows.features["label"].names == ["run", "walk"]
+    assert (rows["label"][:], rows["fps"][:]) == ([None, 1], [None, 30])
+    with pytest.warns(SkippedFilesWarning):
+        assert labels_of(read_video_folder(tmp_path, "test", label_column="fps")) == ["25"]
+
+
+def test_what_is_not_read_is_named_with_its_reason(tmp_path):
+    touch(tmp_path, "ok.MTS", "b.m2ts", "c.ogv", "d.vob", "moves.gif", "half.mp4.part", "notes.txt", "a/x.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    links = {"loop.mp4": "loop.mp4", "gone.mp4": "nowhere", "zero.mp4": "/dev/zero", "a/l": "../b", "b/l": "../a"}
+    (tmp_path / "b").mkdir()
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        server.bind("bound.mp4")
+        with pytest.warns(SkippedFilesWarning, match="7 files are skipped") as caught:
+            rows = read_video_folder(tmp_path)
+    assert paths_of(rows, tmp_path) == ["a/x.mp4", "b/l/x.mp4", "b.m2ts", "c.ogv", "d.vob", "ok.MTS"]
+    (warning,) = [one.message for one in caught if isinstance(one.message, SkippedFilesWarning)]
+    assert warning.files == {
+        "bound.mp4": "it is a socket",
+        "gone.mp4": "it is a link to nothing",
+        "half.mp4.part": "its format is not read",
+        "loop.mp4": f"it cannot be opened: {os.strerror(errno.ELOOP)}",
+        "moves.gif": "its format is not read",
+        "pipe.mp4": "it is a FIFO",
+        "zero.mp4": "it is a device",
+    }
+    for name in ("pipe.mp4", "zero.mp4", "loop.mp4", "gone.mp4", "a", "bound.mp4"):
+        with pytest.raises(BrokenVideoError, match=warning.files.get(name, "it is a folder")):
+            open_video(tmp_path / name)
+        video = {"path": str(tmp_path / name), "bytes": None}
+        treated = treat_video(video, PreparationOptions(dataset="x", output_dir="y"))
+        assert treated.reason == warning.files.get(name, "it is a folder")
+
+
+def test_names_that_are_not_utf8_are_read_and_printed(tmp_path, write_video):
+    path = write_video(tmp_path / "plain.mp4").rename(tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m.mp4"))
+    (video,) = read_video_folder(tmp_path).cast_column("video", datasets.Video(decode=False))["video"]
+    assert VideoReader(video).num_frames == 24
+    assert Path(local_path(video["path"])) == path
+    assert printable(video["path"]).endswith(r"caf\xe9 \x1b[31m.mp4")
+
+
+@pytest.mark.slow
+def test_another_locale_changes_nothing(tmp_path, write_video):
+    write_video(tmp_path / "caf\u00e9.mp4")
+    (tmp_path / "clips.csv").write_text("video,label\ncaf\u00e9.mp4,d\u00e9j\u00e0\n", encoding="utf-8")
+    code = "import sys; from vididi_hf.decoding_vididi import VideoReader; from vididi_hf.data.registry import *\n"
+    code += "rows = load_video_dataset(sys.argv[1]); print(ascii(rows.features['label'].names))\n"
+    code += "print(VideoReader(rows.cast_column('video', datasets.Video(decode=False))[0]['video']).num_frames)"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "clips.csv")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [r"['d\xe9j\xe0']", "24"]

@@ -271,3 +271,19 @@ def test_after_so_many_broken_ones_the_data_set_is_at_fault(rows, number):
     message = rf"^{number} videos in a row cannot be decoded, among them 2\.mp4: it is empty; \d+\.mp4: it is empty; "
     with pytest.raises(ValueError, match=message):
         made(2, range(rows), set(range(rows)))
+
+
+def test_data_sets_are_mixed_by_their_weights():
+    batches = EpochBatches(12, 3, seed=1, sizes=[8, 4], weights=[1, 3])
+
+    def epoch(number, first_step=0):
+        batches.set_epoch(number, first_step)
+        return [index for batch in batches for _, index in batch]
+
+    drawn = [epoch(number) for number in range(8)]
+    assert all(sum(index >= 8 for index in rows) == 9 for rows in drawn)  # three quarters of 12
+    counts = torch.tensor(drawn).flatten().bincount()
+    assert counts.tolist() == [3] * 8 + [18] * 4  # 8 · 3 draws of 8 rows, 8 · 9 draws of 4 rows
+    assert epoch(2, first_step=2) == drawn[2][6:]  # a resumed epoch
+    none = EpochBatches(12, 3, sizes=[8, 4], weights=[0, 1])
+    assert {index for batch in none for _, index in batch} == {8, 9, 10, 11}

@@ -70,3 +70,16 @@ def test_few_files_stay_open_and_those_of_one_video_are_opened_once(dataset, mon
         reader.read(index)
     assert len(opened) == len(set(opened)) == 9
     assert len(reader._open) == 4
+
+
+def test_wrong_boxes_are_found_when_key_frames_are_loaded(dataset):
+    rows = datasets.load_from_disk(str(dataset))["train"].cast_column("video", datasets.Video(decode=False))
+    for boxes, labels, message in (
+        ([[0.5, 0.1, 0.2, 0.9]], [[0]], r"the box .* is reversed or empty"),
+        ([[0.1, 0.1, 0.2, 0.9]], [], r"it has 1 boxes and 0 lists of box_labels"),
+    ):
+        table = rows.to_list()
+        table[4] |= {"boxes": boxes, "box_labels": labels}
+        wrong = datasets.Dataset.from_list(table, features=rows.features)
+        with pytest.raises(ValueError, match=f"in memory: .*, row 5: {message}"):
+            load_key_frames(wrong)

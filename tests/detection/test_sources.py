@@ -46,7 +46,10 @@ def test_a_file_of_detections(ava_root, tmp_path):
     assert boxes[1].shape == (0, 4)
     assert len(read_detections(path, rows, min_score=0.5)[0]) == 3
     for line, message in (
-        ("three,0902,0.1,0.2,0.5", r"persons\.csv, line 1 is not video,second"),
+        ("three,second,0.1,0.2,0.5,0.9,,1", r"persons\.csv, line 1 is not video,second"),
+        ("three,0902,0.1,0.2,0.5", r"persons\.csv, line 1: the box \[0\.1, 0\.2, 0\.5\] must be four numbers"),
+        ("three,0902,0.5,0.2,0.1,0.9,,0.1", r"persons\.csv, line 1: the box .* is reversed or empty"),
+        ("three,0902,12,20,160,90,,0.95", r"persons\.csv, line 1: the box .* is not in the frame"),
         ("four,0902,0.1,0.2,0.5,0.9,,0.95", r"has none of the 2 key frames: it begins with \('four', 902\)"),
     ):
         path.write_text(line)
@@ -65,7 +68,13 @@ class Detector:
         pixels = np.asarray(image).astype(int).mean(-1)
         ys, xs = np.nonzero(abs(pixels - 120) > 60)
         box = {"xmin": int(xs.min()), "ymin": int(ys.min()), "xmax": int(xs.max()) + 1, "ymax": int(ys.max()) + 1}
-        found = [("person", 0.97, box), ("dog", 0.99, box), ("person", 0.6, {**box, "xmin": 0})]
+        outside = {"xmin": -5, "xmax": 0, "ymin": 0, "ymax": 9}  # nothing of it is in the frame
+        found = [
+            ("person", 0.98, outside),
+            ("person", 0.97, box),
+            ("dog", 0.99, box),
+            ("person", 0.6, {**box, "xmin": 0}),
+        ]
         return [{"label": name, "score": score, "box": box} for name, score, box in found if score > threshold]
 
 
@@ -123,7 +132,7 @@ def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch
 
     monkeypatch.setattr("transformers.pipeline", pipeline)
     options = BoxOptions(boxes="detector", detector="some/model", test_every=9)
-    rows = load_test_rows(options, str(dataset), None, "test")
+    rows = load_test_rows(options, str(dataset), "test")
     boxes, source = load_boxes(options, rows, tmp_path)
     assert asked == [("object-detection", "some/model")]
     assert source == "some/model, score >= 0.9"

@@ -1,17 +1,43 @@
-"""Read folders of videos and saved or published 🤗 data sets, and build the `video` and `label` columns."""
+"""Find the videos of a folder, and build the `video` and `label` columns."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+from datasets.data_files import SPLIT_KEYWORDS
 
 from vididi_hf.data.options import SPLIT_NAMES
+from vididi_hf.data.tables import FILE_NAME, LABEL, SPLIT, VIDEO, read_table, typed
+from vididi_hf.decoding_vididi import file_problem
+from vididi_hf.files import printable, storable
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
-_SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts"),
+    *(".ogv", ".vob", ".m2v", ".mpe", ".asf", ".divx", ".f4v", ".3g2", ".m2t", ".mxf", ".qt", ".rm", ".rmvb", ".dv"),
+)
+# Reported, not read: pictures that move, streams without a container, raw camera files, unfinished downloads.
+_OTHER_VIDEO_SUFFIXES = (
+    *(".gif", ".webp", ".ivf", ".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpeg", ".swf", ".amv", ".nut"),
+    *(".braw", ".r3d", ".insv", ".lrv", ".mod", ".tod", ".part", ".crdownload"),
+)
+_SPLIT_ALIASES = {alias: str(split) for split, aliases in SPLIT_KEYWORDS.items() for alias in aliases}
+_METADATA = re.compile(r"(.*/)?metadata\.(csv|jsonl|parquet)")
+
+
+class SkippedFilesWarning(UserWarning):
+    """Some files of a folder are not read. `files` holds the reason of each."""
+
+    def __init__(self, folder: str | Path, files: Mapping[str, str]) -> None:
+        named = "; ".join(f"{printable(name)} ({reason})" for name, reason in list(files.items())[:3])
+        more = "; …" if len(files) > 3 else ""
+        super().__init__(f"{printable(str(folder))}: {len(files):,} files are skipped: {named}{more}")
+        self.files = dict(files)
 
 
 class MissingSplitError(ValueError):
@@ -23,9 +49,42 @@ def no_such_split(where: str | Path, split: str, found: Iterable[str]) -> Missin
 
 
 def standard_split(name: str) -> str:
-    """Returns the usual name of a split that has aliases (val, dev, …), and other names unchanged."""
-    usual = _SPLIT_ALIASES.get(name.lower(), name.lower())
-    return usual if usual in SPLIT_NAMES else name
+    """Returns the usual name of a split that 🤗 Datasets knows by others (val, dev, …), and other names unchanged."""
+    return _SPLIT_ALIASES.get(name.strip().lower(), name.strip())
+
+
+def clean_label(label: Any) -> str | None:
+    """Returns a label as text, without surrounding spaces and in one Unicode form; None if it is empty or NaN."""
+    text = "" if label is None or label != label else unicodedata.normalize("NFC", str(label)).strip()
+    return text or None
+
+
+def existing_path(folder: Path, name: str) -> str:
+    """Returns the path of a listed file, which may differ in its Unicode form and in surrounding spaces."""
+    name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # whatever the locale is
+    stripped = name.strip()
+    forms = [] if stripped.isascii() else [unicodedata.normalize(form, stripped) for form in ("NFC", "NFD")]
+    candidates = list(dict.fromkeys([name, stripped, *forms]))
+    found = (folder / other for other in candidates if len(candidates) == 1 or os.path.lexists(folder / other))
+    return storable(next(found, folder / stripped))
+
+
+def choose_columns(
+    names: Sequence[str], where: str, video_column: str | None = None, label_column: str | None = None
+) -> dict[str, str]:
+    """Maps the columns to keep to their new names: those of videos and labels are called `video` and `label`.
+
+    Without a `video_column`, it is `video`, `file_name` (as 🤗 Datasets calls it) or, as in WebDataset, named after a
+    container (`mp4`). Without a `label_column`, it is `label` or, as in WebDataset, `cls`.
+    """
+    usual = (VIDEO, FILE_NAME, *(name for name in names if f".{name.lower()}" in VIDEO_SUFFIXES))
+    video = video_column or next((name for name in usual if name in names), VIDEO)
+    label = label_column or next((name for name in (LABEL, "cls") if name in names), None)
+    for name in (video, label):
+        if name is not None and name not in names:
+            raise ValueError(f"{where} has no column {name!r}, only {printable(', '.join(names))}")
+    renamed = {video: VIDEO, **({label: LABEL} if label else {})}
+    return {name: renamed.get(name, name) for name in names if name in renamed or name not in renamed.values()}
 
 
 def default_root(name: str) -> Path:
@@ -33,27 +92,35 @@ def default_root(name: str) -> Path:
     return Path(os.environ.get("VIDIDI_HOME") or "~/.cache/vididi_hf").expanduser() / name
 
 
-def find_files(folder: str | Path) -> list[str]:
-    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped."""
-    return sorted(_walk(os.fspath(folder), ""))
+def find_files(folder: str | Path, skipped: dict[str, str] | None = None) -> list[str]:
+    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped.
+
+    Links to folders are followed, but not in circles. `skipped` collects what cannot be read, with the reason.
+    """
+    folder, skipped = os.fspath(folder), {} if skipped is None else skipped
+    above = {_identity(parent) for parent in (Path(folder).absolute(), *Path(folder).absolute().resolve().parents)}
+    return sorted(_walk(folder, "", above, skipped))
 
 
-def _walk(folder: str, prefix: str) -> Iterator[str]:
+def _walk(folder: str, prefix: str, above: set[tuple[int, int]], skipped: dict[str, str]) -> Iterator[str]:
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except PermissionError:
-        return  # such as lost+found
+    except OSError as error:  # such as lost+found
+        skipped[prefix] = (error.strerror or "it cannot be listed").lower()
+        return
     for entry in entries:
-        if entry.is_dir():
-            if not (entry.is_symlink() and _contains(entry.path, folder)):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            yield prefix + entry.name
+        name = prefix + entry.name
+        if entry.is_file(follow_symlinks=False) or not (problem := file_problem(entry.path)):
+            yield name
+        elif not os.path.isdir(entry.path):
+            skipped[name] = problem
+        elif (identity := _identity(entry.path)) not in above:
+            yield from _walk(entry.path, f"{name}/", above | {identity}, skipped)
 
 
-def _contains(outer: str, inner: str) -> bool:
-    outer, inner = os.path.realpath(outer), os.path.realpath(inner)
-    return os.path.commonpath([outer, inner]) == outer
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def with_video_column(
@@ -90,62 +157,97 @@ def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Data
     return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_pydict(columns, schema=schema)))
 
 
-def read_video_folder(folder: str | Path, split: str | None = "train") -> datasets.Dataset:
+def read_video_folder(folder: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
     """Reads a folder of videos, `[split/][label/…/]name.mp4`, sorted. None reads all splits.
 
     Videos outside folders that are named after splits belong to `"train"`. Only if all videos have labels, rows do.
+    The columns of files `metadata.csv` (or `.jsonl`, `.parquet`), which 🤗 Datasets reads too, are added; their labels
+    replace those of the folders. `columns` are as for `choose_columns`.
+
+    Warns:
+        SkippedFilesWarning: If files are skipped that are or may be videos. Its attribute `files` says why.
     """
     folder = Path(folder)
-    files = sorted(path for path in map(Path, find_files(folder)) if path.suffix.lower() in VIDEO_SUFFIXES)
+    skipped: dict[str, str] = {}
+    found = find_files(folder, skipped)
+    files = sorted(map(Path, filter(is_video, found)))
+    skipped = {name: why for name, why in skipped.items() if name.endswith("/") or is_video(name)}
+    skipped |= {name: "its format is not read" for name in found if name.lower().endswith(_OTHER_VIDEO_SUFFIXES)}
     if not files:
-        raise FileNotFoundError(f"{folder} contains no videos ({', '.join(VIDEO_SUFFIXES)}), at any depth")
-    located = []  # (split, folders below the split, file)
-    for file in files:
-        folders = file.parts[:-1]
-        named = standard_split(folders[0]) if folders else ""
-        split_and_label = (named, folders[1:]) if named in SPLIT_NAMES else ("train", folders)
-        located.append((*split_and_label, str(folder / file)))
+        why = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
+        known = ", ".join(VIDEO_SUFFIXES)
+        raise FileNotFoundError(f"{folder} contains no videos ({known}), at any depth{why and f'; skipped: {why}'}")
+    if skipped:
+        warnings.warn(SkippedFilesWarning(folder, skipped), stacklevel=2)
+    table = _read_metadata(folder, found, **columns)
+    located = [
+        (
+            standard_split(str(table.get(SPLIT, {}).get(_key(file), part))),
+            table.get(LABEL, {}).get(_key(file), label),
+            file,
+        )
+        for part, label, file in _splits_and_labels(files)
+    ]
     chosen = [row for row in located if split is None or row[0] == standard_split(split)]
     if not chosen:
         raise no_such_split(folder, str(split), {row[0] for row in located})
-    videos = [file for _, _, file in chosen]
-    if not all(folders for _, folders, _ in located):
-        return with_video_column(videos)
-    names = sorted({folders[0] for _, folders, _ in located})  # the same numbers in every split
-    return with_video_column(videos, [folders[0] for _, folders, _ in chosen], names)
+    videos = [storable(folder / file) for _, _, file in chosen]
+    added = {name: values for name, values in table.items() if name not in (LABEL, SPLIT)}
+    others: dict[str, Any] = {name: [values.get(_key(file)) for _, _, file in chosen] for name, values in added.items()}
+    names = sorted({label for _, label, _ in located if label is not None})  # the same numbers in every split
+    if not names or (LABEL not in table and any(label is None for _, label, _ in located)):
+        return with_video_column(videos, **others)
+    return with_video_column(videos, [label for _, label, _ in chosen], names, **others)
 
 
-def read_saved_dataset(path: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads what `save_to_disk` wrote. A single data set counts as every split."""
-    saved = datasets.load_from_disk(str(path))
-    if not isinstance(saved, datasets.DatasetDict):
-        return _with_classes(saved, str(path), lambda: [saved])
-    if split is not None and split not in saved:
-        raise no_such_split(path, split, set(saved))
-    rows = saved[split] if split is not None else datasets.concatenate_datasets(list(saved.values()))
-    return _with_classes(rows, str(path), saved.values)
+def _splits_and_labels(files: Sequence[Path]) -> Iterator[tuple[str, str | None, Path]]:
+    """The split and the label of each file by its folders, of which the first that is named after a split counts.
+
+    🤗 Datasets also takes names that contain one, such as `test_videos`. Here they count if all outer folders have such
+    a name, because a class may be called `training dog`.
+    """
+    words = re.compile(rf"(?:^|.*[-._ \d])({'|'.join(_SPLIT_ALIASES)})(?:[-._ \d].*|$)", re.IGNORECASE)
+    outer = {file.parts[0]: words.fullmatch(file.parts[0]) for file in files if len(file.parts) > 1}
+    for file in files:
+        folders = [clean_label(storable(name)) for name in file.parts[:-1]]
+        named = [standard_split(str(name)) for name in folders]
+        if folders and all(outer.values()):
+            named[0] = standard_split(str(outer[file.parts[0]][1]))  # type: ignore[index]
+        place = next((place for place, name in enumerate(named) if name in SPLIT_NAMES), -1)
+        label = next(iter([*folders[place + 1 :], *folders[: max(place, 0)]]), None)
+        yield named[place] if place >= 0 else "train", label, file
 
 
-def read_hub_dataset(name: str, split: str | None = "train") -> datasets.Dataset:
-    """Loads a data set of the Hub, or of a folder that looks like one."""
-    try:
-        rows = datasets.load_dataset(name, split=split or "all")
-        return _with_classes(rows, name, lambda: [datasets.load_dataset(name, split="all")])
-    except ValueError as error:
-        if "Unknown split" in str(error):
-            raise MissingSplitError(f"{name}: {error}") from error
-        raise
+def _read_metadata(
+    folder: Path, found: Sequence[str], video_column: str | None = None, label_column: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """The columns of all metadata files, each by the key of a file."""
+    columns: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    known = {_key(Path(name)) for name in found}
+    for name in filter(_METADATA.fullmatch, found):
+        table, places = read_table(folder / name)
+        if FILE_NAME not in table:
+            continue  # a table for others
+        files = [str(file) for file in table[FILE_NAME]]
+        keys = [_key(Path(name).parent / file.strip()) for file in files]
+        for old, new in choose_columns(list(table), name, FILE_NAME, label_column).items():
+            values: list[Any] = list(map(clean_label, table[old])) if new == LABEL else table[old]
+            values = typed(values) if name.endswith(".csv") and new not in (LABEL, SPLIT) else values
+            if new != VIDEO:
+                columns.setdefault(new, {}).update(zip(keys, values))
+        lost = [(file, place) for file, key, place in zip(files, keys, places) if key not in known]
+        absent |= {file: f"{name}, {place}: there is no such file" for file, place in lost}
+    if absent:
+        warnings.warn(SkippedFilesWarning(folder, absent), stacklevel=3)
+    if not columns and (video_column or label_column):
+        raise ValueError(f"{folder} is a folder of videos without a metadata.csv that could have a column")
+    return columns
 
 
-def _with_classes(
-    rows: datasets.Dataset, name: str, all_splits: Callable[[], Iterable[datasets.Dataset]]
-) -> datasets.Dataset:
-    """Casts the video column, and text labels to classes that have the same numbers in every split."""
-    if "video" not in rows.column_names:
-        raise ValueError(f"{name} has no column 'video', only {', '.join(rows.column_names)}")
-    if getattr(rows.features.get("label"), "dtype", "") in ("string", "large_string"):
-        found = {label for split in all_splits() if "label" in split.column_names for label in split.unique("label")}
-        names = sorted(label for label in found if label is not None)
-        rows = rows.cast_column("label", datasets.Value("string"))  # only these can be cast to class labels
-        rows = rows.cast_column("label", datasets.ClassLabel(names=names))
-    return rows.cast_column("video", datasets.Video())  # from paths, or structs of bytes and path
+def _key(file: Path) -> str:
+    return unicodedata.normalize("NFC", storable(file.as_posix()))
+
+
+def is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)

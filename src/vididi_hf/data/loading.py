@@ -46,6 +46,8 @@ class EpochSampler(Sampler[Asked]):
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    sizes: Sequence[int] = ()  # of data sets whose rows follow one another, and
+    weights: Sequence[float] = ()  # their shares in an epoch; without weights, an epoch has every row once
     epoch: int = field(default=0, init=False)
     first_step: int = field(default=0, init=False)
 
@@ -70,11 +72,27 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = torch.randperm(self.num_samples, generator=seeded_generator("order", self.seed, self.epoch))
+        order = self._weighted()[order] if self.weights else order
         global_batch = self.batch_size * self.world_size
         order = torch.cat([order, order[: self.steps_per_epoch * global_batch - self.num_samples]])
         for step in range(self.first_step, self.steps_per_epoch):
             first = step * global_batch + self.rank * self.batch_size
             yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
+
+    def _weighted(self) -> Tensor:
+        """The rows of an epoch, int64 (num_samples,), in which each data set has its share.
+
+        Each data set is drawn in one random order after another, through all epochs: all its rows come equally often.
+        """
+        ends = (torch.tensor(self.weights).double().cumsum(0) / sum(self.weights) * self.num_samples).round().long()
+        chosen, start, offset = [], 0, 0
+        for number, (size, end) in enumerate(zip(self.sizes, ends.tolist())):
+            first = self.epoch * (count := end - start)
+            rounds = range(first // size, -(-(first + count) // size))
+            drawn = [torch.randperm(size, generator=seeded_generator("mix", self.seed, number, i)) for i in rounds]
+            chosen.append(offset + torch.cat([*drawn, torch.empty(0, dtype=torch.int64)])[first % size :][:count])
+            start, offset = end, offset + size
+        return torch.cat(chosen)
 
 
 class EpochLoader:
@@ -209,8 +227,19 @@ def collate_clips(samples: list[dict[str, Any]]) -> ClipBatch:
 class ClipLoader(EpochLoader):
     """The batches of training clips. `batch_size` counts the videos of one rank; `how` is as for `EpochLoader`."""
 
-    def __init__(self, clips: TrainingClips, batch_size: int, *, rank: int = 0, world_size: int = 1, **how: Any):
-        batches = EpochBatches(len(clips), batch_size, seed=clips.seed, rank=rank, world_size=world_size)
+    def __init__(
+        self,
+        clips: TrainingClips,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        sizes: Sequence[int] = (),
+        weights: Sequence[float] = (),
+        **how: Any,
+    ):
+        order: Any = {"seed": clips.seed, "sizes": sizes, "weights": weights}
+        batches = EpochBatches(len(clips), batch_size, rank=rank, world_size=world_size, **order)
         self.rows = clips.rows
         super().__init__(clips, batches, batch_sampler=batches, **how)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from vididi_hf.data.folders import default_root, read_hub_dataset, read_saved_dataset, read_video_folder
+from vididi_hf.data.folders import default_root, find_files, is_video, read_video_folder
 from vididi_hf.data.motion import VERSION, generate_motion
 from vididi_hf.data.options import ALL_ROWS
 from vididi_hf.data.readers.ava import read_ava
@@ -19,6 +19,8 @@ from vididi_hf.data.readers.kinetics import read_kinetics
 from vididi_hf.data.readers.something_something import read_something_something
 from vididi_hf.data.readers.ucf101 import read_ucf101
 from vididi_hf.data.readers.ucf101_24 import read_ucf101_24
+from vididi_hf.data.saved import DatasetObject, read_dataset_object, read_hub_dataset, read_saved_dataset
+from vididi_hf.data.tables import TABLE_SUFFIXES, VIDEO
 
 
 def read_motion(
@@ -53,8 +55,21 @@ DATASETS: dict[str, Callable[..., datasets.Dataset]] = {
 }
 
 
+def rows_of(data: str | Path | DatasetObject, split: str) -> datasets.Dataset:
+    """Returns a split of any data set; a `Dataset` with the column `video` is one already."""
+    is_ready = isinstance(data, datasets.Dataset) and VIDEO in data.column_names
+    return data if is_ready else load_video_dataset(data, split=split)
+
+
 def load_video_dataset(
-    name: str | Path, *, root: str | Path | None = None, split: str | None = "train", **options: Any
+    name: str | Path | DatasetObject,
+    *,
+    root: str | Path | None = None,
+    split: str | None = "train",
+    config: str | None = None,
+    video_column: str | None = None,
+    label_column: str | None = None,
+    **options: Any,
 ) -> datasets.Dataset:
     """Loads videos as a 🤗 data set.
 
@@ -62,11 +77,18 @@ def load_video_dataset(
         name: One of
             - the name of a built-in set in `DATASETS`: the generated `"motion"`, or `"ucf101"`, `"kinetics400"` … in
               the layouts that `docs/datasets.md` shows (for a folder of that name, pass `"./motion"`);
-            - a folder of videos (`[split/][label/]name.mp4`), of Parquet shards, or that `save_to_disk` wrote;
-            - a `.csv` or `.parquet` list with the columns `video,label,split`, with paths relative to the list;
-            - the id of a data set on the Hub, `"owner/name"`.
+            - a folder of videos (`[split/][label/]name.mp4`), of Parquet shards, of WebDataset archives (`.tar`), or
+              that `save_to_disk` wrote;
+            - a list (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`) with the columns `video,label,split`, with paths
+              relative to the list;
+            - WebDataset archives, `"path/to/*.tar"`;
+            - the id of a data set on the Hub, `"owner/name"`;
+            - an object of 🤗 Datasets: a `Dataset`, a `DatasetDict`, or a stream of either.
         root: Folder of a built-in set; by default `$VIDIDI_HOME/<name>` or `~/.cache/vididi_hf/<name>`.
         split: `"train"`, `"validation"`, `"test"`, or None or `"all"` for all rows.
+        config: Configuration of a data set on the Hub.
+        video_column: Column of the videos, if it is not called `video`.
+        label_column: Column of the labels, if it is not called `label`.
         **options: Options of a built-in set, such as `num_train` and `seed` of `motion`.
 
     Returns:
@@ -89,24 +111,33 @@ def load_video_dataset(
     """
     if split == ALL_ROWS:
         split = None
-    if name in DATASETS:
+    columns: dict[str, Any] = {"video_column": video_column, "label_column": label_column}
+    if isinstance(name, DatasetObject):
+        return read_dataset_object(name, split, **columns)
+    if name in DATASETS and config is None and not any(columns.values()):
         return DATASETS[str(name)](root=root, split=split, **options)
     if root is not None or options:
         given, built_in = ", ".join(options) or "root", ", ".join(DATASETS)
         raise ValueError(f"{given}: only the built-in sets ({built_in}) take options, and {name} is not one of them")
+    if name in DATASETS:
+        raise ValueError(f"{name} is a built-in set, which has neither configurations nor other columns")
     path = Path(name).expanduser()
     if path.is_dir():
-        if any(path.glob("data/*.parquet")) or any(path.glob("*-of-*.parquet")):
-            return read_hub_dataset(str(path.resolve()), split)  # 🤗 Datasets reads such a folder as it reads the Hub
+        shards = any(path.glob("data/*.parquet")) or any(path.glob("*-of-*.parquet"))
+        archives = any(path.glob("**/*.tar")) and not any(map(is_video, find_files(path)))
+        if config is not None or shards or archives:  # 🤗 Datasets reads such a folder as it reads the Hub
+            return read_hub_dataset(str(path.resolve()), split, config, **columns)
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-        return (read_saved_dataset if saved else read_video_folder)(path, split)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return read_video_list(path, split)
-    places = f"it is neither built in ({', '.join(DATASETS)}), nor a folder, nor a list (.csv, .parquet)"
+        return (read_saved_dataset if saved else read_video_folder)(path, split, **columns)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return read_video_list(path, split, **columns)
+    if path.suffix == ".tar":
+        return read_hub_dataset("webdataset", split, data_files=str(path), **columns)
+    places = f"it is neither built in ({', '.join(DATASETS)}), nor a folder, nor a list ({', '.join(TABLE_SUFFIXES)})"
     unknown = f"no data set {str(name)!r}: {places}"
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
         raise FileNotFoundError(f"{unknown}, nor the id of a data set on the Hub (owner/name)")
     try:
-        return read_hub_dataset(str(name), split)
+        return read_hub_dataset(str(name), split, config, **columns)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{unknown}, and from the Hub it cannot be loaded: {error}") from error

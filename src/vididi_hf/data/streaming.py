@@ -157,7 +157,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
     Videos that are `shuffle_window` apart in the shards' (random) order keep their order.
     """
 
-    def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: int):
+    def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: Any):
         super().__init__(len(videos), batch_size, **of_the_rank)
         if shuffle_window < 1:
             raise ValueError(f"shuffle_window must be at least 1, got {shuffle_window}")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vididi_hf.clips_vididi import centered_clip, frame_step
 from vididi_hf.data.decoding import BrokenVideoError
-from vididi_hf.data.readers.detection import key_frames
+from vididi_hf.data.readers.detection import check_boxes, key_frames
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.decoding_vididi import VideoReader
 
 KeyFrame = tuple[str, int]
@@ -22,22 +23,25 @@ _OPEN_VIDEOS = 4
 
 
 def load_key_frames(
-    dataset: str | Path,
+    dataset: str | Path | DatasetObject,
     *,
-    root: str | Path | None = None,
     split: str | None = "train",
     every: int = 1,
     include_empty: bool = False,
+    **place: Any,
 ) -> datasets.Dataset:
     """Loads the key frames of "jhmdb", "ucf101-24", "ava", or another data set with their columns.
 
     Takes frames 0, `every`, 2·`every` … of each video, but all key frames of AVA. `include_empty` includes frames
-    without boxes; of AVA, these are the seconds 902 to 1798 that are not excluded.
+    without boxes; of AVA, these are the seconds 902 to 1798 that are not excluded. `place` are more arguments of
+    `load_video_dataset`, such as `root`.
     """
-    options = {"include_empty": True} if include_empty and str(dataset) in ("ava", "ava-2.1") else {}
-    rows = load_video_dataset(dataset, root=root, split=split, **options)
+    name = str(dataset) if isinstance(dataset, str | Path) else object_name(dataset)
+    options: dict[str, Any] = {"include_empty": True} if include_empty and name in ("ava", "ava-2.1") else {}
+    rows = load_video_dataset(dataset, split=split, **options, **place)
     if "boxes" not in rows.column_names:
-        raise ValueError(f"detection needs boxes, and {dataset} has no column 'boxes', only {rows.column_names}")
+        raise ValueError(f"detection needs boxes, and {name} has no column 'boxes', only {rows.column_names}")
+    rows = check_boxes(rows, name)
     return key_frames(rows, every, include_empty) if "frames" in rows.column_names else rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -16,20 +15,25 @@ from tqdm.auto import tqdm
 
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.options import ALL_ROWS
+from vididi_hf.data.readers.detection import checked_box
+from vididi_hf.data.saved import DatasetObject
 from vididi_hf.data.seeding import seeded_generator
-from vididi_hf.detection.boxes import box_area, jitter_boxes
+from vididi_hf.data.tables import csv_lines
+from vididi_hf.detection.boxes import jitter_boxes
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, load_key_frames, names_of
 from vididi_hf.detection.options import MIN_KEPT, BoxOptions
-from vididi_hf.files import write_text
+from vididi_hf.files import printable, write_text
+
+_TOLERANCE = 0.25  # detectors also guess the hidden part of a person who is cut off by the edge
 
 Detector = Callable[..., list[dict[str, Any]]]
 """A `pipeline("object-detection")`: from a PIL image and `threshold` to a list of `{"label", "score", "box"}`."""
 
 
-def load_test_rows(options: BoxOptions, dataset: str, root: str | None, split: str) -> datasets.Dataset:
+def load_test_rows(options: BoxOptions, dataset: str | DatasetObject, split: str, **place: Any) -> datasets.Dataset:
     """Loads the key frames of the test; with detected boxes, also those without annotated people."""
     how: dict[str, Any] = {"every": options.test_every, "include_empty": options.boxes in ("file", "detector")}
-    return load_key_frames(dataset, root=root, split=None if split == ALL_ROWS else split, **how)
+    return load_key_frames(dataset, split=None if split == ALL_ROWS else split, **how, **place)
 
 
 def load_boxes(
@@ -77,8 +81,8 @@ def read_detections(path: str | Path, rows: datasets.Dataset, min_score: float =
     boxes = []
     for name in names:
         sure = dict.fromkeys(person[:4] for person in found.get(name, []) if person[4] >= min_score)
-        boxes.append(torch.tensor(list(sure), dtype=torch.float32).view(-1, 4).clamp(0, 1))
-    return [one[box_area(one) > 0] for one in boxes]
+        boxes.append(torch.tensor(list(sure), dtype=torch.float32).view(-1, 4))
+    return boxes
 
 
 def detect_persons(
@@ -111,8 +115,9 @@ def detect_persons(
             people = []
             for found in detector(to_pil_image(frame), threshold=MIN_KEPT):
                 if found["label"].lower() == "person":
-                    corners = ",".join(f"{found['box'][side] / size:.4f}" for side, size in sizes.items())
-                    people.append(f"{corners},,{found['score']:.4f}")
+                    corners = [f"{min(max(found['box'][side] / size, 0), 1):.4f}" for side, size in sizes.items()]
+                    if corners[0] != corners[2] and corners[1] != corners[3]:
+                        people.append(f"{','.join(corners)},,{found['score']:.4f}")
             # One write per key frame, so that a kill leaves no part of one behind.
             file.write("".join(f"{name[0]},{name[1]:04d},{person}\n" for person in people or [",,,,,"]))
             file.flush()
@@ -122,15 +127,18 @@ def detect_persons(
 def _read_file(path: Path) -> dict[KeyFrame, list[tuple[float, ...]]]:
     """x1, y1, x2, y2 and score of all people, by key frame."""
     frames: dict[KeyFrame, list[tuple[float, ...]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            try:
-                video, second, *box = row[:6]
-                people = frames.setdefault((video, int(float(second))), [])
-                if box and box[0]:
-                    x1, y1, x2, y2 = map(float, box)
-                    people.append((x1, y1, x2, y2, float("".join(row[7:8]) or 1)))
-            except ValueError:
-                expected = "video,second,x1,y1,x2,y2,action,score"
-                raise ValueError(f"{path}, line {number} is not {expected}: {','.join(row)}") from None
+    for place, fields in csv_lines(path):
+        row = [field.strip() for field in fields]
+        try:
+            video, second, *box = row[:6]
+            people = frames.setdefault((video, int(float(second))), [])
+            score = float("".join(row[7:8]) or 1)
+        except ValueError:
+            expected = "video,second,x1,y1,x2,y2,action,score"
+            raise ValueError(f"{path}, {place} is not {expected}: {printable(','.join(row))}") from None
+        try:
+            if any(box):
+                people.append((*checked_box([float(edge) for edge in box], _TOLERANCE), score))
+        except ValueError as error:
+            raise ValueError(f"{path}, {place}: {error}") from None
     return frames

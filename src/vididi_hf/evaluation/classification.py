@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
+from vididi_hf.data.registry import rows_of
 from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode, label_names
 from vididi_hf.evaluation.inputs import (
     CLASSIFIER_INPUTS,
@@ -32,7 +33,7 @@ class ClassificationEvaluator:
     Clips are evenly spaced and cropped at the center. Labels are matched by name.
 
     Args:
-        videos: The labeled test videos.
+        videos: The labeled test videos, or a data set whose `split` they are.
         processor: Defines length, stride and size of the clips.
         inputs: Some of "frames", "derivative", "both" (which needs a model of both) and "ensemble". Default: the input
             of the training.
@@ -75,6 +76,7 @@ class ClassificationEvaluator:
     primary_metric: ClassVar[str] = "top-1"
 
     def __post_init__(self) -> None:
+        self.videos = rows_of(self.videos, self.split)
         if "label" not in self.videos.column_names:
             raise ValueError("classification needs labels, and the data set has no column 'label'")
         if self.inputs is not None:

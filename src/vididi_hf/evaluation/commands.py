@@ -27,6 +27,7 @@ from vididi_hf.evaluation.options import (
 )
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
+from vididi_hf.files import printable
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
 
 
@@ -56,7 +57,7 @@ def evaluate_linear(options: LinearOptions) -> None:
 def evaluate_classification(options: ClassificationOptions) -> None:
     """Runs `vididi evaluate classification`."""
     model, processor = load_encoder(options, ViDiDiForVideoClassification)
-    rows = load_video_dataset(options.dataset, root=options.dataset_root, split=options.split)
+    rows = load_video_dataset(options.dataset, **options.place(), split=options.split)
     shared = {**_shared_settings(options), "num_clips": options.num_clips, "split": options.split}
     result = ClassificationEvaluator(rows, processor, **shared)(model)
     write_report(json_path(options.output), report_of(result, options.model, **_facts(options)))
@@ -66,7 +67,7 @@ def evaluate_classification(options: ClassificationOptions) -> None:
 def evaluate_detection(options: DetectionOptions) -> None:
     """Runs `vididi evaluate detection`."""
     model, processor = load_encoder(options, ViDiDiForActionDetection)
-    rows = load_test_rows(options, options.dataset, options.dataset_root, options.split)
+    rows = load_test_rows(options, options.dataset, options.split, **options.place())
     output = Path(options.output)
     evaluator = build_evaluator(options, rows, processor, output, **_shared_settings(options), split=options.split)
     result = evaluator(model)
@@ -89,18 +90,18 @@ def format_table(metrics: dict[str, dict[str, float]]) -> str:
 def print_failed(result: EvaluationResult) -> None:
     """Prints the videos that could not be decoded."""
     if failed := result.protocol["failed_videos"]:
-        print(f"{len(failed)} videos could not be decoded and are skipped: {', '.join(failed)}")
+        print(f"{len(failed)} videos could not be decoded and are skipped: {printable(', '.join(failed))}")
 
 
 def _evaluate_frozen(
     options: FrozenOptions, output: str, kind: type[FrozenEvaluator], **settings: Any
 ) -> tuple[FrozenEvaluator, Any]:
     model, processor = load_encoder(options)
-    gallery = load_video_dataset(options.dataset, root=options.dataset_root, split=options.gallery_split)
+    gallery = load_video_dataset(options.dataset, **options.place(), split=options.gallery_split)
     queries, split = gallery, options.gallery_split
     if not options.group_column:
         split = options.query_split
-        queries = load_video_dataset(options.dataset, root=options.dataset_root, split=split)
+        queries = load_video_dataset(options.dataset, **options.place(), split=split)
     settings |= {**_shared_settings(options), "num_clips": options.num_clips, "group_column": options.group_column}
     evaluator: Any = kind(gallery, queries, processor, **settings, split=split)
     result = evaluator(model)

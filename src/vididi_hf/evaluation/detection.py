@@ -20,7 +20,7 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.readers.ava import EVALUATED_ACTIONS
 from vididi_hf.data.workers import ordered_loader
 from vididi_hf.detection.drawing import save_picture
-from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, names_of
+from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, load_key_frames, names_of
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.detection.sources import ground_truth_boxes, load_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
@@ -50,7 +50,7 @@ class DetectionEvaluator:
     least 0.5. The metric is the mAP over AVA's 60 evaluated classes for AVA, and frame-mAP otherwise.
 
     Args:
-        rows: Key frames, from `load_key_frames`.
+        rows: Key frames, from `load_key_frames`, or a data set of which it loads the `split`.
         processor: Defines frames, stride and size of the clips, and normalizes them.
         boxes: The boxes (boxes, 4) of each row. Default: the ground truth.
         box_source: The source of the boxes, for the protocol.
@@ -101,6 +101,8 @@ class DetectionEvaluator:
     task: ClassVar[str] = "detection"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rows, datasets.Dataset):
+            self.rows = load_key_frames(self.rows, split=self.split)
         if not any(self.rows["boxes"]):
             raise ValueError("no key frame has a box in the ground truth")
         (name, count), *_ = Counter(names_of(self.rows)).most_common(1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from vididi_hf.data.registry import rows_of
 from vididi_hf.data.workers import ordered_loader
 from vididi_hf.evaluation.checks import check_classes, check_finite, count_unlabeled
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of, sampling_facts
@@ -150,8 +151,10 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     """Base of the evaluators of a frozen encoder, which stays in evaluation mode and does not change.
 
     Args:
-        gallery: The labeled videos to search or to learn from (the training split).
-        queries: The labeled test videos. With `group_column` it may be `gallery` itself, which is then embedded once.
+        gallery: The labeled videos to search or to learn from: a `Dataset`, or what else `load_video_dataset` takes,
+            and then the training split of it.
+        queries: The labeled test videos, or a data set whose `split` they are. With `group_column` it may be `gallery`
+            itself, which is then embedded once.
         processor: Defines length, stride and size of the clips.
         inputs: What the encoder sees. The first one gives the primary metric.
         num_clips: Clips per video, whose features are averaged.
@@ -186,6 +189,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     primary_metric: ClassVar[str]
 
     def __post_init__(self) -> None:
+        self.gallery, self.queries = rows_of(self.gallery, "train"), rows_of(self.queries, self.split)
         for rows, role in ((self.gallery, "gallery"), (self.queries, "query")):
             if "label" not in rows.column_names:
                 raise ValueError(f"{self.task} needs labels, and the {role} data set has no column 'label'")

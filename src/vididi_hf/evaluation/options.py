@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
+from vididi_hf.data.options import ALL_ROWS, FRAME_DISTANCES, DatasetChoice
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS
 from vididi_hf.options import Options, option
@@ -38,11 +38,9 @@ class EncoderOptions(Options):
 
 
 @dataclass(kw_only=True)
-class DatasetOptions(EncoderOptions):
+class DatasetOptions(DatasetChoice, EncoderOptions):
     """A model and the data set that it is evaluated on."""
 
-    dataset: str = option(help=DATASET_HELP)
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
     progress: bool = option(default=True, help="Show progress bars.")
 
 

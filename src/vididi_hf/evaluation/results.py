@@ -14,7 +14,8 @@ import transformers
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from vididi_hf.files import write_text
+from vididi_hf.data.tables import TABLE_SUFFIXES
+from vididi_hf.files import printable, write_text
 from vididi_hf.reading import read_json
 
 SCHEMA = 1
@@ -126,6 +127,6 @@ def collect_eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResul
 def dataset_name(name: str | Path) -> str:
     """Returns a data set's name for readers: that of its folder, without the path, or `name` itself."""
     path = Path(name).expanduser()
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return path.resolve().parent.name
-    return path.resolve().name if path.is_dir() else str(name)
+    if path.suffix.lower() in (".tar", *TABLE_SUFFIXES):
+        return printable(path.resolve().parent.name)
+    return printable(path.resolve().name if path.is_dir() else str(name))

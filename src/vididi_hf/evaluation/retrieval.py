@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vididi_hf.data.folders import MissingSplitError
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.saved import DatasetObject
 from vididi_hf.evaluation.features import EmbeddedVideos, FrozenEvaluator, VideoFeatures
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import knn_probabilities, nearest_neighbors
@@ -33,19 +34,22 @@ class RetrievalSplits(NamedTuple):
 
 
 def load_retrieval_splits(
-    name: str | Path,
+    name: str | Path | DatasetObject,
     *,
-    root: str | Path | None = None,
     gallery_split: str = "train",
     query_split: str = "test",
     group_column: str | None = None,
+    **place: Any,
 ) -> RetrievalSplits:
-    """Loads gallery and queries. Without a `query_split`, each video of the gallery is compared with all the others."""
-    gallery = load_video_dataset(name, root=root, split=gallery_split)
+    """Loads gallery and queries. Without a `query_split`, each video of the gallery is compared with all the others.
+
+    `place` are more arguments of `load_video_dataset`, such as `root`.
+    """
+    gallery = load_video_dataset(name, split=gallery_split, **place)
     if group_column is not None:
         return RetrievalSplits(gallery, gallery, group_column)
     try:
-        return RetrievalSplits(gallery, load_video_dataset(name, root=root, split=query_split), None)
+        return RetrievalSplits(gallery, load_video_dataset(name, split=query_split, **place), None)
     except MissingSplitError:
         gallery = gallery.add_column(ROW, list(range(len(gallery))))
         return RetrievalSplits(gallery, gallery, ROW)

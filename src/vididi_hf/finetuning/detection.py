@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -9,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.detection.key_frames import class_names, load_key_frames
 from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
 from vididi_hf.detection.sources import load_test_rows
@@ -21,7 +23,7 @@ from vididi_hf.finetuning.recipe import DetectionRecipe
 from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
 
 
-def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
+def finetune_detection(recipe: DetectionRecipe, dataset: DatasetObject | None = None) -> EvaluationResult:
     """Fine-tunes an encoder to detect actions, and tests it once after the last epoch.
 
     Afterwards, `recipe.output_dir` holds the detector for `ViDiDiForActionDetection.from_pretrained`, `metrics.json`
@@ -30,6 +32,7 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
 
     Args:
         recipe: All choices of the run.
+        dataset: The videos and boxes, as an object of 🤗 Datasets, instead of those of `recipe.dataset`.
 
     Returns:
         The result of the test, in all processes.
@@ -47,12 +50,13 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         print(result["primary_metric"])
         ```
     """
+    recipe = recipe if dataset is None else replace(recipe, dataset=object_name(dataset))
     arguments = training_arguments(recipe)
     lock = lock_output_dir(recipe.output_dir)
-    place = recipe.dataset, recipe.dataset_root
+    source, place = dataset or recipe.dataset, recipe.place()
     with arguments.main_process_first(local=False):
-        train = load_key_frames(place[0], root=place[1], split=recipe.train_split, every=recipe.every)
-        test = load_test_rows(recipe, *place, recipe.test_split)
+        train = load_key_frames(source, split=recipe.train_split, every=recipe.every, **place)
+        test = load_test_rows(recipe, source, recipe.test_split, **place)
     processor = build_processor(recipe)
     settings = {"problem_type": problem_type(recipe.labels, train), "detection_stride": recipe.detection_stride}
     model = load_classifier(ViDiDiForActionDetection, recipe, class_names(train), **settings)

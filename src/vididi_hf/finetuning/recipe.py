@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vididi_hf.choices_vididi import TRAINED_PARTS
-from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
+from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, DatasetChoice
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS
-from vididi_hf.options import Options, option
+from vididi_hf.options import option
 from vididi_hf.pretraining.recipe import PRECISIONS, TRACKERS
 
 RECIPE_FILE = "finetuning.json"
@@ -18,7 +18,7 @@ _MILESTONES_HELP = "Shares of the run after which the learning rate is divided b
 
 
 @dataclass(kw_only=True)
-class FinetuningRecipe(Options):
+class FinetuningRecipe(DatasetChoice):
     """Every choice of a fine-tuning run. The `help` of a field says what it means.
 
     A field whose default is None here gets its value from the preset.
@@ -47,7 +47,6 @@ class FinetuningRecipe(Options):
     model: str = option(may_change=True, help="Folder or Hub id of an encoder or a classifier.")
     random_init: bool = option(default=False, help="Start from random weights, to measure training from scratch.")
     dataset: str = option(default="motion", may_change=True, help=DATASET_HELP)
-    dataset_root: str | None = option(default=None, may_change=True, help=ROOT_HELP)
     train_split: str = option(default="train", help="Split to train on.")
     test_split: str = option(default="test", may_change=True, help="Split to test on, once after the last epoch.")
     output_dir: str = option(default="runs/finetune", may_change=True, help="Folder of the model and all results.")

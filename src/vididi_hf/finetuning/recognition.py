@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -13,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.data.loading import TrainingClips, collate_clips
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.evaluation.classification import ClassificationEvaluator, class_numbers
 from vididi_hf.evaluation.features import with_class_labels
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
@@ -22,7 +24,7 @@ from vididi_hf.finetuning.recipe import FinetuningRecipe
 from vididi_hf.finetuning.trainer import FinetuningTrainer, print_test, training_arguments
 
 
-def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
+def finetune(recipe: FinetuningRecipe, dataset: DatasetObject | None = None) -> EvaluationResult:
     """Fine-tunes an encoder to classify actions, and tests it once after the last epoch.
 
     Afterwards, `recipe.output_dir` holds the classifier for `ViDiDiForVideoClassification.from_pretrained` and
@@ -31,6 +33,7 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
 
     Args:
         recipe: All choices of the run.
+        dataset: The labeled videos, as an object of 🤗 Datasets, instead of those of `recipe.dataset`.
 
     Returns:
         The result of the test, in all processes.
@@ -48,10 +51,11 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         print(result["primary_metric"])
         ```
     """
+    recipe = recipe if dataset is None else replace(recipe, dataset=object_name(dataset))
     arguments = training_arguments(recipe)
     lock = lock_output_dir(recipe.output_dir)
     with arguments.main_process_first(local=False):  # generates or downloads the data set once
-        train, test = load_splits(recipe)
+        train, test = load_splits(recipe, dataset)
     kind = train.features["label"]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
     processor = build_processor(recipe)
@@ -92,11 +96,13 @@ def run(recipe: FinetuningRecipe) -> None:
     print_test(finetune(recipe), "{videos} test videos, {classes} classes")
 
 
-def load_splits(recipe: FinetuningRecipe) -> tuple[datasets.Dataset, datasets.Dataset]:
+def load_splits(
+    recipe: FinetuningRecipe, dataset: DatasetObject | None = None
+) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Loads the training and the test split, with the same class numbers."""
     rows = []
     for split in (recipe.train_split, recipe.test_split):
-        rows.append(load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=split))
+        rows.append(load_video_dataset(dataset or recipe.dataset, **recipe.place(), split=split))
         if "label" not in rows[-1].column_names:
             raise ValueError(f"fine-tuning needs labels, and the split {split!r} of {recipe.dataset} has none")
     return with_class_labels(*rows)

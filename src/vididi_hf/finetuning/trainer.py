@@ -23,7 +23,7 @@ from vididi_hf.data.loading import EpochBatches
 from vididi_hf.data.workers import SteadyLoader
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
-from vididi_hf.files import atomic_files, write_text
+from vididi_hf.files import atomic_files, printable, write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
 from vididi_hf.pretraining.accelerator import check_environment, usable_precision
 from vididi_hf.pretraining.checkpoints import named_disk_errors
@@ -134,7 +134,7 @@ class FinetuningTrainer(Trainer):
         self.broken = merge_broken(self.broken)
         if self.is_world_process_zero():
             if self.broken:
-                print(f"replaced training videos that cannot be decoded: {', '.join(sorted(self.broken))}")
+                print(f"replaced training videos that cannot be decoded: {printable(', '.join(sorted(self.broken)))}")
             with (
                 named_disk_errors(f"cannot write the model to {self.output_dir}"),
                 atomic_files(self.output_dir, last=CONFIG_NAME) as unfinished,

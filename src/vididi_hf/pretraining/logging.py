@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vididi_hf.files import write_text
+from vididi_hf.files import printable, write_text
 from vididi_hf.pretraining.checkpoints import Progress
 from vididi_hf.pretraining.collapse import collapse_warnings, describe_representation
 from vididi_hf.pretraining.order_schedule import OrderPair
@@ -222,7 +222,7 @@ class RunLog:
         self.bar.close()
         broken = merge_broken(self.progress.broken)
         if broken:
-            lines = "\n".join(f"  {source}: {reason}" for source, reason in sorted(broken.items()))
+            lines = "\n".join(f"  {printable(source)}: {reason}" for source, reason in sorted(broken.items()))
             self.accelerator.print(f"{len(broken)} videos could not be decoded and were replaced by others:\n{lines}")
         if self.recipe.tracker != "none":
             self.accelerator.end_training()

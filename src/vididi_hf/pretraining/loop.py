@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.accelerator import build_accelerator
@@ -24,11 +26,12 @@ from vididi_hf.pretraining.setup import build_evaluator, build_loader
 from vididi_hf.pretraining.views import build_processor, derivative_views
 
 
-def pretrain(recipe: PretrainingRecipe) -> Path:
+def pretrain(recipe: PretrainingRecipe, dataset: DatasetObject | None = None) -> Path:
     """Pretrains an encoder on unlabeled videos by balanced alternating learning.
 
     Args:
         recipe: All choices of the run.
+        dataset: The videos, as an object of 🤗 Datasets, instead of those of `recipe.dataset`.
 
     Returns:
         `recipe.output_dir`. `ViDiDiModel.from_pretrained` loads the encoder from it. It also holds `recipe.json`,
@@ -52,6 +55,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
         model = ViDiDiModel.from_pretrained(folder)
         ```
     """
+    recipe = recipe if dataset is None else replace(recipe, dataset=object_name(dataset), streaming=False)
     accelerator = build_accelerator(recipe)
     set_seed(recipe.seed)
     lock = open_output_dir(recipe)
@@ -59,8 +63,8 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
     if share := order_schedule.imbalance(recipe.epochs):
         accelerator.print(f"note: {share}")
     processor = build_processor(recipe)
-    loader = build_loader(recipe, accelerator)
-    evaluator = build_evaluator(recipe, accelerator, processor)
+    loader = build_loader(recipe, accelerator, dataset)
+    evaluator = build_evaluator(recipe, accelerator, processor, dataset)
     network = build_model(recipe, accelerator)
     lr_schedule = build_lr_schedule(recipe, loader.steps_per_epoch, accelerator.num_processes)
     model, optimizer = accelerator.prepare(network, build_optimizer(network, recipe))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vididi_hf.choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
-from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
-from vididi_hf.options import Options, option
+from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, DatasetChoice
+from vididi_hf.options import option
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES, AlternatingSchedule
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 
 @dataclass(kw_only=True)
-class PretrainingRecipe(Options):
+class PretrainingRecipe(DatasetChoice):
     """Every choice of a pretraining run. The `help` of a field says what it means.
 
     The field `preset` only records which preset the other values started from. To use a preset from Python, call
@@ -65,7 +65,12 @@ class PretrainingRecipe(Options):
 
     # Data
     dataset: str = option(default="motion", may_change=True, positional=True, help=DATASET_HELP)
-    dataset_root: str | None = option(default=None, may_change=True, help=ROOT_HELP)
+    more_datasets: list[str] | None = option(
+        default=None, may_change=True, help="More data sets to train on. dataset_root and the columns are not theirs."
+    )
+    dataset_weights: list[float] | None = option(
+        default=None, at_least=0, help="Shares of the data sets in an epoch, in their order. Default: every video once."
+    )
     split: str = option(default="train", help="Split to train on. Labels are not used.")
     streaming: bool = option(default=False, help="Read sharded Parquet (folder, URL or Hub id) while training.")
     shuffle_window: int = option(
@@ -229,6 +234,11 @@ class PretrainingRecipe(Options):
             raise ValueError(
                 f"dataset_root is only for built-in data sets without streaming, got {self.dataset_root!r}"
             )
+        if self.dataset_weights is not None:
+            if len(self.dataset_weights) != 1 + len(self.more_datasets or []) or sum(self.dataset_weights) <= 0:
+                raise ValueError(f"dataset_weights must be one number per data set, got {self.dataset_weights}")
+            if self.streaming:
+                raise ValueError("streaming cannot weight data sets: leave out dataset_weights")
         self.model_config()  # checks the network before any data is read
 
     def model_config(self) -> ViDiDiConfig:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from vididi_hf.data.loading import ClipLoader, ClipMaker, TrainingClips
 from vididi_hf.data.registry import load_video_dataset
+from vididi_hf.data.saved import DatasetObject
 from vididi_hf.data.streaming import ParquetVideos, StreamingClipLoader, find_shards
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits
 from vididi_hf.pretraining.checkpoints import save_encoder
@@ -19,8 +21,11 @@ from vididi_hf.pretraining.views import build_processor
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
-def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:
+def build_loader(
+    recipe: PretrainingRecipe, accelerator: Accelerator, dataset: DatasetObject | None = None
+) -> ClipLoader | StreamingClipLoader:
     """Opens the training videos. The main process goes first, in case they must be generated or downloaded."""
+    more = recipe.more_datasets or []
     clips: dict[str, Any] = {
         **recipe.clip_shape(),
         "extra_frames": recipe.build_order_schedule().max_order if recipe.extra_frames else 0,
@@ -34,25 +39,31 @@ def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoa
         "pin_memory": accelerator.device.type == "cuda",
     }
     if recipe.streaming:
-        videos = ParquetVideos(find_shards(recipe.dataset, recipe.split))
+        videos = ParquetVideos([file for name in (recipe.dataset, *more) for file in find_shards(name, recipe.split)])
         make_clips = ClipMaker(num_clips=2, **clips)
         window = recipe.shuffle_window
         return StreamingClipLoader(videos, make_clips, recipe.batch_size, shuffle_window=window, **running)
     with accelerator.main_process_first():
-        rows = load_video_dataset(recipe.dataset, root=recipe.dataset_root, split=recipe.split)
+        parts = [load_video_dataset(dataset or recipe.dataset, **recipe.place(), split=recipe.split)]
+        parts += [load_video_dataset(name, split=recipe.split) for name in more]
+    rows = datasets.concatenate_datasets([part.select_columns("video") for part in parts])
+    if recipe.dataset_weights is not None:
+        running |= {"sizes": list(map(len, parts)), "weights": recipe.dataset_weights}
     return ClipLoader(TrainingClips(rows, **clips), recipe.batch_size, **running)
 
 
 def build_evaluator(
-    recipe: PretrainingRecipe, accelerator: Accelerator, processor: ViDiDiVideoProcessor
+    recipe: PretrainingRecipe,
+    accelerator: Accelerator,
+    processor: ViDiDiVideoProcessor,
+    dataset: DatasetObject | None = None,
 ) -> RetrievalEvaluator | None:
     """Opens the videos to evaluate on, if the recipe asks for it and they have labels."""
     if not recipe.evaluate_epochs:
         return None
     with accelerator.main_process_first():
-        splits = load_retrieval_splits(
-            recipe.dataset, root=recipe.dataset_root, gallery_split=recipe.split, group_column=recipe.group_column
-        )
+        how: Any = {**recipe.place(), "gallery_split": recipe.split, "group_column": recipe.group_column}
+        splits = load_retrieval_splits(dataset or recipe.dataset, **how)
     if "label" not in splits.gallery.column_names:
         accelerator.print(f"{recipe.dataset} has no labels: skipping evaluation")
         return None

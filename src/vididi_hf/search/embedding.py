@@ -27,10 +27,11 @@ from vididi_hf.data.folders import default_root
 from vididi_hf.data.preparation import shards
 from vididi_hf.data.preparation.shards import DATA_FOLDER, StoredSplit, read_record
 from vididi_hf.data.registry import ALL_ROWS, DATASETS, load_video_dataset
+from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.evaluation.features import EvaluationClips, NothingDecodedError, VideoFeatures, iterate_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.files import lock_output_dir, remove_unfinished, write_text
+from vididi_hf.files import lock_output_dir, printable, remove_unfinished, write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.reading import read_json, reading
 from vididi_hf.search.options import EmbeddingOptions
@@ -57,10 +58,10 @@ def run(options: EmbeddingOptions) -> None:
         sizes = f"{report['dimensions']} dimensions, {len(report['shards'])} shards"
         print(f"{report['embedded']} of {report['videos']} videos embedded, {sizes}\nin {folder}")
         for video in report["failed_videos"]:
-            print(f"cannot be decoded and is skipped: {video['video']}: {video['reason']}")
+            print(f"cannot be decoded and is skipped: {printable(video['video'])}: {video['reason']}")
 
 
-def embed_videos(options: EmbeddingOptions) -> Path:
+def embed_videos(options: EmbeddingOptions, dataset: DatasetObject | None = None) -> Path:
     """Writes the embeddings of all videos of a split to Parquet shards.
 
     Several processes (`accelerate launch`, `torchrun`) share the shards. The shards depend only on the videos and the
@@ -72,6 +73,7 @@ def embed_videos(options: EmbeddingOptions) -> Path:
 
     Args:
         options: All choices.
+        dataset: The videos, as an object of 🤗 Datasets, instead of those of `options.dataset`.
 
     Returns:
         The folder. Its `embeddings.json` contains the protocol, the number of videos, and those that failed.
@@ -94,13 +96,14 @@ def embed_videos(options: EmbeddingOptions) -> Path:
         ...     StoredEmbeddings.open(embed_videos(options)).vectors.shape
         (8, 64)
     """
+    options = options if dataset is None else replace(options, dataset=object_name(dataset))
     state = PartialState(cpu=options.device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
     if options.device == "auto":
         options = replace(options, device=str(state.device))
     elif state.num_processes > 1 and options.device != "cpu":
         raise ValueError(f"with several processes, device must be auto or cpu, got {options.device!r}")
     with state.main_process_first():  # in case something has to be generated or downloaded
-        rows = load_video_dataset(options.dataset, root=options.dataset_root, split=options.split)
+        rows = load_video_dataset(dataset or options.dataset, **options.place(), split=options.split)
         model, processor = load_encoder(options)
     work = _Work(options, model, processor, rows)
     lock = lock_output_dir(work.folder)
@@ -275,7 +278,7 @@ class _Work:
             "seed": options.seed,
             "dataset": os.path.abspath(options.dataset) if is_path else options.dataset,
             "dataset_root": options.dataset_root and os.path.abspath(options.dataset_root),
-            "split": options.split,
+            **{name: getattr(options, name) for name in ("dataset_config", "video_column", "label_column", "split")},
             "protocol": self.protocol,
             "dimensions": self.dimensions,
             "videos": len(self.rows),

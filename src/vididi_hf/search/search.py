@@ -25,7 +25,7 @@ from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.files import write_text
+from vididi_hf.files import printable, write_text
 from vididi_hf.reading import check_file, reading
 from vididi_hf.search import embedding
 from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos, embeddings_of
@@ -105,7 +105,9 @@ class StoredEmbeddings:
         if all(map(os.path.isfile, stored[VIDEO])):
             return stored.cast_column(VIDEO, datasets.Video())
         name, split = self.report["dataset"], self.report["split"]
-        source = load_video_dataset(name, root=self.report["dataset_root"], split=split)
+        columns = {column: self.report.get(column) for column in ("video_column", "label_column")}
+        how = {"root": self.report["dataset_root"], "config": self.report.get("dataset_config"), **columns}
+        source = load_video_dataset(name, split=split, **how)
         if len(source) != (before := self.report["videos"]):
             raise ValueError(f"{name} has {len(source)} videos, but had {before} when {self.folder} was written")
         videos = source.select(stored[ROW][:]).select_columns(VIDEO)
@@ -230,8 +232,9 @@ def format_answers(answers: Sequence[SearchAnswer]) -> str:
     """Formats answers as aligned tables, one per query."""
     lines = []
     for answer in answers:
-        lines.append(f"most similar to {answer.query}" + (f" ({answer.label})" if answer.label else ""))
+        lines.append(f"most similar to {printable(answer.query)}" + (f" ({answer.label})" if answer.label else ""))
         table = pd.DataFrame(map(asdict, answer.found), columns=["rank", "score", "label", "video"])
+        table["video"] = table["video"].map(printable)
         if table["label"].isna().all():
             table = table.drop(columns="label")
         lines.append(table.fillna("").to_string(index=False, float_format="{:.3f}".format))

@@ -68,7 +68,7 @@ def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video,
         result = treat_video(video, options(short_side=32))
     assert (result.status, result.reason) == ("dropped", "its frames cannot be re-encoded (no)")
     folder = treat_video({"path": str(tmp_path), "bytes": None}, options())
-    assert (folder.status, folder.reason) == ("dropped", "its file cannot be read: Is a directory")
+    assert (folder.status, folder.reason) == ("dropped", "it is a folder")
     monkeypatch.setattr(treatment, "MAX_CELL_BYTES", 100)
     result = treat_video(video, options())
     assert result.status == "dropped"

@@ -126,9 +126,18 @@ def test_absent_movies_and_missing_or_damaged_lists(root, write):
     (root / "annotations" / "ava_train_excluded_timestamps_v2.2.csv").unlink()
     with pytest.warns(UserWarning, match=r"found no ava_train_excluded_timestamps_v2\.2\.csv .* no key frame is excl"):
         assert len(load_video_dataset("ava", root=root)) == 4
-    write(root / "annotations" / "ava_train_v2.2.csv", "movieA-_0001,0902,0.1,0.1,0.2,0.2,4")
-    with pytest.raises(ValueError, match=r"ava_train_v2\.2\.csv: each line must be video_id,second,x1,.*,person"):
-        load_video_dataset("ava", root=root)
+    wrong = {
+        "0.1,0.1,0.2,0.2,4": "",
+        "0.9,0.1,0.2,0.2,4,1": "reversed or empty",
+        "0.1,0.2,0.3,0.2,4,1": "empty",
+    }
+    wrong |= {"0.1,nan,0.2,0.2,4,1": "must be four numbers", "10,10,200,90,4,1": "not in the frame"}
+    for line, reason in wrong.items():
+        write(root / "annotations" / "ava_train_v2.2.csv", TRAIN[0], f"movieA-_0001,0902,{line}")
+        with pytest.raises(ValueError, match=rf"ava_train_v2\.2\.csv, line 2: each line must be video_id,.*{reason}"):
+            load_video_dataset("ava", root=root)
+    write(root / "annotations" / "ava_train_v2.2.csv", "\ufeffmovieA-_0001, 0902, -0.004,0.1,1.004,0.2,4,1")
+    assert load_video_dataset("ava", root=root)["boxes"][0] == [pytest.approx([0, 0.1, 1, 0.2])]  # rounding
     (root / "annotations" / "ava_action_list_v2.2.pbtxt").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no list of actions ava_action_list_v2\.2\.pbtxt"):
         load_video_dataset("ava", root=root)

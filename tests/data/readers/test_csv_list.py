@@ -1,6 +1,7 @@
 """CSV and Parquet lists of videos."""
 
 import csv
+import os
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from vididi_hf.data.readers.csv_list import read_video_list
+from vididi_hf.decoding_vididi import local_path
 
 
 def labels_of(rows):
@@ -70,7 +72,7 @@ def test_names_and_paths_are_read_as_they_are(tmp_path):
     pd.DataFrame({"video": ["a.mp4", "b.mp4"], "label": np.array([7, 3])}).to_parquet(tmp_path / "clips.PARQUET")
     assert labels_of(read_video_list(tmp_path / "clips.PARQUET")) == ["7", "3"]
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match=r"empty\.csv cannot be read as a CSV list: No columns"):
+    with pytest.raises(ValueError, match=r"empty\.csv cannot be read as a CSV list: it is empty"):
         read_video_list(tmp_path / "empty.csv")
 
 
@@ -99,3 +101,53 @@ def test_lists_that_are_none(tmp_path, columns, message):
     pd.DataFrame(columns).to_parquet(tmp_path / "clips.parquet")
     with pytest.raises(ValueError, match=message):
         read_video_list(tmp_path / "clips.parquet", None)
+
+
+@pytest.mark.parametrize("name", ["test", " Test ", "testing", "eval", "EVALUATION"])
+def test_no_test_row_is_trained_on(tmp_path, summary, name):
+    rows = [["a.mp4", "walk ", "train "], ["b.mp4", " walk", "Training"], ["c.mp4", "run", name]]
+    path = write_csv(tmp_path / "clips.csv", [" video", "label ", " Split"], *rows)
+    assert summary(read_video_list(path, "train"), tmp_path) == [("a.mp4", "walk"), ("b.mp4", "walk")]
+    assert summary(read_video_list(path, name), tmp_path) == [("c.mp4", "run")]
+
+
+def test_rows_without_a_label_are_no_class(tmp_path, summary):
+    labels = pd.DataFrame({"video": ["a.mp4", "b.mp4", "c.mp4"], "label": ["walk", None, " "]})
+    labels.to_csv(tmp_path / "clips.csv", index=False)
+    labels.to_parquet(tmp_path / "clips.parquet")
+    for name in ("clips.csv", "clips.parquet"):
+        rows = read_video_list(tmp_path / name)
+        assert rows.features["label"].names == ["walk"]
+        assert summary(rows, tmp_path) == [("a.mp4", "walk"), ("b.mp4", None), ("c.mp4", None)]
+    labels.assign(label=None).to_parquet(tmp_path / "none.parquet")
+    assert read_video_list(tmp_path / "none.parquet").column_names == ["video"]
+
+
+@pytest.mark.parametrize(("row", "empty"), [(["", "walk", "train"], "video"), (["b.mp4", "walk", " "], "split")])
+def test_a_row_without_video_or_split_is_named(tmp_path, row, empty):
+    path = write_csv(tmp_path / "clips.csv", ["video", "label", "split"], ["a.mp4", "walk", "train"], row)
+    with pytest.raises(ValueError, match=rf"clips\.csv, line 3: the column '{empty}' is empty"):
+        read_video_list(path)
+
+
+def test_listed_names_find_files_in_other_forms(tmp_path):
+    """Another Unicode form, spaces that belong to the name or do not, and names that are not UTF-8."""
+    composed, decomposed = "caf\u00e9.mp4", "cafe\u0301.mp4"
+    for name in (os.fsencode(decomposed), b"bad\xe9.mp4", b" in.mp4", b"plain.mp4"):
+        (tmp_path / os.fsdecode(name)).touch()
+    listed = [composed.encode(), b"bad\xe9.mp4", b'" in.mp4"', b" plain.mp4 "]
+    (tmp_path / "clips.csv").write_bytes(b"video\n" + b"\n".join(listed) + b"\n")
+    found = read_video_list(tmp_path / "clips.csv").cast_column("video", datasets.Video(decode=False))["video"]
+    paths = [local_path(video["path"]) for video in found]
+    assert all(map(os.path.isfile, paths))
+    assert len(set(paths)) == 4
+
+
+def test_columns_of_other_names(tmp_path, summary):
+    path = write_csv(tmp_path / "clips.csv", ["file_name", "clip", "label", "action"], ["a.mp4", "b.mp4", "x", "run"])
+    assert summary(read_video_list(path), tmp_path) == [("a.mp4", "x")]
+    rows = read_video_list(path, video_column="clip", label_column="action")
+    assert summary(rows, tmp_path) == [("b.mp4", "run")]
+    assert rows.column_names == ["video", "label", "file_name"]
+    with pytest.raises(ValueError, match="has no column 'other', only file_name, clip, label, action"):
+        read_video_list(path, label_column="other")

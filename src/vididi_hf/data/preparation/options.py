@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vididi_hf.data.options import DATASET_HELP, ROOT_HELP, SPLIT_NAMES
-from vididi_hf.options import Options, option
+from vididi_hf.data.options import DATASET_HELP, SPLIT_NAMES, DatasetChoice
+from vididi_hf.options import option
 
 # What the shards depend on, besides the videos.
 _SETTINGS = (
@@ -16,7 +16,7 @@ _SETTINGS = (
 
 
 @dataclass(kw_only=True)
-class PreparationOptions(Options):
+class PreparationOptions(DatasetChoice):
     """Every choice of a preparation. The `help` of a field says what it means.
 
     Example:
@@ -34,7 +34,6 @@ class PreparationOptions(Options):
         help="Write one part of the shards, such as 3/16, from 1. Processes on several machines write one each. "
         "Default: the process's part under torchrun or accelerate launch, otherwise everything.",
     )
-    dataset_root: str | None = option(default=None, help=ROOT_HELP)
     splits: list[str] | None = option(
         default=None, help=f"Splits to prepare. Default: those of {', '.join(SPLIT_NAMES)} that exist."
     )

@@ -30,6 +30,7 @@ from vididi_hf.data.preparation.shards import (
 from vididi_hf.data.preparation.treatment import DROPPED, KEPT, REENCODED, REPAIRED, TreatedVideo, treat_video
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.workers import ordered_map
+from vididi_hf.files import printable
 from vididi_hf.public import public_name
 
 REPORT_FILE = "preparation.json"
@@ -157,7 +158,7 @@ def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
     missing: MissingSplitError | None = None
     for name in options.splits or SPLIT_NAMES:
         try:
-            loaded[name] = load_video_dataset(options.dataset, root=options.dataset_root, split=name)
+            loaded[name] = load_video_dataset(options.dataset, **options.place(), split=name)
         except MissingSplitError as error:
             if options.splits:
                 raise
@@ -216,7 +217,7 @@ def _stored_rows(
 def _report(
     options: PreparationOptions, splits: list[StoredSplit], records: list[dict[str, Any]], output: OutputFolder
 ) -> dict[str, Any]:
-    name = Path(public_name(options.dataset)).stem
+    name = printable(Path(public_name(options.dataset)).stem)
     report: dict[str, Any] = {"dataset": name, "settings": options.settings(), "splits": {}}
     for split in splits:
         mine = [record for record in records if record["split"] == split.name]

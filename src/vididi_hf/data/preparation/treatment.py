@@ -8,7 +8,7 @@ from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.shards import MAX_CELL_BYTES
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
-from vididi_hf.decoding_vididi import source_name
+from vididi_hf.decoding_vididi import file_problem, local_path, source_name
 
 KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
 
@@ -36,10 +36,11 @@ def _with_bytes(video: dict[str, Any] | None) -> dict[str, Any]:
         raise BrokenVideoError("<no video>", "the row holds no video")
     if video["bytes"] is not None:
         return video
+    path = local_path(video["path"])
+    if problem := file_problem(path):
+        raise BrokenVideoError(video["path"], problem)
     try:
-        return {**video, "bytes": Path(video["path"]).read_bytes()}
-    except FileNotFoundError:
-        raise BrokenVideoError(video["path"], "there is no such file") from None
+        return {**video, "bytes": Path(path).read_bytes()}
     except OSError as error:
         raise BrokenVideoError(video["path"], f"its file cannot be read: {error.strerror}") from error
 

@@ -9,7 +9,8 @@ import datasets
 import pandas as pd
 
 from vididi_hf.data.readers.common import DatasetFolder, choose_splits
-from vididi_hf.data.readers.detection import box_features
+from vididi_hf.data.readers.detection import box_features, checked_box
+from vididi_hf.data.tables import csv_lines
 
 NUM_ACTIONS = 80
 _NOT_EVALUATED = (2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75)
@@ -74,7 +75,7 @@ def _action_names(folder: DatasetFolder, version: str) -> list[str]:
     paths = folder.find_lists(rf"ava_action_list_v{re.escape(version)}.*\.pbtxt(\.txt)?")
     if not paths:
         raise folder.missing(f"list of actions ava_action_list_v{version}.pbtxt")
-    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    text = "\n".join(path.read_text(encoding="utf-8-sig") for path in paths)
     found = re.findall(r'name:\s*"([^"]*)"\s*(?:label_)?id:\s*(\d+)', text)
     named = {int(number): name for name, number in found}
     return [named.get(number, f"action {number}") for number in range(1, NUM_ACTIONS + 1)]
@@ -83,17 +84,20 @@ def _action_names(folder: DatasetFolder, version: str) -> list[str]:
 def _read_list(folder: DatasetFolder, part: str, version: str) -> pd.DataFrame:
     name = f"ava_{part}_v{version}.csv"
     path = folder.find_list(re.escape(name), f"list {name}")
-    types = {"video_id": str, "second": int, "action": int, "person": int}
-    try:
-        return pd.read_csv(path, header=None, names=_COLUMNS, dtype=types)
-    except ValueError as error:
-        raise ValueError(f"{path}: each line must be {','.join(_COLUMNS)}: {error}") from error
+    rows = []
+    for place, line in csv_lines(path):
+        try:
+            video, second, *corners, action, person = line
+            numbers = checked_box(tuple(map(float, corners)))
+            rows.append((video.strip(), int(second), *numbers, int(action), int(person)))
+        except ValueError as error:
+            raise ValueError(f"{path}, {place}: each line must be {','.join(_COLUMNS)}: {error}") from None
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _excluded(folder: DatasetFolder, part: str, version: str) -> set[tuple[str, int]]:
     name = f"ava_{part}_excluded_timestamps_v{version}.csv"
     for path in folder.find_lists(re.escape(name))[:1]:
-        table = pd.read_csv(path, header=None, names=["video_id", "second"], dtype={"video_id": str})
-        return set(zip(table["video_id"], table["second"].tolist()))
+        return {(video.strip(), int(second)) for _, (video, second, *_) in csv_lines(path)}
     warnings.warn(f"ava: found no {name} in or next to {folder.root}: no key frame is excluded", stacklevel=3)
     return set()

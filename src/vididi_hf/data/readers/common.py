@@ -1,6 +1,7 @@
 """Shared by all readers: the folder of a data set, its lists, and rows for the videos that exist."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ import datasets
 
 from vididi_hf.data import folders
 from vididi_hf.data.folders import VIDEO_SUFFIXES, find_files, no_such_split, standard_split
+from vididi_hf.files import printable, storable
 
 # Usual folders of lists, next to the folder of the videos.
 LIST_FOLDERS = (
@@ -39,7 +41,8 @@ class DatasetFolder:
         if not self.root.is_dir():
             advice = "pass the folder of the data set (root=…, --dataset_root …)"
             raise FileNotFoundError(f"{name}: there is no folder {self.root}; {advice}")
-        self.files = find_files(self.root)
+        self.skipped: dict[str, str] = {}
+        self.files = find_files(self.root, self.skipped)
 
     @cached_property
     def videos(self) -> dict[str, str]:
@@ -48,8 +51,8 @@ class DatasetFolder:
         for file in self.files:
             if (stem := without_suffix(file)) != file:
                 folder, _, name = stem.rpartition("/")
-                found.setdefault(f"{folder.rpartition('/')[2]}/{name}", f"{self.root}/{file}")
-                found.setdefault(name, f"{self.root}/{file}")
+                for key in (f"{folder.rpartition('/')[2]}/{name}", name):
+                    found.setdefault(_normalized(key), storable(f"{self.root}/{file}"))
         return found
 
     @cached_property
@@ -81,10 +84,13 @@ class DatasetFolder:
     def _content(self) -> str:
         if not self.files:
             return f"{self.root} is empty"
-        return f"{self.root} holds {len(self.files):,} files: {_few(self.files)}"
+        why = _few([f"{name} ({reason})" for name, reason in self.skipped.items()])
+        unread = f"; {len(self.skipped):,} cannot be read: {why}" if why else ""
+        return f"{self.root} holds {len(self.files):,} files: {_few(self.files)}{unread}"
 
     def locate(self, name: str) -> str | None:
         """The path of a video named `folder/stem` or `stem`, in a folder of any name."""
+        name = _normalized(name)
         return self.videos.get(name) or self.videos.get(name.rpartition("/")[2])
 
     def rows(
@@ -105,6 +111,7 @@ class DatasetFolder:
         if absent:
             skipped = f"listed videos are not under {self.root} and are skipped: {_few(absent)}"
             message = f"{self.name}: {len(absent):,} of the {len(distinct):,} {skipped}"
+            message += f". {self._content()}" if self.skipped else ""
             warnings.warn(AbsentVideosWarning(message, absent), stacklevel=3)
         videos = [str(paths[index]) for index in kept]
         labels = labels and [labels[index] for index in kept]
@@ -130,4 +137,8 @@ def without_suffix(video: str) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return printable(", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
+
+
+def _normalized(name: str) -> str:
+    return unicodedata.normalize("NFC", storable(name))

@@ -1,41 +1,48 @@
-"""Read a CSV or Parquet list of videos."""
+"""Read a list of videos: a CSV, JSON or Parquet table."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
-import pandas as pd
 
-from vididi_hf.data.folders import no_such_split, standard_split, with_video_column
+from vididi_hf.data.folders import (
+    choose_columns,
+    clean_label,
+    existing_path,
+    no_such_split,
+    standard_split,
+    with_video_column,
+)
+from vididi_hf.data.tables import LABEL, SPLIT, VIDEO, read_table, typed
 
 
-def read_video_list(path: str | Path, split: str | None = "train") -> datasets.Dataset:
-    """Reads a CSV or Parquet list with the column `video` and, optionally, `label`, `split` and others.
+def read_video_list(path: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
+    """Reads a table with the column `video` (or `file_name`) and, optionally, `label`, `split` and others.
 
-    Paths are relative to the folder of the list. Labels are names, even if they look like numbers. A list without the
-    column `split` is one split, `"train"`.
+    Paths are relative to the folder of the list. Labels are names, even if they look like numbers; an empty label is
+    None. A list without the column `split` is one split, `"train"`. `columns` are as for `choose_columns`.
     """
     path = Path(path)
-    if path.suffix.lower() == ".parquet":
-        table = pd.read_parquet(path)
-    else:
-        try:
-            table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("video", "label", "split"), str))
-        except ValueError as error:  # pandas does not name the file
-            raise ValueError(f"{path} cannot be read as a CSV list: {error}") from None
-    if "video" not in table:
-        raise ValueError(f"{path} has no column 'video', only {', '.join(table.columns)}")
-    if table.empty:
+    table, places = read_table(path)
+    table = {new: table[old] for old, new in choose_columns(list(table), str(path), **columns).items()}
+    if not places:
         raise ValueError(f"{path} lists no videos")
-    if not table["video"].map(lambda video: isinstance(video, str)).all():
+    if not all(isinstance(video, str) for video in table[VIDEO]):
         raise ValueError(f"the column 'video' of {path} must contain paths only")
+    # Empty cells of these columns would be folders, or rows that belong to no split.
+    for name in (VIDEO, SPLIT):
+        if empty := [place for value, place in zip(table.get(name, []), places) if not str(value or "").strip()]:
+            raise ValueError(f"{path}, {empty[0]}: the column {name!r} is empty")
     # Number the classes over all rows, so that every split has the same numbers.
-    names = sorted(table["label"].astype(str).unique()) if "label" in table else None
-    splits = table["split"].astype(str).map(standard_split) if "split" in table else pd.Series("train", table.index)
-    if split is not None:
-        table = table[splits == standard_split(split)]
-        if table.empty:
-            raise no_such_split(path, split, set(splits))
-    videos = [str(path.parent / video) for video in table["video"]]
-    labels = [str(label) for label in table["label"]] if names is not None else None
-    others = {name: table[name].tolist() for name in table.columns if name not in ("video", "label", "split")}
-    return with_video_column(videos, labels, names, **others)
+    labels = [clean_label(label) for label in table.get(LABEL, [])]
+    names = sorted({label for label in labels if label is not None})
+    splits = [standard_split(str(name)) for name in table.get(SPLIT, ["train"] * len(places))]
+    chosen = [row for row, name in enumerate(splits) if split is None or name == standard_split(split)]
+    if not chosen:
+        raise no_such_split(path, str(split), set(splits))
+    videos = [existing_path(path.parent, table[VIDEO][row]) for row in chosen]
+    others: dict[str, Any] = {name: values for name, values in table.items() if name not in (VIDEO, LABEL, SPLIT)}
+    if path.suffix.lower() in (".csv", ".tsv"):
+        others = {name: typed(values) for name, values in others.items()}
+    others = {name: [values[row] for row in chosen] for name, values in others.items()}
+    return with_video_column(videos, [labels[row] for row in chosen] if names else None, names, **others)

@@ -8,6 +8,8 @@ A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_fra
 where it is in its video.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,37 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
     if not made["video"]:
         raise ValueError("the data set holds no key frame")
     return as_dataset(made, types)
+
+
+def checked_box(box: Sequence[float], tolerance: float = 0.01) -> tuple[float, ...]:
+    """Cuts a box at the edges of the frame. A ValueError says what is wrong if it is no part of the frame.
+
+    Rounding may move edges beyond the frame by the tolerance, as a fraction of its size.
+    """
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise ValueError(f"the box {list(box)} must be four numbers x1, y1, x2, y2")
+    if min(box) < -tolerance or max(box) > 1 + tolerance:
+        raise ValueError(f"the box {list(box)} is not in the frame: x1, y1, x2, y2 are fractions of its size, 0 to 1")
+    cut = tuple(min(max(float(edge), 0.0), 1.0) for edge in box)
+    if not (cut[0] < cut[2] and cut[1] < cut[3]):
+        raise ValueError(f"the box {list(box)} is reversed or empty: it needs x1 < x2 and y1 < y2")
+    return cut
+
+
+def check_boxes(rows: datasets.Dataset, name: str) -> datasets.Dataset:
+    """Returns the rows, or raises a ValueError that names the first wrong box of the column `boxes`."""
+    for start, table in enumerate(rows.select_columns(["boxes", "box_labels"]).with_format("arrow").iter(1000)):
+        columns = zip(table["boxes"].to_pylist(), table["box_labels"].to_pylist())
+        for row, found in enumerate(columns, start * 1000 + 1):
+            boxes, labels = ([] if values is None else values for values in found)
+            try:
+                if len(boxes) != len(labels):
+                    raise ValueError(f"it has {len(boxes)} boxes and {len(labels)} lists of box_labels")
+                for box in boxes:
+                    checked_box(box)
+            except ValueError as error:
+                raise ValueError(f"{name}, row {row}: {error}") from None
+    return rows
 
 
 def fractions(boxes: np.ndarray, width: int, height: int) -> list[list[float]]:

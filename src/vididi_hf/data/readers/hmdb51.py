@@ -66,7 +66,7 @@ def _read_plain_lists(folder: DatasetFolder, official_split: int) -> dict[str, s
 
 def _split_lines(path: Path) -> list[list[str]]:
     """Splits lines of a name, which may contain blanks, and a number."""
-    lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if wrong := [line[0] for line in lines if len(line) != 2]:
         raise ValueError(f"{path}: each line must be a clip and a number, got {wrong[0]!r}")
     return lines

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
 
+from vididi_hf.data.folders import standard_split
 from vididi_hf.data.readers.common import DatasetFolder, choose_splits, without_suffix
-from vididi_hf.data.readers.detection import BoxColumns, box_features, fractions, load_mat
+from vididi_hf.data.readers.detection import BoxColumns, box_features, checked_box, fractions, load_mat
 from vididi_hf.data.readers.hmdb51 import check_actions, read_flags, sources_of
+from vididi_hf.data.tables import read_table
 
 _NO_BOXES: BoxColumns = {"num_frames": None, "frames": [], "boxes": []}
 
@@ -45,18 +46,22 @@ def _read_clips(folder: DatasetFolder, official_split: int) -> dict[str, str]:
     paths = folder.find_lists(r"clips\.csv")
     if paths and official_split != 1:
         raise ValueError(f"{paths[0]} has only the official split 1 of jhmdb, not {official_split}")
-    return {_clip(row): row["split"] for path in paths[:1] for row in _read_csv(path)}
+    return {_clip(row): standard_split(row["split"]) for path in paths[:1] for row, _ in _read_csv(path)}
 
 
 def _read_box_table(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColumns]:
     found: dict[str, BoxColumns] = {}
-    lengths = {_clip(row): int(row["frames"]) for row in _read_csv(folder.find_list(r"clips\.csv", "clips.csv"))}
+    lengths = {_clip(row): int(row["frames"]) for row, _ in _read_csv(folder.find_list(r"clips\.csv", "clips.csv"))}
     for path in folder.find_lists(r"boxes\.csv")[:1]:
-        for row in _read_csv(path):
+        for row, place in _read_csv(path):
             if (clip := _clip(row)) in clips:
                 columns = found.setdefault(clip, {"num_frames": lengths[clip], "frames": [], "boxes": []})
                 columns["frames"].append(int(row["frame"]))
-                columns["boxes"].append([float(row[corner]) for corner in ("x1", "y1", "x2", "y2")])
+                try:
+                    box = checked_box([float(row[corner]) for corner in ("x1", "y1", "x2", "y2")])
+                except ValueError as error:
+                    raise ValueError(f"{path}, {place}: {error}") from None
+                columns["boxes"].append(list(box))
     return found
 
 
@@ -78,8 +83,9 @@ def _read_masks(folder: DatasetFolder, clips: set[str]) -> dict[str, BoxColumns]
     return found
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+def _read_csv(path: Path) -> list[tuple[dict[str, str], str]]:
+    table, places = read_table(path)
+    return [(dict(zip(table, row)), place) for row, place in zip(zip(*table.values()), places)]
 
 
 def _clip(row: dict[str, str]) -> str:

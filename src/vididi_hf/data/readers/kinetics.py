@@ -6,6 +6,7 @@ import datasets
 import pandas as pd
 
 from vididi_hf.data.readers.common import DatasetFolder, choose_splits
+from vididi_hf.data.tables import read_table
 
 _FILE_NAMES = {"train": "train", "validation": "(val|validate|validation)", "test": "test"}
 _CLIP_COLUMNS = ["youtube_id", "time_start", "time_end"]
@@ -43,8 +44,7 @@ def read_kinetics(
 
 
 def _read_list(path: Path) -> pd.DataFrame:
-    # Read everything as text, because YouTube ids may look like numbers.
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = pd.DataFrame(read_table(path)[0])  # text, because YouTube ids may look like numbers
     if missing := [column for column in _CLIP_COLUMNS if column not in table]:
         raise ValueError(f"{path} has no column {', '.join(missing)}, only {', '.join(table.columns)}")
     return table if "label" in table else table.assign(label="")

@@ -21,13 +21,13 @@ def read_something_something(root: str | Path | None = None, split: str | None =
     splits = choose_splits(NAME, split, SPLIT_NAMES)
     folder = DatasetFolder(NAME, root)
     index = _find(folder, "labels") or folder.find_list(r"labels\.json", "list of classes labels.json")
-    numbers = json.loads(index.read_text(encoding="utf-8"))
+    numbers = json.loads(index.read_text(encoding="utf-8-sig"))
     names = sorted(numbers, key=lambda name: int(numbers[name]))
     found = {part: path for part in splits if (path := _find(folder, part))}
     if not found or (split is not None and len(found) < len(splits)):
         raise folder.missing(f"list {' or '.join(f'{part}.json' for part in splits)}")
     answers = _read_answers(folder) if "test" in found else {}
-    entries = [entry for path in found.values() for entry in json.loads(path.read_text(encoding="utf-8"))]
+    entries = [entry for path in found.values() for entry in json.loads(path.read_text(encoding="utf-8-sig"))]
     listed = [str(entry["id"]) for entry in entries]
     templates = [entry.get("template") or answers.get(video) for video, entry in zip(listed, entries)]
     labels = [re.sub(r"[\[\]]", "", template) if template else None for template in templates]
@@ -43,5 +43,5 @@ def _find(folder: DatasetFolder, part: str) -> Path | None:
 
 def _read_answers(folder: DatasetFolder) -> dict[str, str]:
     paths = folder.find_lists(rf"({NAME}-)?test-answers\.csv")[:1]
-    lines = [line.partition(";") for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.partition(";") for path in paths for line in path.read_text(encoding="utf-8-sig").splitlines()]
     return {video: label for video, _, label in lines}

@@ -18,11 +18,11 @@ def read_ucf101(
     splits = choose_splits("ucf101", split, ("train", "test"), official_split)
     folder = DatasetFolder("ucf101", root)
     index = folder.find_list(r"classInd\.txt", "class index classInd.txt")
-    names = [line.split()[1] for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.split()[1] for line in index.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     listed = []
     for part in splits:
         file = f"{part}list{official_split:02d}.txt"
-        lines = folder.find_list(file.replace(".", r"\."), f"list {file}").read_text(encoding="utf-8").splitlines()
+        lines = folder.find_list(file.replace(".", r"\."), f"list {file}").read_text(encoding="utf-8-sig").splitlines()
         listed += [without_suffix(line.split()[0]) for line in lines if line.strip()]
     labels = [video.partition("/")[0] for video in listed]
     # Archery/v_Archery_g08_c01: class, group (one recording) and clip.

@@ -1,5 +1,6 @@
 """UCF101-24: 24 actions of UCF101 with boxes around the acting people in every frame."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,13 @@ def _boxes(annotation: Any) -> BoxColumns:
         corners = np.array(tube["boxes"], dtype=np.float64)
         corners[:, 2:] += corners[:, :2]
         first = int(tube["sf"].item()) - 1
-        columns["frames"] += range(first, first + len(corners))
-        columns["boxes"] += fractions(corners, WIDTH, HEIGHT)
-        columns["box_labels"] += [[int(tube["class"].item()) - 1]] * len(corners)
-        columns["persons"] += [person] * len(corners)
+        boxes = dict(enumerate(fractions(corners, WIDTH, HEIGHT), first))
+        if empty := [frame for frame, (x1, y1, x2, y2) in boxes.items() if not (x1 < x2 and y1 < y2)]:
+            where = f"{annotation['name'].item()}, frame {empty[0]}"
+            warnings.warn(f"ucf101-24: skips {len(empty)} empty boxes of one person, first: {where}", stacklevel=3)
+        boxes = {frame: box for frame, box in boxes.items() if frame not in empty}
+        columns["frames"] += boxes
+        columns["boxes"] += boxes.values()
+        columns["box_labels"] += [[int(tube["class"].item()) - 1]] * len(boxes)
+        columns["persons"] += [person] * len(boxes)
     return columns
