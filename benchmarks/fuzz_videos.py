@@ -11,6 +11,7 @@ the result in `--output` ends. It saves the files that crash, hang, or raise ano
 
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -51,7 +52,7 @@ class FuzzOptions(Options):
 
     tries: int = option(default=20_000, at_least=1, help="Damaged files to read, in turn of every kind.")
     seed: int = option(default=0, help="Seed of the damage.")
-    seconds: float = option(default=20.0, above=0, help="A try that takes longer counts as a hang.")
+    seconds: float = option(default=20.0, at_least=0.1, help="A try that takes longer counts as a hang.")
     memory: int = option(default=8, at_least=1, help="GiB of address space of the worker process.")
     output: str | None = option(default=None, help="JSON file of the result. Failing files are saved next to it.")
 
@@ -109,7 +110,7 @@ def worker(files: dict[str, bytes], options: FuzzOptions, pipe: Connection) -> N
     resource.setrlimit(resource.RLIMIT_AS, (options.memory << 30, options.memory << 30))
     with open("/dev/null", "wb") as nothing:
         sys.stderr.flush()
-        __import__("os").dup2(nothing.fileno(), 2)  # FFmpeg's messages
+        os.dup2(nothing.fileno(), 2)  # FFmpeg's messages
     while True:
         data = pipe.recv()
         result = read(data)

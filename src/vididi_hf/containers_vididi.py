@@ -67,7 +67,8 @@ def decoder_errors(name: str, what: str = "its frames cannot be decoded") -> Ite
             raise ImportError(INSTALL_TORCHCODEC) from error
         message = next(iter(str(error).splitlines()), "") or type(error).__name__
         message = re.sub(r"^.*\.cpp:\d+, ", "", message)[:200]
-        reason = next((reason for part, reason in _REASONS.items() if part in message), f"{what} ({message})")
+        said = what if "Invalid data" in message else f"{what} ({message})"
+        reason = next((reason for part, reason in _REASONS.items() if part in message), said)
         raise BrokenVideoError(name, reason) from error
 
 

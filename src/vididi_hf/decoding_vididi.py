@@ -1,5 +1,7 @@
 """Decode frames of video files, including files whose headers lie. Part of every checkpoint."""
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
@@ -27,8 +29,8 @@ ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 MAX_READ = 4 << 30  # bytes of frames of one read
 BATCH = 128 << 20  # bytes of frames that are decoded before they are transformed
 
-# Containers in which torchcodec finds every frame by its time stamp. In AVI, most are a few frames late.
-_SEEKABLE = ("MP4", "Matroska", "FLV", "AVI")
+# In these, torchcodec finds every frame by its time stamp, and in AVI if the stamp is corrected.
+_STORES_DISPLAY_TIMES = ("MP4", "Matroska", "FLV")
 
 
 class _VideoEndsError(Exception):
@@ -149,7 +151,7 @@ class VideoReader:
 
     def _make(self, content: Any, container: str) -> Any:
         self._container = container
-        if container in _SEEKABLE:
+        if container in (*_STORES_DISPLAY_TIMES, "AVI"):
             return _torchcodec().VideoDecoder(content, num_ffmpeg_threads=self._threads, seek_mode="exact")
         return self._demuxer(content, container)
 
@@ -234,7 +236,9 @@ class VideoReader:
             return
         demuxer = open_with(self._demuxer, self._source)
         with decoder_errors(self._name):
-            decoder = demuxer.streams[0].make_decoder(num_ffmpeg_threads=self._threads)
+            stream, before = demuxer.streams[0], math.inf
+            times = stream.scan().pts_seconds.tolist() if self._container in _STORES_DISPLAY_TIMES else []
+            decoder = stream.make_decoder(num_ffmpeg_threads=self._threads)
             converter = _torchcodec().ColorConverter()
         steps = chain((partial(decoder.decode, packet) for packet in demuxer), [decoder.drain])
         while True:
@@ -244,6 +248,9 @@ class VideoReader:
                 except (StopIteration, RuntimeError, IndexError, ValueError):  # the end, or a damaged packet
                     return
             for raw in ready:
+                if bisect_right(times, before) < bisect_left(times, raw.pts_seconds):
+                    return  # a frame between them is missing
+                before = raw.pts_seconds
                 check_frame_size(self._name, raw.height, raw.width)
                 yield partial(_rgb, converter, raw)
 

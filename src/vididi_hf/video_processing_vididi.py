@@ -209,13 +209,16 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
             return uniform_clips(num_video_frames, *counts, extra_frames=extra)
 
+        def shrink(frames: Tensor) -> Tensor:
+            frames = frames.to(settings["device"])
+            if settings["do_resize"]:
+                frames = self.resize(frames, settings["size"], settings["resample"])
+            return self.center_crop(frames, settings["crop_size"]) if settings["do_center_crop"] else frames
+
+        if _is_file(video):  # shrinks frames while it decodes, so that they do not fill the memory
+            return VideoReader(video).read(choose, shrink)
         clips = self._read(video, choose, settings)
-        frames = clips.flatten(0, 1).to(settings["device"])
-        if settings["do_resize"]:
-            frames = self.resize(frames, settings["size"], settings["resample"])
-        if settings["do_center_crop"]:
-            frames = self.center_crop(frames, settings["crop_size"])
-        return frames.unflatten(0, clips.shape[:2])
+        return shrink(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
         """Normalizes and differentiates clips, on the device they are on.
@@ -261,12 +264,10 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         return settings
 
     def _read(self, video: Any, choose: Callable[[int], Tensor], settings: dict[str, Any]) -> Tensor:
-        """Reads the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
-        if isinstance(video, str) and video.startswith(("http://", "https://")):
+        """Reads the (clips, frames, channels, height, width) that `choose` picks from a URL or from frames."""
+        if isinstance(video, str):
             frames, _ = self.fetch_videos(video, lambda metadata: choose(metadata.total_num_frames).flatten())
             return frames.unflatten(0, (settings["num_clips"], -1))
-        if not isinstance(video, (list, tuple, np.ndarray, Tensor)):
-            return VideoReader(video).read(choose)
         if len(video) == 0:
             raise ValueError("a video needs at least 1 frame, got 0")
         distinct, positions = torch.unique(choose(len(video)), return_inverse=True)
@@ -285,6 +286,12 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         if isinstance(frame, np.ndarray):
             frame = np.ascontiguousarray(frame)
         return self.process_image(frame, input_data_format=settings["input_data_format"])
+
+
+def _is_file(video: Any) -> bool:
+    """Whether a single video is encoded, rather than given by its frames or by a URL."""
+    is_url = isinstance(video, str) and video.startswith(("http://", "https://"))
+    return not is_url and not isinstance(video, (list, tuple, np.ndarray, Tensor))
 
 
 def _split_batch(videos: Any) -> list[Any]:

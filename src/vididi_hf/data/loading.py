@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.clips import sample_training_clips
-from vididi_hf.data.decoding import BrokenVideoError, decode_clips
+from vididi_hf.data.decoding import BrokenVideoError, VideoReader
 from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
@@ -135,13 +134,23 @@ class ClipMaker:
 
     def __call__(self, video: Any, key: SampleKey) -> Tensor:
         """Decodes and augments one video: uint8 (clips, frames, 3, height, width), channels last in memory."""
-        clips = decode_clips(video, partial(self.choose_frames, key))
-        generator = seeded_random("augmentation", self.seed, *key)
-        size = self.augmentation.image_size
-        augmented = torch.empty(*clips.shape[:2], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
-        for clip, out in zip(clips, augmented):
-            self.augmentation(clip, generator, out)
-        return augmented
+        reader = VideoReader(video)
+        size, length = self.augmentation.image_size, self.num_frames + self.extra_frames
+        augmented = torch.empty(self.num_clips, length, size, size, 3, dtype=torch.uint8).movedim(-1, -3)
+        # All clips at once, so that frames they share are decoded once; large frames clip by clip.
+        step = min(self.num_clips, max(1, reader.frames_at_once // length))
+        while True:
+            expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
+            for first in range(0, self.num_clips, step):
+                part = slice(first, first + step)
+                clips = reader.read(lambda count, part=part: self.choose_frames(key, count)[part])
+                if first and reader.num_frames != expected:
+                    break  # the clips before were chosen from more frames
+                expected = reader.num_frames
+                for clip, out in zip(clips, augmented[part]):
+                    self.augmentation(clip, generator, out)
+            else:
+                return augmented
 
     def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
         # A new generator for each call: it is called again if the video is shorter than its header says.

@@ -52,7 +52,11 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
     if not facts.is_whole and options.partial != "keep":
         status = DROPPED if options.partial == "drop" else REPAIRED
         reason = f"only {facts.num_frames} of the {facts.promised_frames} frames that it promises can be decoded"
-    elif options.key_frame_interval or min(facts.height, facts.width) > (options.short_side or float("inf")):
+    elif (
+        not facts.seeks
+        or options.key_frame_interval
+        or min(facts.height, facts.width) > (options.short_side or float("inf"))
+    ):
         status = REENCODED
     if status == DROPPED:
         return TreatedVideo(DROPPED, reason)
@@ -65,7 +69,9 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
         }
         try:
             encoded, facts = reencode_video(video, **how)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, BrokenVideoError):
+                raise
             raise BrokenVideoError(source_name(video), f"its frames cannot be re-encoded ({error})") from error
     if len(encoded) > MAX_CELL_BYTES:
         return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
