@@ -163,14 +163,12 @@ class VideoReader:
 
     def _count(self, opened: Any) -> int:
         """Count the packets, or the frames if the container cannot be scanned."""
-        if self._decoder is not None:
-            return len(self._decoder)
         try:
-            count = len(opened.streams[0].scan())
+            count = len(opened) if self.seeks else len(opened.streams[0].scan())
         except Exception:
             count = sum(1 for _ in self._in_order())
         if count == 0:
-            raise BrokenVideoError(self._name, "it has no frames that can be decoded")
+            raise BrokenVideoError(self._name, "it has no frames")
         return count
 
     def _number_of(self, seconds: float) -> int:
@@ -204,7 +202,9 @@ class VideoReader:
         try:
             batch = self._decoder.get_frames_at(stamps)
             late = [self._number_of(at) for at in batch.pts_seconds.tolist()] if self._delay else stamps
-        except Exception:  # of any type, as the decoder pleases
+        except Exception:  # of any type; afterwards the decoder may return other frames, so it is opened again
+            is_open = self._decoder is self._source
+            self._decoder = None if is_open else open_with(self._make, self._source)
             return None
         return self._as_bytes(batch.data) if late == stamps else None
 
