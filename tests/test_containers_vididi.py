@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 
 from benchmarks.fuzz_videos import FuzzOptions
@@ -62,7 +61,6 @@ def test_exactly_the_requested_frames_of_every_container(tmp_path, ending, codec
     assert reader.frame_rate == pytest.approx(25, rel=0.05)
     video = treat_video({"path": str(path), "bytes": None}, PreparationOptions(dataset="", output_dir=""))
     assert video.status == ("kept" if reader.seeks else "re-encoded")
-    assert numbers_of(VideoDecoder(video.encoded)[:]) == list(range(COUNT))[: len(VideoDecoder(video.encoded)[:])]
     assert numbers_of(VideoReader(video.encoded).read(torch.arange)) == list(range(COUNT))
 
 
@@ -90,7 +88,8 @@ def test_an_old_torchcodec_rejects_what_it_cannot_read_exactly(tmp_path, monkeyp
 
 
 MPD = '<MPD profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" type="static"><Period><AdaptationSet mimeType='
-MPD += '"video/mp4"><Representation id="1" bandwidth="9"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+MPD += '"video/mp4"><Representation id="1" bandwidth="9"><BaseURL>{}</BaseURL></Representation></AdaptationSet>'
+MPD += "</Period></MPD>"
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.4,\n{}\n#EXT-X-ENDLIST\n"
 SDP = (
     "v=0\no=- 0 0 IN IP4 127.0.0.1\ns={}\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -157,7 +156,7 @@ def test_any_name_is_a_file_and_other_things_are_rejected_at_once(tmp_path, monk
 def test_limits_of_size_name_the_command_that_helps(tmp_path):
     tall = torch.zeros(1, 3, 1024, 32, dtype=torch.uint8)
     VideoEncoder(tall, frame_rate=25).to_file(tmp_path / "thin.mp4")
-    with pytest.raises(BrokenVideoError, match="32 × 1024 pixels exceed .*ffmpeg -i"):
+    with pytest.raises(BrokenVideoError, match=r"32 × 1024 pixels exceed .*ffmpeg -i"):
         VideoReader(tmp_path / "thin.mp4")
     for height, width in ((8192, 8192), (16384, 2048), (2, 64), (0, 3)):
         with pytest.raises(BrokenVideoError):
@@ -178,8 +177,8 @@ def test_large_frames_are_shrunk_a_few_at_a_time(tmp_path, monkeypatch, ending):
     for batch in (1 << 30, 3 * 3 * 48 * 96):
         monkeypatch.setattr(decoding_vididi, "BATCH", batch)
         seen.clear()
-        results[batch] = processor.sample_clips(path), make(path, (1, 2))
-        largest = max(seen[:-2])
+        clips, largest = processor.sample_clips(path), max(seen)
+        results[batch] = clips, make(path, (1, 2))
     assert largest == 3
     for whole, parts in zip(*results.values()):
         assert torch.equal(whole, parts)
