@@ -1,277 +1,323 @@
 """Decode frames of video files, including files whose headers lie. Part of every checkpoint."""
 
 import math
-import os
-import re
-import stat
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .clips_vididi import MIDDLE, frames_at
+from .containers_vididi import (
+    INSTALL_TORCHCODEC,
+    BrokenVideoError,
+    check_frame_size,
+    decoder_errors,
+    open_with,
+    source_name,
+)
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
-
-INSTALL_TORCHCODEC = (
-    "torchcodec could not load, so no video can be read. It needs the libraries of FFmpeg 4 to 9 (`apt-get install "
-    "ffmpeg`, `conda install -c conda-forge ffmpeg`, `brew install ffmpeg`) and must fit the installed torch "
-    "(`pip install -U torchcodec`)."
-)
 
 # Pure function from the number of frames of a video to those to read, an array of any shape: integer frame indices, or
 # float positions, which are times (see `clips_vididi`).
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 
-# (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
-_STORES_DISPLAY_TIMES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"))
+MAX_READ = 4 << 30  # bytes of frames of one read
+BATCH = 128 << 20  # bytes of frames that are decoded before they are transformed
+
+# In these, torchcodec finds every frame by its time stamp, and in AVI if the stamp is corrected.
+_STORES_DISPLAY_TIMES = ("MP4", "Matroska", "FLV")
 
 
-class BrokenVideoError(ValueError):
-    """A video that cannot be read: `source` is its name, `reason` what is wrong, in a few words."""
-
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(source, reason)  # both in `args`, so that the error survives pickling
-        self.source, self.reason = source, reason
-
-    def __str__(self) -> str:
-        return f"cannot read the video {self.source}: {self.reason}"
+class _VideoEndsError(Exception):
+    """The video has fewer frames than expected: `args[0]`."""
 
 
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
     """Open a video with torchcodec.
 
     It seeks in exact mode, which scans the packets once. The approximate mode trusts headers and returns wrong frames
-    if they lie.
+    if they lie. FFmpeg reads nothing but the source itself.
 
     Args:
         source: A path, encoded bytes, a binary file object, the `{"path", "bytes"}` dictionary of `datasets`, or a
             `VideoDecoder`, which is returned unchanged.
         num_threads: Decoding threads. Use 1 in the workers of a data loader; 0 lets FFmpeg choose.
+
+    Raises:
+        BrokenVideoError: If the source is not a video, or its frames are too large.
+        ImportError: If torchcodec cannot load.
     """
+    video_decoder = _torchcodec().VideoDecoder
+    if isinstance(source, video_decoder):
+        return source
+    how = {"num_ffmpeg_threads": num_threads, "seek_mode": "exact"}
+    decoder = open_with(lambda content, _: video_decoder(content, **how), source)
+    check_frame_size(source_name(source), decoder.metadata.height or 0, decoder.metadata.width or 0)
+    return decoder
+
+
+def _torchcodec() -> Any:
     try:
-        from torchcodec.decoders import VideoDecoder
+        return import_module("torchcodec.decoders")
     except (ImportError, OSError, RuntimeError) as error:  # older torchcodec loads FFmpeg here, newer on use
         raise ImportError(INSTALL_TORCHCODEC) from error
-    if isinstance(source, VideoDecoder):
-        return source
-    name, source = source_name(source), _content(source)
-    if isinstance(source, (str, os.PathLike)):
-        source = local_path(source)
-        if problem := file_problem(source):
-            raise BrokenVideoError(name, problem)
-        empty = os.path.getsize(source) == 0
-        source = source if source.isprintable() else open(source, "rb")  # noqa: SIM115  # torchcodec takes UTF-8 only
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        source = bytes(source)
-        empty = not source
-    else:
-        empty = source.seek(0, os.SEEK_END) == 0
-        source.seek(0)
-    if empty:
-        raise BrokenVideoError(name, "it is empty")
-    try:
-        return VideoDecoder(source, num_ffmpeg_threads=num_threads, seek_mode="exact")
-    except (RuntimeError, ValueError) as error:
-        if "load libtorchcodec" in str(error):
-            raise ImportError(INSTALL_TORCHCODEC) from error
-        reasons = {"video stream": "it has no video stream", "seek file to pts": "it has no frames"}
-        damaged = "it is not a video that FFmpeg can read, or its header is damaged"
-        reason = next((reason for part, reason in reasons.items() if part in str(error)), damaged)
-        raise BrokenVideoError(name, reason) from error
-
-
-def local_path(path: Any) -> str:
-    r"""Undo the escapes (`\xe9`) of names that are not UTF-8, which Arrow cannot store, whatever the locale is."""
-    encoded = os.fspath(path)
-    encoded = encoded.encode("utf-8", "surrogateescape") if isinstance(encoded, str) else encoded
-    if rb"\x" in encoded and not os.path.lexists(encoded):
-        encoded = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), encoded)
-    return os.fsdecode(encoded)
-
-
-def file_problem(path: str) -> str:
-    """Say why a path cannot be opened as a file; an empty text if it can. Opening a FIFO would wait forever."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return "it is a link to nothing" if os.path.islink(path) else "there is no such file"
-    except (OSError, ValueError) as error:
-        return f"it cannot be opened: {getattr(error, 'strerror', None) or error}"
-    kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
-    kinds |= {"a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode)}
-    for kind, is_one in kinds.items():
-        if is_one(mode):
-            return f"it is {kind}"
-    return "" if os.access(path, os.R_OK) else "it cannot be opened: Permission denied"
-
-
-def source_name(source: Any) -> str:
-    """Name a video source in messages, by its path if it has one."""
-    if isinstance(source, dict) and (source.get("path") is not None or source.get("bytes") is not None):
-        return source_name(source["bytes"] if source.get("path") is None else source["path"])
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{len(source)} bytes>"
-    if hasattr(source, "get_frames_at") or (hasattr(source, "read") and hasattr(source, "seek")):
-        return str(getattr(source, "name", f"<{type(source).__name__}>"))
-    possible = "a path, bytes, a binary file object, a dictionary with `path` or `bytes`, or a torchcodec VideoDecoder"
-    raise TypeError(f"cannot read a video from {type(source).__name__}: pass {possible}")
 
 
 class VideoReader:
-    """The frames of a video file that can really be decoded.
+    """The frames of a video file that can really be decoded. Frame i is the i-th that decoding in order returns.
 
-    *Time stamps:* AVI files store when a packet is decoded, not when its frame is shown, so with B-frames most stamps
-    are a few frames late. The reader measures the delay of the first picture and asks for frames that much later. If a
-    returned time stamp differs, it decodes in order from the start. *Length:* headers promise frames that do not exist.
-    When a frame fails, the reader finds out how many precede it and has the frames chosen again.
+    *Time stamps:* the reader seeks in MP4, Matroska and FLV. AVI files store when a packet is decoded, not when its
+    frame is shown, so with B-frames most stamps are a few frames late. The reader measures the delay of the first
+    picture and asks for frames that much later. It decodes in order from the start if a returned time stamp differs, if
+    seeking fails, and in all other containers, such as MPEG-TS. *Length:* headers promise frames that do not exist. If
+    decoding in order ends early, the reader has the frames chosen again.
 
-    `num_frames` is the number of frames as far as known, and `frame_rate` the average per second, or 0 if unknown.
+    `num_frames` is the number of frames as far as known, `promised_frames` that of the packets or the header, and
+    `frame_rate` the average per second, or 0 if unknown. `height` and `width` come from the header. `seeks` tells
+    whether the container allows seeking.
     """
 
     def __init__(self, source: Any, num_threads: int = 1) -> None:
-        self._decoder = open_video(source, num_threads)
-        self._name = source_name(source)
-        self.frame_rate = float(self._decoder.metadata.average_fps or 0)
-        try:  # how many frames late the time stamp of the first picture is
-            first = None if _stores_display_times(source) else self._decoder.get_frame_at(0)
-        except (RuntimeError, IndexError) as error:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-        self._delay = 0 if first is None else self._number_of(first.pts_seconds)
-        self.num_frames = max(1, len(self._decoder) - self._delay)
+        self._name, self._source, self._threads, self._delay = source_name(source), source, num_threads, 0
+        decoder_class, self._container = _torchcodec().VideoDecoder, ""
+        opened = source if isinstance(source, decoder_class) else open_with(self._make, source)
+        self._decoder: VideoDecoder | None = opened if isinstance(opened, decoder_class) else None
+        self.seeks = self._decoder is not None
+        facts: Any = opened.metadata if self._decoder is not None else opened.streams[0].metadata
+        self.height, self.width = facts.height or 0, facts.width or 0
+        check_frame_size(self._name, self.height, self.width)
+        rate = facts.average_fps if self.seeks else facts.average_fps_from_header
+        self.frame_rate = float(rate or 0)
+        self.num_frames = self._count(opened)
+        self.promised_frames = max(self.num_frames, facts.num_frames_from_header or 0)
+        if self._decoder is not None and self._container in ("AVI", ""):
+            try:  # how many frames late the time stamp of the first picture is
+                self._delay = self._number_of(self._decoder.get_frame_at(0).pts_seconds)
+            except Exception:
+                self._decoder = None  # decoding in order may do
+            # Where packets are left out, the delay varies.
+            periods = self.num_frames * (facts.average_fps_from_header or 0) / (self.frame_rate or 1)
+            if self._delay and round(periods) != self.num_frames:
+                self._decoder = None
+        self._begin: float = (facts.begin_stream_seconds if self.seeks else facts.begin_stream_seconds_from_header) or 0
         # At a constant rate, positions are frame numbers: faster, and right where time stamps are not. torchcodec's
         # "average" of the header is FFmpeg's base rate, in which variable rates have another number of frames.
-        facts = self._decoder.metadata
-        expected = (facts.average_fps_from_header or 0) * (facts.duration_seconds or 0)
-        self._by_time = expected > 0 and not self._delay and abs(expected - len(self._decoder)) >= 0.5
+        self._times: list[float] | None = None
+        if self._decoder is not None and not self._delay and self.frame_rate:
+            expected = (facts.average_fps_from_header or 0) * (facts.duration_seconds or 0)
+            if expected > 0 and abs(expected - self.num_frames) >= 0.5:
+                self._times = self._time_stamps()
 
     def position_at(self, seconds: float) -> float:
         """Return the position, for `read`, of the picture on the screen at a time of the player."""
         # One millisecond later, because some containers round time stamps to milliseconds.
-        since_start = seconds + 1e-3 - (self._decoder.metadata.begin_stream_seconds or 0)
-        return max(0.0, since_start * self.frame_rate)
+        return max(0.0, (seconds + 1e-3 - self._begin) * self.frame_rate)
 
     def position_of(self, frame: int) -> float:
         """Return the position, for `read`, of a frame index."""
-        if not self._by_time or frame >= self.num_frames:
+        if self._times is None or frame >= len(self._times):
             return frame + MIDDLE
-        try:
-            return self.position_at(self._decoder.get_frame_at(frame).pts_seconds)
-        except RuntimeError as error:
-            raise BrokenVideoError(self._name, f"its frame {frame} cannot be decoded") from error
+        return self.position_at(self._times[frame])
 
-    def read(self, choose: ChooseFrames) -> Tensor:
+    def read(self, choose: ChooseFrames, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Read the frames that `choose` picks. Each distinct frame is decoded once.
 
         Args:
             choose: Pure function from the number of frames to an array of frame indices, or of float positions. It is
                 called again with a smaller number if the video turns out to be shorter.
+            transform: Function from uint8 frames (frames, 3, height, width) to as many frames, which it must treat
+                independently. Applied to a few frames at a time, so that full frames do not fill the memory.
 
         Returns:
-            uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory. Overlapping clips may
-            share memory: do not write to them.
+            uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory, or what `transform`
+            returns, in that shape. Overlapping clips may share memory: do not write to them.
+
+        Raises:
+            BrokenVideoError: If the frames cannot be decoded, or need too much memory.
+            IndexError: If `choose` picks frames outside the video.
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
-            if indices.is_floating_point() and not self._by_time:
-                indices = frames_at(indices)
+            if indices.is_floating_point():
+                indices = self._frames_at(indices)
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
                 asked = f"the frames {distinct[0]} to {distinct[-1]} of {self._name}"
                 raise IndexError(f"cannot read {asked}, which has {self.num_frames} frames")
             try:
-                frames = self._windows(distinct, numbers, indices.shape[-1] if indices.ndim > 1 else len(numbers))
-                frames = self._decode(numbers) if frames is None else frames
-                return frames.reshape(*indices.shape, *frames.shape[-3:])
-            except RuntimeError as error:
-                self.num_frames = self._frames_before_failure(distinct, error)
+                frames = self._decode(distinct, transform)
+            except _VideoEndsError as end:
+                (self.num_frames,) = end.args
+                if self.num_frames == 0:
+                    raise BrokenVideoError(self._name, "its first frame cannot be decoded") from end
+                continue
+            length = indices.shape[-1] if indices.ndim > 1 else len(numbers)
+            return _arrange(frames, distinct, numbers, length).reshape(*indices.shape, *frames.shape[1:])
+
+    def frames(self) -> Iterator[Tensor]:
+        """Decode in order and yield all frames, uint8 (3, height, width), up to the first that cannot be decoded."""
+        for convert in self._in_order():
+            yield self._convert(convert)
+
+    @property
+    def frames_at_once(self) -> int:
+        """The number of frames that take a moderate amount of memory."""
+        return max(1, BATCH // (3 * self.height * self.width))
+
+    def _make(self, content: Any, container: str) -> Any:
+        self._container = container
+        if container in (*_STORES_DISPLAY_TIMES, "AVI"):
+            return _torchcodec().VideoDecoder(content, num_ffmpeg_threads=self._threads, seek_mode="exact")
+        return self._demuxer(content, container)
+
+    def _demuxer(self, content: Any, container: str) -> Any:
+        if not hasattr(_torchcodec(), "Demuxer"):
+            fix = "update torchcodec (`pip install -U torchcodec`) or run `ffmpeg -i IN -c copy OUT.mp4`"
+            raise BrokenVideoError(self._name, f"this torchcodec cannot read {container} exactly: {fix}")
+        return _torchcodec().Demuxer(content)
+
+    def _count(self, opened: Any) -> int:
+        """Count the packets, or the frames if the container cannot be scanned."""
+        try:
+            count = len(opened) if self.seeks else len(opened.streams[0].scan())
+        except Exception:
+            count = sum(1 for _ in self._in_order())
+        if count == 0:
+            raise BrokenVideoError(self._name, "it has no frames")
+        return count
+
+    def _time_stamps(self) -> list[float]:
+        """The times at which the frames are shown, in their order."""
+        if isinstance(self._source, _torchcodec().VideoDecoder) or not hasattr(_torchcodec(), "Demuxer"):
+            with decoder_errors(self._name):
+                decoder: Any = self._decoder
+                return [decoder.get_frame_at(index).pts_seconds for index in range(self.num_frames)]
+        return sorted(open_with(self._demuxer, self._source).streams[0].scan().pts_seconds.tolist())
+
+    def _frames_at(self, positions: Tensor) -> Tensor:
+        """The frames, int64, that are on the screen at float positions."""
+        if self._times is None:
+            return frames_at(positions)
+        seconds = self._begin + positions.double() / self.frame_rate
+        times = torch.tensor(self._times, dtype=torch.float64)
+        return (torch.searchsorted(times, seconds, right=True) - 1).clamp(0, self.num_frames - 1)
 
     def _number_of(self, seconds: float) -> int:
+        assert self._decoder is not None
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
-    def _windows(self, distinct: list[float], numbers: list[float], length: int) -> Tensor | None:
-        """Decode clips that are equally distant windows of their distinct frames, without copies; None for others."""
-        place = {number: place for place, number in enumerate(distinct)}
-        positions = [place[number] for number in numbers]
-        distance = positions[length] - positions[0] if len(positions) > length else length
-        starts = range(0, distance * len(positions) // length, distance) if distance > 0 else []
-        if positions != [start + i for start in starts for i in range(length)]:
-            return None
-        frames = self._decode(distinct)
-        step, *within = frames.stride()
-        size = (len(starts), length, *frames.shape[1:])
-        return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())
+    def _decode(self, distinct: list[int], transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Decode frames in ascending order, by seeking if that works."""
+        size = self.frames_at_once if transform else len(distinct)
+        if not transform and (needed := 3 * self.height * self.width * len(distinct)) > MAX_READ:
+            asked = f"{len(distinct)} frames of {self.width} × {self.height} pixels take {needed / 2**30:.1f} GiB"
+            fix = "read fewer, or shrink the video with `ffmpeg -i IN -vf scale=-2:360 OUT.mp4`"
+            raise BrokenVideoError(self._name, f"{asked}, more than {MAX_READ >> 30}: {fix}")
+        parts: list[Tensor] = []
+        for start in range(0, len(distinct), size):
+            batch = self._seek(distinct[start : start + size])
+            if batch is None:
+                parts = []
+                break
+            parts.append(transform(batch) if transform else batch)
+        if not parts:
+            batches = self._count_up(distinct, size)
+            parts = [transform(batch) if transform else batch for batch in batches]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode(self, indices: list[float]) -> Tensor:
-        frames = self._seek(indices)
-        if frames is None:
-            # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact.
-            in_order = ((index, self._decoder.get_frame_at(index).data) for index in range(max(indices) + 1))
-            found = {index: frame for index, frame in in_order if index in indices}
-            frames = torch.stack([found[index] for index in indices])
-        # A decoder that the user opened may return another format: channels last, or floats in [0, 1].
+    def _seek(self, indices: list[int]) -> Tensor | None:
+        """Decode frames by seeking; None if that fails or returns other frames."""
+        if self._decoder is None or indices[-1] + self._delay >= len(self._decoder):
+            return None
+        stamps = [index + self._delay for index in indices]
+        try:
+            batch = self._decoder.get_frames_at(stamps)
+            late = [self._number_of(at) for at in batch.pts_seconds.tolist()] if self._delay else stamps
+        except Exception:  # of any type; afterwards the decoder may return other frames, so it is opened again
+            is_open = self._decoder is self._source
+            self._decoder = None if is_open else open_with(self._make, self._source)
+            return None
+        return self._as_bytes(batch.data) if late == stamps else None
+
+    def _count_up(self, indices: list[int], size: int) -> Iterator[Tensor]:
+        """Decode frames, which are in ascending order, in order from the start, and yield them in batches."""
+        count, wanted, batch = 0, set(indices), []
+        for convert in self._in_order():
+            if count in wanted:
+                batch.append(self._convert(convert).movedim(0, -1))
+                if len(batch) == size or count == indices[-1]:
+                    with decoder_errors(self._name, "its frames differ in size"):
+                        frames = torch.stack(batch).movedim(-1, 1)
+                    batch = []
+                    yield frames
+            count += 1
+            if count > indices[-1]:
+                return
+        raise _VideoEndsError(count)
+
+    def _in_order(self) -> Iterator[Callable[[], Tensor]]:
+        """For each frame that can be decoded, yield a function that converts it to RGB."""
+        if isinstance(self._source, _torchcodec().VideoDecoder):  # no file to open again
+            for index in range(len(self._source)):
+                try:  # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact
+                    frame = self._source.get_frame_at(index).data
+                except Exception:
+                    return
+                yield partial(torch.clone, frame)
+            return
+        demuxer = open_with(self._demuxer, self._source)
+        with decoder_errors(self._name):
+            stream, before = demuxer.streams[0], math.inf
+            times = stream.scan().pts_seconds.tolist() if self._container in _STORES_DISPLAY_TIMES else []
+            decoder = stream.make_decoder(num_ffmpeg_threads=self._threads)
+            converter = _torchcodec().ColorConverter()
+        steps = chain((partial(decoder.decode, packet) for packet in demuxer), [decoder.drain])
+        while True:
+            with decoder_errors(self._name):
+                try:
+                    ready = next(steps)()
+                except (StopIteration, RuntimeError, IndexError, ValueError):  # the end, or a damaged packet
+                    return
+            for raw in ready:
+                if bisect_right(times, before) < bisect_left(times, raw.pts_seconds):
+                    return  # a frame between them is missing
+                before = raw.pts_seconds
+                check_frame_size(self._name, raw.height, raw.width)
+                yield partial(_rgb, converter, raw)
+
+    def _convert(self, convert: Callable[[], Tensor]) -> Tensor:
+        with decoder_errors(self._name):
+            return self._as_bytes(convert()[None])[0]
+
+    @staticmethod
+    def _as_bytes(frames: Tensor) -> Tensor:
+        """A decoder that the user opened may return another format: channels last, or floats in [0, 1]."""
         if frames.is_floating_point():
             frames = (frames * 255).round().to(torch.uint8)
         return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
 
-    def _seek(self, indices: list[float]) -> Tensor | None:
-        """Decode frames by seeking; None if that returns other frames."""
-        if isinstance(indices[0], float):
-            begin = self._decoder.metadata.begin_stream_seconds or 0
-            seconds = [begin + position / self.frame_rate for position in indices]
-            return self._decoder.get_frames_played_at(seconds).data
-        if not self._delay:
-            return self._decoder.get_frames_at(indices).data
-        stamps = [index + self._delay for index in indices]
-        try:
-            batch = self._decoder.get_frames_at(stamps)
-        except RuntimeError:
-            return None
-        found = [self._number_of(seconds) for seconds in batch.pts_seconds.tolist()]
-        return batch.data if found == stamps else None
 
-    def _is_readable(self, index: float) -> bool:
-        with suppress(RuntimeError):
-            self._decode([index])
-            return True
-        return False
-
-    def _frames_before_failure(self, indices: list[float], error: RuntimeError) -> int:
-        """Find the first unreadable frame by bisection."""
-        readable = -1
-        for index in indices:
-            if not self._is_readable(index):
-                break
-            readable = index
-        else:
-            raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
-        between = range(int(readable) + 1, math.ceil(index))
-        inside = MIDDLE if isinstance(index, float) else 0
-        unreadable = between.start + bisect_left(between, True, key=lambda frame: not self._is_readable(frame + inside))
-        unreadable = min(unreadable, self.num_frames - 1)
-        if unreadable == 0:
-            raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
-        return unreadable
+def _rgb(converter: Any, raw: Any) -> Tensor:
+    frame: Tensor = converter.convert(raw).data
+    return frame
 
 
-def _content(source: Any) -> Any:
-    return (
-        source if not isinstance(source, dict) else source["path"] if source.get("bytes") is None else source["bytes"]
-    )
-
-
-def _stores_display_times(source: Any) -> bool:
-    """Whether the container stores when each frame is shown. Unknown for an open decoder."""
-    source = _content(source)
-    head = bytes(source[:8]) if isinstance(source, (bytes, bytearray, memoryview)) else b""
-    if isinstance(source, (str, os.PathLike)):
-        with open(local_path(source), "rb", buffering=0) as file:
-            head = file.read(8)
-    return any(head[offset:].startswith(magic) for offset, magic in _STORES_DISPLAY_TIMES)
+def _arrange(frames: Tensor, distinct: list[int], numbers: list[int], length: int) -> Tensor:
+    """Put distinct frames into the order of `numbers`. Clips that are equally distant windows share memory."""
+    place = {number: place for place, number in enumerate(distinct)}
+    positions = [place[number] for number in numbers]
+    distance = positions[length] - positions[0] if len(positions) > length else length
+    starts = range(0, distance * len(positions) // length, distance) if distance > 0 else []
+    if positions != [start + i for start in starts for i in range(length)]:
+        return frames.movedim(1, -1)[positions].movedim(-1, 1)
+    step, *within = frames.stride()
+    size = (len(starts), length, *frames.shape[1:])
+    return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())

@@ -196,13 +196,17 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             step = frame_step(num_frames, frame_rate, settings["frame_stride"], settings["frame_interval"])
             return uniform_clips(num_video_frames, settings["num_clips"], num_frames, step, extra)
 
+        def shrink(frames: Tensor) -> Tensor:
+            frames = frames.to(settings["device"])
+            if settings["do_resize"]:
+                frames = self.resize(frames, settings["size"], settings["resample"])
+            return self.center_crop(frames, settings["crop_size"]) if settings["do_center_crop"] else frames
+
+        if _is_file(video):  # shrinks frames while it decodes, so that they do not fill the memory
+            reader = VideoReader(video)
+            return reader.read(lambda num_frames: choose(num_frames, reader.frame_rate), shrink)
         clips = self._read(video, fps, choose, settings)
-        frames = clips.flatten(0, 1).to(settings["device"])
-        if settings["do_resize"]:
-            frames = self.resize(frames, settings["size"], settings["resample"])
-        if settings["do_center_crop"]:
-            frames = self.center_crop(frames, settings["crop_size"])
-        return frames.unflatten(0, clips.shape[:2])
+        return shrink(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
     def views(self, clips: Tensor, orders: Sequence[int] | None = None, **kwargs: Any) -> list[Tensor]:
         """Normalizes and differentiates clips, on the device they are on.
@@ -258,20 +262,17 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
     def _read(
         self, video: Any, fps: float | None, choose: Callable[[int, float | None], Tensor], settings: dict[str, Any]
     ) -> Tensor:
-        """Reads the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
+        """Reads the (clips, frames, channels, height, width) that `choose` picks from a URL or from frames."""
 
         def whole_frames(num_video_frames: int, frame_rate: float | None) -> Tensor:
             chosen = choose(num_video_frames, frame_rate)
             return frames_at(chosen) if chosen.is_floating_point() else chosen
 
-        if isinstance(video, str) and video.startswith(("http://", "https://")):
+        if isinstance(video, str):
             frames, _ = self.fetch_videos(
                 video, lambda metadata: whole_frames(metadata.total_num_frames, metadata.fps).flatten()
             )
             return frames.unflatten(0, (settings["num_clips"], -1))
-        if not isinstance(video, (list, tuple, np.ndarray, Tensor)):
-            reader = VideoReader(video)
-            return reader.read(lambda num_frames: choose(num_frames, reader.frame_rate))
         if len(video) == 0:
             raise ValueError("a video needs at least 1 frame, got 0")
         distinct, positions = torch.unique(whole_frames(len(video), fps), return_inverse=True)
@@ -302,6 +303,12 @@ def _frame_rates(fps: float | None, video_metadata: Any, num_videos: int) -> lis
     if wrong := [rate for rate in rates if rate is not None and not 0 < rate < float("inf")]:
         raise ValueError(f"fps must be above 0, got {wrong[0]}")
     return rates
+
+
+def _is_file(video: Any) -> bool:
+    """Whether a single video is encoded, rather than given by its frames or by a URL."""
+    is_url = isinstance(video, str) and video.startswith(("http://", "https://"))
+    return not is_url and not isinstance(video, (list, tuple, np.ndarray, Tensor))
 
 
 def _split_batch(videos: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from vididi_hf.containers_vididi import local_path
 from vididi_hf.data.folders import (
     MissingSplitError,
     SkippedFilesWarning,
@@ -20,7 +21,7 @@ from vididi_hf.data.folders import (
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.treatment import treat_video
 from vididi_hf.data.saved import read_hub_dataset, read_saved_dataset
-from vididi_hf.decoding_vididi import BrokenVideoError, VideoReader, local_path, open_video
+from vididi_hf.decoding_vididi import BrokenVideoError, VideoReader, open_video
 from vididi_hf.files import printable
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vididi_hf.clips_vididi import uniform_clips
-from vididi_hf.data.decoding import VideoReader, open_video
+from vididi_hf.data.decoding import VideoReader
 from vididi_hf.video_processing_vididi import BrokenVideoError
 
 MAX_MEGABYTES = 50
@@ -102,16 +102,15 @@ def read_upload(path: str | Path, num_clips: int, num_frames: int, frame_stride:
     if megabytes > MAX_MEGABYTES:
         raise RefusedVideoError(f"{path.name} has {megabytes:.0f} MB. {_TAKES}")
     try:
-        about = open_video(path).metadata
-        rate, width, height = about.average_fps or 0, about.width or 0, about.height or 0
-        seconds = about.duration_seconds or (about.num_frames or 0) / (rate or 30)
+        reader = VideoReader(path, num_threads=2)
+        rate, width, height = reader.frame_rate, reader.width, reader.height
+        seconds = reader.num_frames / (rate or 30)
         if seconds > MAX_SECONDS:
             raise RefusedVideoError(f"{path.name} lasts {seconds:.0f} seconds. {_TAKES}")
-        if (about.num_frames or 0) > MAX_FRAMES:
-            raise RefusedVideoError(f"{path.name} has {about.num_frames} frames. {_TAKES}")
+        if reader.num_frames > MAX_FRAMES:
+            raise RefusedVideoError(f"{path.name} has {reader.num_frames} frames. {_TAKES}")
         if width * height > MAX_PIXELS:
             raise RefusedVideoError(f"{path.name} has {width} × {height} pixels. {_TAKES}")
-        reader = VideoReader(path, num_threads=2)
         clips = reader.read(lambda length: uniform_clips(length, num_clips, num_frames, frame_stride))
     except BrokenVideoError as error:
         raise RefusedVideoError(f"{path.name} cannot be read: {error.reason}.") from error

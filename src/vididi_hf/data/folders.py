@@ -12,9 +12,9 @@ import datasets
 import pyarrow as pa
 from datasets.data_files import SPLIT_KEYWORDS
 
+from vididi_hf.containers_vididi import file_problem
 from vididi_hf.data.options import SPLIT_NAMES
 from vididi_hf.data.tables import FILE_NAME, LABEL, SPLIT, VIDEO, read_table, typed
-from vididi_hf.decoding_vididi import file_problem
 from vididi_hf.files import printable, storable
 
 VIDEO_SUFFIXES = (

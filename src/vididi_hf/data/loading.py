@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
+from torchvision.transforms.v2 import functional as vision
 
 from vididi_hf.clips_vididi import frame_step, sample_training_clips
 from vididi_hf.data.augment import ClipAugmentation
@@ -146,17 +146,35 @@ class ClipMaker:
     augmentation: ClipAugmentation
     seed: int
     frame_interval: float | None = None  # the same distance in seconds, which then counts
+    shorter_side: int | None = None  # to which larger frames are shrunk first
 
     def __call__(self, video: Any, key: SampleKey) -> Tensor:
         """Decodes and augments one video: uint8 (clips, frames, 3, height, width), channels last in memory."""
         reader = VideoReader(video)
-        clips = reader.read(partial(self.choose_frames, key, frame_rate=reader.frame_rate))
-        generator = seeded_random("augmentation", self.seed, *key)
-        size = self.augmentation.image_size
-        augmented = torch.empty(*clips.shape[:2], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
-        for clip, out in zip(clips, augmented):
-            self.augmentation(clip, generator, out)
-        return augmented
+        size, length = self.augmentation.image_size, self.num_frames + self.extra_frames
+        augmented = torch.empty(self.num_clips, length, size, size, 3, dtype=torch.uint8).movedim(-1, -3)
+        # All clips at once, so that frames they share are decoded once; large frames clip by clip.
+        step = min(self.num_clips, max(1, reader.frames_at_once // length))
+        shrink = None if self.shorter_side is None else self._shrink
+        while True:
+            expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
+            for first in range(0, self.num_clips, step):
+                part = slice(first, first + step)
+                clips = reader.read(
+                    lambda count, part=part: self.choose_frames(key, count, reader.frame_rate)[part], shrink
+                )
+                if first and reader.num_frames != expected:
+                    break  # the clips before were chosen from more frames
+                expected = reader.num_frames
+                for clip, out in zip(clips, augmented[part]):
+                    self.augmentation(clip, generator, out)
+            else:
+                return augmented
+
+    def _shrink(self, frames: Tensor) -> Tensor:
+        assert self.shorter_side is not None
+        is_small = min(frames.shape[-2:]) <= self.shorter_side
+        return frames if is_small else vision.resize(frames, [self.shorter_side], antialias=True)
 
     def choose_frames(self, key: SampleKey, num_video_frames: int, frame_rate: float | None = None) -> Tensor:
         # A new generator for each call: it is called again if the video is shorter than its header says.

@@ -30,6 +30,7 @@ def build_loader(
         **recipe.clip_shape(),
         "extra_frames": recipe.build_order_schedule().max_order if recipe.extra_frames else 0,
         "augmentation": recipe.augmentation(),
+        "shorter_side": recipe.shorter_side,
         "seed": recipe.seed,
     }
     running: dict[str, Any] = {

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vididi_hf.containers_vididi import local_path
 from vididi_hf.data.readers.csv_list import read_video_list
-from vididi_hf.decoding_vididi import local_path
 
 
 def labels_of(rows):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vididi_hf.data.decoding import BrokenVideoError, open_video
+from vididi_hf.data.decoding import BrokenVideoError, VideoReader
 from vididi_hf.decoding_vididi import INSTALL_TORCHCODEC, source_name
-
-if TYPE_CHECKING:
-    from torchcodec.decoders import VideoDecoder
 
 _FALLBACK_RATE = 30.0  # frames per second, where a file says nothing
 
@@ -29,6 +26,7 @@ class VideoFacts:
     fps: float
     height: int  # of the decoded frames in pixels, after rotation
     width: int
+    seeks: bool = True  # whether a reader finds single frames without decoding from the start
 
     @property
     def is_whole(self) -> bool:
@@ -37,12 +35,11 @@ class VideoFacts:
 
 def probe_video(source: Any) -> VideoFacts:
     """Decodes every frame of a video and reports what it found."""
-    decoder = open_video(source)
+    reader = VideoReader(source)
     num_frames, height, width = 0, 0, 0
-    for frame in _frames_in_order(decoder, source_name(source)):
+    for frame in _frames_of_one_size(reader, source_name(source)):
         num_frames, (height, width) = num_frames + 1, frame.shape[-2:]
-    promised = max(len(decoder), decoder.metadata.num_frames_from_header or 0)
-    return VideoFacts(num_frames, promised, _frame_rate(decoder), height, width)
+    return VideoFacts(num_frames, reader.promised_frames, _frame_rate(reader), height, width, reader.seeks)
 
 
 def reencode_video(
@@ -53,13 +50,13 @@ def reencode_video(
     The frames keep their numbers, time stamps become evenly spaced, and sound is dropped. Frames are shrunk to
     `short_side`, never enlarged. The bytes depend only on the source and the versions of the libraries.
     """
-    decoder = open_video(source)
+    reader = VideoReader(source)
     try:
         from torchcodec.encoders import Encoder
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(f"re-encoding needs torchcodec 0.13 or newer. {INSTALL_TORCHCODEC}") from error
-    rate = _frame_rate(decoder)
-    frames = _frames_in_order(decoder, source_name(source))
+    rate = _frame_rate(reader)
+    frames = _frames_of_one_size(reader, source_name(source))
     first = next(frames)
     height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)
     keys = f":keyint={key_frame_interval}" if key_frame_interval else ""
@@ -80,19 +77,14 @@ def reencode_video(
     return file.getvalue(), VideoFacts(num_frames, num_frames, rate, height, width)
 
 
-def _frame_rate(decoder: VideoDecoder) -> float:
-    rate = decoder.metadata.average_fps or decoder.metadata.average_fps_from_header or _FALLBACK_RATE
-    return round(float(rate), 6)  # drops the rounding errors of averages
+def _frame_rate(reader: VideoReader) -> float:
+    return round(reader.frame_rate or _FALLBACK_RATE, 6)  # drops the rounding errors of averages
 
 
-def _frames_in_order(decoder: VideoDecoder, name: str) -> Iterator[Tensor]:
+def _frames_of_one_size(reader: VideoReader, name: str) -> Iterator[Tensor]:
     """Yields uint8 (3, height, width) frames up to the first that cannot be decoded or has another size."""
     size: torch.Size | None = None
-    for index in range(len(decoder)):  # counting up needs no seek, so wrong time stamps do no harm
-        try:
-            frame = decoder.get_frame_at(index).data
-        except (RuntimeError, IndexError):
-            break
+    for frame in reader.frames():
         if frame.shape != (size or frame.shape):
             break
         size = frame.shape

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vididi_hf.containers_vididi import file_problem, local_path, source_name
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.shards import MAX_CELL_BYTES
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
-from vididi_hf.decoding_vididi import file_problem, local_path, source_name
 
 KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
 
@@ -53,7 +53,11 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
     if not facts.is_whole and options.partial != "keep":
         status = DROPPED if options.partial == "drop" else REPAIRED
         reason = f"only {facts.num_frames} of the {facts.promised_frames} frames that it promises can be decoded"
-    elif options.key_frame_interval or min(facts.height, facts.width) > (options.short_side or float("inf")):
+    elif (
+        not facts.seeks
+        or options.key_frame_interval
+        or min(facts.height, facts.width) > (options.short_side or float("inf"))
+    ):
         status = REENCODED
     if status == DROPPED:
         return TreatedVideo(DROPPED, reason)
@@ -66,7 +70,9 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
         }
         try:
             encoded, facts = reencode_video(video, **how)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, BrokenVideoError):
+                raise
             raise BrokenVideoError(source_name(video), f"its frames cannot be re-encoded ({error})") from error
     if len(encoded) > MAX_CELL_BYTES:
         return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
