@@ -54,7 +54,7 @@ def start(name: str, output: Path, resume: bool = False, **environment: str) -> 
 def _run(words: list[str], log: Path, environment: dict[str, str]) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["vididi", *words]
@@ -64,7 +64,7 @@ def _run(words: list[str], log: Path, environment: dict[str, str]) -> None:
 
 def log_of(output: Path) -> list[str]:
     """Returns what a command printed."""
-    return output.with_suffix(".log").read_text().splitlines()
+    return output.with_suffix(".log").read_text(encoding="utf-8").splitlines()
 
 
 def family(process: Any) -> list[psutil.Process]:

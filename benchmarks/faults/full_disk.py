@@ -48,7 +48,7 @@ def rest(folder: Path) -> list[str]:
 
 def _is_json(path: Path) -> bool:
     try:
-        return json.loads(path.read_text()) is not None
+        return json.loads(path.read_text(encoding="utf-8")) is not None
     except ValueError:
         return False
 

@@ -49,7 +49,7 @@ class VideoList:
     def read(cls, path: Path) -> VideoList:
         """Reads what `write` wrote, or raises a ValueError."""
         try:
-            with gzip.open(path) as file:
+            with gzip.GzipFile(path) as file:
                 text = file.read(_MAX_BYTES)
             return cls([(str(name), int(size)) for name, size in json.loads(text)])
         except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
