@@ -60,7 +60,7 @@ class OutputFolder:
             self._fs.makedirs(f"{self._root}/{DATA_FOLDER}", exist_ok=True)
             self._fs.put_file(str(path), f"{self._root}/{DATA_FOLDER}/{shard}")
 
-    def write_text(self, name: str, text: str) -> None:
+    def put_text(self, name: str, text: str) -> None:
         """Writes a text file of the folder."""
         if self.is_remote:
             self._fs.pipe_file(f"{self._root}/{name}", text.encode())

@@ -130,8 +130,8 @@ def _write_shards(
 def _finish(output: OutputFolder, report: dict[str, Any], options: PreparationOptions) -> None:
     """Writes what describes all shards, and uploads the folder if asked."""
     output.remove_unfinished()
-    output.write_text(REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    output.write_text("README.md", dataset_card(report, options.license))
+    output.put_text(REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    output.put_text("README.md", dataset_card(report, options.license))
     if not any(split["stored"] for split in report["splits"].values()):
         total = sum(split["videos"] for split in report["splits"].values())
         raise ValueError(f"none of the {total} videos can be decoded; {output.name}/{REPORT_FILE} says why")
