@@ -14,6 +14,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
+from .saving_vididi import CarriesCode
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
@@ -77,7 +78,7 @@ class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
     return_tensors: str
 
 
-class ViDiDiVideoProcessor(BaseVideoProcessor):
+class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
     """Turns videos into normalized clips and the temporal derivatives of these clips.
 
     The processor spreads clips evenly over each video (one clip: its center), resizes, crops at the center, normalizes,
