@@ -19,6 +19,7 @@ class ViDiDiVideoClassificationPipeline(VideoClassificationPipeline):
         self._is_ours = model.config.model_type == "vididi"
         if self._is_ours:
             Pipeline.__init__(self, *args, **kwargs)  # the parent's asks for PyAV
+            self.feature_extractor = self.video_processor  # or else there are no batches, and it is not saved
         else:
             super().__init__(*args, **kwargs)
 
