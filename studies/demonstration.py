@@ -11,9 +11,9 @@ import torch
 
 from studies.measuring import LABEL, NUM_NEIGHBORS
 from studies.runs import NEIGHBORS_JSON, Run
-from vididi_hf.data.decoding import decode_clips
+from vididi_hf.clips_vididi import frame_step, uniform_clips
+from vididi_hf.data.decoding import VideoReader
 from vididi_hf.pretraining.logging import read_metrics
-from vididi_hf.video_processing_vididi import uniform_clips
 from vididi_hf.visualization import choose_queries, plot_curves, plot_derivatives, plot_retrieval, save_figure
 
 QUERIES_SHOWN = 4
@@ -41,11 +41,12 @@ def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
     else:
         shown = rows[:: max(1, len(rows) // QUERIES_SHOWN)][:QUERIES_SHOWN]
 
-    def choose(num_video_frames: int) -> torch.Tensor:
-        return uniform_clips(num_video_frames, 1, recipe.num_frames, recipe.frame_stride, extra_frames=2)
-
     query = splits.queries.select(shown[:1]).cast_column("video", datasets.Video(decode=False))[0]["video"]
-    figures["derivatives"] = plot_derivatives(decode_clips(query, choose)[0])
+    reader, (num_frames, interval, stride) = VideoReader(query), recipe.clip_shape().values()
+    step = frame_step(num_frames, reader.frame_rate, stride, interval)
+    figures["derivatives"] = plot_derivatives(
+        reader.read(lambda length: uniform_clips(length, 1, num_frames, step, 2))[0]
+    )
     neighbors = {arm: [first[arm][str(row)] for row in shown] for arm in curves}
     figures["retrieval"] = plot_retrieval(splits.queries, shown, splits.gallery, neighbors, NUM_NEIGHBORS)
     return [save_figure(figure, Path(output_dir) / f"{name}.png") for name, figure in figures.items()]

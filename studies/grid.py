@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from studies.runs import Protocol, Run
 from studies.selection import Selection, VideoSource
 from studies.tasks import check_tasks
+from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs
 from vididi_hf.options import rename_old
@@ -24,7 +25,7 @@ AMOUNTS = {"epochs": "epochs", "train_share": "share of the training videos"}
 # The grid sets these fields of each recipe itself.
 _NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
 # A data set without pretraining may set only these.
-_SHOWN = {"num_frames", "frame_stride", "image_size", "split", "group_column"}
+_SHOWN = {"num_frames", *FRAME_DISTANCES, "image_size", "split", "group_column"}
 
 
 @dataclass(frozen=True)

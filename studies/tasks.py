@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from studies.runs import Protocol, Run
+from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.finetuning.recipe import DetectionRecipe, FinetuningRecipe
 
 
@@ -27,7 +28,7 @@ TASKS = {
 # The run sets these itself.
 _OF_THE_RUN = {
     *("model", "random_init", "dataset", "dataset_root", "train_split", "test_split", "output_dir", "seed"),
-    *("num_frames", "frame_stride", "image_size", "num_workers", "resume", "progress"),
+    *("num_frames", *FRAME_DISTANCES, "image_size", "num_workers", "resume", "progress"),
 }
 
 
@@ -69,6 +70,7 @@ def train_tasks(run: Run, encoder: Path) -> dict[str, dict[str, float]]:
             train_split=run.source.split,
             output_dir=str(run.folder / name),
             num_frames=run.recipe.num_frames,
+            frame_interval=run.recipe.frame_interval,
             frame_stride=run.recipe.frame_stride,
             image_size=run.recipe.image_size,
             num_workers=run.recipe.num_workers,

@@ -13,7 +13,8 @@ from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 from transformers import AutoVideoProcessor
 
-from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor, uniform_clips
+from vididi_hf.clips_vididi import uniform_clips
+from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
 
 MEAN = torch.tensor([0.43216, 0.394666, 0.37645]).reshape(3, 1, 1)
 STD = torch.tensor([0.22803, 0.22145, 0.216989]).reshape(3, 1, 1)
@@ -51,7 +52,8 @@ def test_pixels_are_torchvisions_resize_and_crop_normalized():
 def test_derivatives_are_differences_of_normalized_frames():
     frames = random_frames()
     inputs = small_processor()(frames, derivative_orders=(0, 1, 2), num_frames=6)
-    sampled = small_processor()(frames, num_frames=8)["pixel_values"]  # the same frames, with the two extra ones
+    chosen = frames[uniform_clips(40, 1, 6, 3, extra_frames=2)[0]]
+    sampled = small_processor()(chosen, num_frames=8, frame_stride=1)["pixel_values"]
     assert list(inputs) == ["pixel_values", "pixel_values_order_1", "pixel_values_order_2"]
     torch.testing.assert_close(inputs["pixel_values"], sampled[:, :6])
     torch.testing.assert_close(inputs["pixel_values_order_1"], (sampled[:, 1:] - sampled[:, :-1])[:, :6])
@@ -70,10 +72,11 @@ def test_several_clips_are_the_uniform_ones():
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
-def test_short_videos_are_looped(num_frames):
+def test_short_videos_repeat_frames_without_a_jump(num_frames):
     frames = random_frames(num_frames)
-    clips = small_processor(do_resize=False, do_center_crop=False).sample_clips(frames, frame_stride=1, extra_frames=1)
-    assert torch.equal(clips[0], frames[[index % num_frames for index in range(9)]])
+    clips = small_processor(do_resize=False, do_center_crop=False).sample_clips(frames, frame_stride=3, extra_frames=1)
+    chosen = [round(place * (num_frames - 1) / 7 - 0.01) for place in range(8)] + [num_frames - 1]
+    assert torch.equal(clips[0], frames[chosen])
 
 
 def test_without_sampling_all_frames_are_one_clip():

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vididi_hf.clips_vididi import sample_training_clips, uniform_clips
 from vididi_hf.data.augment import ClipAugmentation, random_resized_crop_box
-from vididi_hf.data.clips import sample_training_clips, uniform_clips
 from vididi_hf.data.motion import MOTIONS, render_motion
 
 MOST_BYTES = 40 * 2**20

@@ -1,5 +1,6 @@
-"""Decode frames of video files, including files whose headers lie. Part of every checkpoint: imports only libraries."""
+"""Decode frames of video files, including files whose headers lie. Part of every checkpoint."""
 
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .clips_vididi import MIDDLE, nearest_frames
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
@@ -18,7 +21,8 @@ INSTALL_TORCHCODEC = (
     "(`pip install -U torchcodec`)."
 )
 
-# Pure function from the number of frames of a video to the frame indices to read, an integer array of any shape.
+# Pure function from the number of frames of a video to those to read, an array of any shape: integer frame indices, or
+# float positions at the mean frame rate (see `clips_vididi`).
 ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 
 # (offset, bytes) at the start of MP4/MOV and Matroska/WebM, the containers that store when each frame is shown.
@@ -115,13 +119,33 @@ class VideoReader:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         self._delay = 0 if first is None else self._number_of(first.pts_seconds)
         self.num_frames = max(1, len(self._decoder) - self._delay)
+        # At a constant rate, positions are frame numbers: faster, and right where time stamps are not. torchcodec's
+        # "average" of the header is FFmpeg's base rate, in which variable rates have another number of frames.
+        facts = self._decoder.metadata
+        expected = (facts.average_fps_from_header or 0) * (facts.duration_seconds or 0)
+        self._by_time = expected > 0 and not self._delay and abs(expected - len(self._decoder)) >= 0.5
+
+    def position_at(self, seconds: float) -> float:
+        """Return the position, for `read`, of the picture on the screen at a time of the player."""
+        # One millisecond later, because some containers round time stamps to milliseconds.
+        since_start = seconds + 1e-3 - (self._decoder.metadata.begin_stream_seconds or 0)
+        return max(0.0, since_start * self.frame_rate - MIDDLE)
+
+    def position_of(self, frame: int) -> float:
+        """Return the position, for `read`, of a frame index."""
+        if not self._by_time or frame >= self.num_frames:
+            return float(frame)
+        try:
+            return self.position_at(self._decoder.get_frame_at(frame).pts_seconds)
+        except RuntimeError as error:
+            raise BrokenVideoError(self._name, f"its frame {frame} cannot be decoded") from error
 
     def read(self, choose: ChooseFrames) -> Tensor:
         """Read the frames that `choose` picks. Each distinct frame is decoded once.
 
         Args:
-            choose: Pure function from the number of frames to an integer array of frame indices. It is called again
-                with a smaller number if the video turns out to be shorter.
+            choose: Pure function from the number of frames to an array of frame indices, or of float positions. It is
+                called again with a smaller number if the video turns out to be shorter.
 
         Returns:
             uint8 (*shape of the indices, channels, height, width), RGB, channels last in memory. Overlapping clips may
@@ -129,6 +153,8 @@ class VideoReader:
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
+            if indices.is_floating_point() and not self._by_time:
+                indices = nearest_frames(indices)
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
@@ -144,7 +170,7 @@ class VideoReader:
     def _number_of(self, seconds: float) -> int:
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
-    def _windows(self, distinct: list[int], numbers: list[int], length: int) -> Tensor | None:
+    def _windows(self, distinct: list[float], numbers: list[float], length: int) -> Tensor | None:
         """Decode clips that are equally distant windows of their distinct frames, without copies; None for others."""
         place = {number: place for place, number in enumerate(distinct)}
         positions = [place[number] for number in numbers]
@@ -157,7 +183,7 @@ class VideoReader:
         size = (len(starts), length, *frames.shape[1:])
         return frames.as_strided(size, (distance * step, step, *within), frames.storage_offset())
 
-    def _decode(self, indices: list[int]) -> Tensor:
+    def _decode(self, indices: list[float]) -> Tensor:
         frames = self._seek(indices)
         if frames is None:
             # torchcodec does not seek to the frame after the last one, so counting up from 0 is exact.
@@ -169,8 +195,12 @@ class VideoReader:
             frames = (frames * 255).round().to(torch.uint8)
         return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
 
-    def _seek(self, indices: list[int]) -> Tensor | None:
+    def _seek(self, indices: list[float]) -> Tensor | None:
         """Decode frames by seeking; None if that returns other frames."""
+        if isinstance(indices[0], float):
+            begin = self._decoder.metadata.begin_stream_seconds or 0
+            seconds = [begin + (position + MIDDLE) / self.frame_rate for position in indices]
+            return self._decoder.get_frames_played_at(seconds).data
         if not self._delay:
             return self._decoder.get_frames_at(indices).data
         stamps = [index + self._delay for index in indices]
@@ -181,13 +211,13 @@ class VideoReader:
         found = [self._number_of(seconds) for seconds in batch.pts_seconds.tolist()]
         return batch.data if found == stamps else None
 
-    def _is_readable(self, index: int) -> bool:
+    def _is_readable(self, index: float) -> bool:
         with suppress(RuntimeError):
             self._decode([index])
             return True
         return False
 
-    def _frames_before_failure(self, indices: list[int], error: RuntimeError) -> int:
+    def _frames_before_failure(self, indices: list[float], error: RuntimeError) -> int:
         """Find the first unreadable frame by bisection."""
         readable = -1
         for index in indices:
@@ -196,8 +226,9 @@ class VideoReader:
             readable = index
         else:
             raise BrokenVideoError(self._name, f"its frames cannot be decoded together ({error})") from error
-        between = range(readable + 1, index)
-        unreadable = readable + 1 + bisect_left(between, True, key=lambda frame: not self._is_readable(frame))
+        between = range(int(readable) + 1, math.ceil(index))
+        kind = type(index)  # float for positions
+        unreadable = between.start + bisect_left(between, True, key=lambda frame: not self._is_readable(kind(frame)))
         if unreadable == 0:
             raise BrokenVideoError(self._name, "its first frame cannot be decoded") from error
         return unreadable

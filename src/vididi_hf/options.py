@@ -67,6 +67,8 @@ class Options(metaclass=_AcceptsOldNames):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Named sets of defaults. A class that has any needs a field `preset`."""
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Fields of which at most one is set. A source that sets one overrules weaker sources that set another one."""
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(type(self))
@@ -79,11 +81,20 @@ class Options(metaclass=_AcceptsOldNames):
                 raise ValueError(f"{spec.name} must be {_describe(kinds[spec.name])}, got {value!r}")
             if value is not None:
                 _check_rules(spec, value)
+        if len(chosen := [name for name in self.alternatives if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"choose one of {' and '.join(chosen)}, got both")
 
     @classmethod
     def from_preset(cls, preset: str, **values: Any) -> Any:
         """Builds the options of a preset, except for the given values."""
-        return cls(**{**cls.preset_values(preset), **rename_old(cls, values)})
+        return cls(**cls.overrule(cls.preset_values(preset), rename_old(cls, values)))
+
+    @classmethod
+    def overrule(cls, weaker: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """Merges the values of two sources."""
+        if any(values.get(name) is not None for name in cls.alternatives):
+            weaker = {name: value for name, value in weaker.items() if name not in cls.alternatives}
+        return {**weaker, **values}
 
     @classmethod
     def preset_values(cls, preset: Any) -> dict[str, Any]:
@@ -159,8 +170,8 @@ def parse_options(
         values = kind.read_values(config) if config else {}
         if kind.presets:
             default = next(spec.default for spec in fields(kind) if spec.name == "preset")
-            values = {**kind.preset_values(flags.get("preset", values.get("preset", default))), **values}
-        values |= flags
+            values = kind.overrule(kind.preset_values(flags.get("preset", values.get("preset", default))), values)
+        values = kind.overrule(values, flags)
         for spec in fields(kind):
             if _is_required(spec) and spec.name not in values:
                 raise ValueError(f"the option --{spec.name} is required")

@@ -1,6 +1,6 @@
 """Video processor: from a video in any form to normalized clips and their temporal derivatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,6 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .clips_vididi import frame_step, nearest_frames, uniform_clips
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
 from .saving_vididi import CarriesCode
@@ -20,46 +21,13 @@ from .saving_vididi import CarriesCode
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
 
 
-def clip_indices(starts: Sequence[int], num_video_frames: int, num_frames: int, stride: int) -> Tensor:
-    """Frame indices (clips, `num_frames`) of clips that begin at `starts`; past the end they start over."""
-    return torch.tensor([[(start + i * stride) % num_video_frames for i in range(num_frames)] for start in starts])
-
-
-def looped_stride(num_video_frames: int, stride: int) -> int:
-    """Stride for playing a short video in a loop: at most half its length, because a longer one plays it backward."""
-    return min(stride, max(1, num_video_frames // 2))
-
-
-def clip_span(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int) -> int:
-    """Number of video frames that one clip with its extra frames spans."""
-    counts = {"num_video_frames": num_video_frames, "num_clips": num_clips, "num_frames": num_frames, "stride": stride}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if extra_frames < 0:
-        raise ValueError(f"extra_frames must be at least 0, got {extra_frames}")
-    return (num_frames + extra_frames - 1) * stride + 1
-
-
-def uniform_clips(num_video_frames: int, num_clips: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
-    """Spreads clips evenly over a video that is looped if it is too short; a single clip comes from the center."""
-    room = num_video_frames - clip_span(num_video_frames, num_clips, num_frames, stride, extra_frames)
-    if room < 0:
-        starts = [clip * num_video_frames // num_clips for clip in range(num_clips)]
-        stride = looped_stride(num_video_frames, stride)
-    elif num_clips == 1:
-        starts = [room // 2]
-    else:
-        starts = [clip * room // (num_clips - 1) for clip in range(num_clips)]
-    return clip_indices(starts, num_video_frames, num_frames + extra_frames, stride)
-
-
 class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
     """Settings of a `ViDiDiVideoProcessor`."""
 
     do_sample_frames: bool
     num_frames: int
     frame_stride: int
+    frame_interval: float | None
     num_clips: int
     derivative_orders: list[int] | tuple[int, ...]
     do_convert_rgb: bool
@@ -83,7 +51,8 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
 
     The processor spreads clips evenly over each video (one clip: its center), resizes, crops at the center, normalizes,
     and takes forward differences. It samples as many extra frames as the highest order needs, so that all orders have
-    `num_frames` frames. Videos that are too short are looped.
+    `num_frames` frames. They do not move the clip: past the end of the video, the last frame repeats. If a video is
+    shorter than a clip, the distance of the frames shrinks.
 
     A video is one of: path or URL; encoded bytes; binary file object; the dictionary or `VideoDecoder` of a `datasets`
     video column; NumPy array or tensor (frames, height, width, channels) or (frames, channels, height, width); list of
@@ -93,7 +62,10 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
     Args:
         do_sample_frames: Sample clips. If `False`, all frames together are the one clip.
         num_frames: Frames per clip.
-        frame_stride: Distance between sampled frames, in video frames.
+        frame_stride: Distance between sampled frames, in video frames. It counts if there is no `frame_interval`, and
+            for arrays and images without a frame rate.
+        frame_interval: Time between sampled frames, in seconds. A call or a change of a loaded processor that sets only
+            `frame_stride` turns it off.
         num_clips: Clips per video.
         derivative_orders: Distinct orders of derivative to return; 0 is the frames themselves.
         do_convert_rgb: Turn gray frames and frames with transparency into RGB. Video files always become RGB.
@@ -131,6 +103,7 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
     do_sample_frames = True
     num_frames = 8
     frame_stride = 3
+    frame_interval = None
     num_clips = 1
     derivative_orders = (0,)
     do_convert_rgb = True
@@ -156,16 +129,22 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         """Builds a processor from the content of a file, keeping (and ignoring) settings that the class lacks."""
         names = _FILE_KEYWORDS | cls.valid_kwargs.__annotations__.keys()
         known = {name: value for name, value in video_processor_dict.items() if name in names}
+        if kwargs.get("frame_stride") is not None and kwargs.get("frame_interval") is None:
+            known["frame_interval"] = None
         loaded = super().from_dict(known, **kwargs)
         for name in video_processor_dict.keys() - known.keys():
             setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, video_processor_dict[name])
         return loaded
 
-    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+    def preprocess(
+        self, videos: Any, fps: float | None = None, video_metadata: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """Preprocesses a video or a batch of videos; calling the processor does the same.
 
         Args:
             videos: A video or a batch, in any form that the class lists.
+            fps: Frames per second of arrays and lists of frames, for `frame_interval`. Files know their own.
+            video_metadata: The same, as the `VideoMetadata` (or a dictionary with `fps`) of a video or of each video.
             **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
@@ -178,7 +157,9 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             ValueError: If a setting is impossible, or the videos end up with different sizes.
         """
         settings = self._settings(kwargs)
-        clips = [self.sample_clips(video, **kwargs) for video in _split_batch(videos)]
+        batch_of_videos = _split_batch(videos)
+        rates = _frame_rates(fps, video_metadata, len(batch_of_videos))
+        clips = [self.sample_clips(video, fps=rate, **kwargs) for video, rate in zip(batch_of_videos, rates)]
         shapes = sorted({tuple(clip.shape) for clip in clips})
         if len(shapes) > 1:
             raise ValueError(
@@ -189,12 +170,15 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         names = [f"pixel_values_order_{order}" if order else "pixel_values" for order in settings["derivative_orders"]]
         return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
 
-    def sample_clips(self, video: Any, *, extra_frames: int | None = None, **kwargs: Any) -> Tensor:
+    def sample_clips(
+        self, video: Any, *, extra_frames: int | None = None, fps: float | None = None, **kwargs: Any
+    ) -> Tensor:
         """Samples, resizes and crops the clips of one video, and leaves the rest to `views`.
 
         Args:
             video: A single video, in any form that the class lists.
             extra_frames: Extra frames per clip for derivatives. Default: the highest of `derivative_orders`.
+            fps: Frames per second of an array or a list of frames.
             **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
@@ -204,13 +188,14 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         settings = self._settings(kwargs)
         extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
 
-        def choose(num_video_frames: int) -> Tensor:
+        def choose(num_video_frames: int, frame_rate: float | None) -> Tensor:
             if not settings["do_sample_frames"]:
                 return torch.arange(num_video_frames).unsqueeze(0)
-            counts = (settings["num_clips"], settings["num_frames"], settings["frame_stride"])
-            return uniform_clips(num_video_frames, *counts, extra_frames=extra)
+            num_frames = settings["num_frames"]
+            step = frame_step(num_frames, frame_rate, settings["frame_stride"], settings["frame_interval"])
+            return uniform_clips(num_video_frames, settings["num_clips"], num_frames, step, extra)
 
-        clips = self._read(video, choose, settings)
+        clips = self._read(video, fps, choose, settings)
         frames = clips.flatten(0, 1).to(settings["device"])
         if settings["do_resize"]:
             frames = self.resize(frames, settings["size"], settings["resample"])
@@ -244,11 +229,15 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(names)}")
         validate_typed_dict(self.valid_kwargs, given)  # type: ignore[type-var]
         own = {name: getattr(self, name, None) for name in names}
+        if "frame_stride" in given:
+            own["frame_interval"] = None
         settings = self._standardize_kwargs(**(own | given))
         self._validate_preprocess_kwargs(**settings)
         for name in ("num_frames", "frame_stride", "num_clips"):
             if settings[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+        if (interval := settings["frame_interval"]) is not None and not 0 < interval < float("inf"):
+            raise ValueError(f"frame_interval must be above 0, got {interval}")
         if settings["num_clips"] > 1 and not settings["do_sample_frames"]:
             raise ValueError(f"num_clips must be 1 with do_sample_frames=False, got {settings['num_clips']}")
         orders = settings["derivative_orders"]
@@ -261,16 +250,26 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         settings["derivative_orders"] = tuple(settings["derivative_orders"])  # JSON has lists only
         return settings
 
-    def _read(self, video: Any, choose: Callable[[int], Tensor], settings: dict[str, Any]) -> Tensor:
+    def _read(
+        self, video: Any, fps: float | None, choose: Callable[[int, float | None], Tensor], settings: dict[str, Any]
+    ) -> Tensor:
         """Reads the (clips, frames, channels, height, width) that `choose` picks from a video in any form."""
+
+        def whole_frames(num_video_frames: int, frame_rate: float | None) -> Tensor:
+            chosen = choose(num_video_frames, frame_rate)
+            return nearest_frames(chosen) if chosen.is_floating_point() else chosen
+
         if isinstance(video, str) and video.startswith(("http://", "https://")):
-            frames, _ = self.fetch_videos(video, lambda metadata: choose(metadata.total_num_frames).flatten())
+            frames, _ = self.fetch_videos(
+                video, lambda metadata: whole_frames(metadata.total_num_frames, metadata.fps).flatten()
+            )
             return frames.unflatten(0, (settings["num_clips"], -1))
         if not isinstance(video, (list, tuple, np.ndarray, Tensor)):
-            return VideoReader(video).read(choose)
+            reader = VideoReader(video)
+            return reader.read(lambda num_frames: choose(num_frames, reader.frame_rate))
         if len(video) == 0:
             raise ValueError("a video needs at least 1 frame, got 0")
-        distinct, positions = torch.unique(choose(len(video)), return_inverse=True)
+        distinct, positions = torch.unique(whole_frames(len(video), fps), return_inverse=True)
         frames = torch.stack([self._frame(video[index], settings) for index in distinct.tolist()])
         if settings["do_convert_rgb"]:
             rgb: Any = self.convert_to_rgb(frames)
@@ -286,6 +285,18 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         if isinstance(frame, np.ndarray):
             frame = np.ascontiguousarray(frame)
         return self.process_image(frame, input_data_format=settings["input_data_format"])
+
+
+def _frame_rates(fps: float | None, video_metadata: Any, num_videos: int) -> list[float | None]:
+    """The frame rate of each video of a batch, from the two arguments of a call that may give it."""
+    entries = video_metadata if isinstance(video_metadata, (list, tuple)) else [video_metadata] * num_videos
+    if len(entries) != num_videos:
+        raise ValueError(f"video_metadata must have one entry for each of the {num_videos} videos, got {len(entries)}")
+    rates = [entry.get("fps") if isinstance(entry, Mapping) else getattr(entry, "fps", None) for entry in entries]
+    rates = [fps if rate is None else rate for rate in rates]
+    if wrong := [rate for rate in rates if rate is not None and not 0 < rate < float("inf")]:
+        raise ValueError(f"fps must be above 0, got {wrong[0]}")
+    return rates
 
 
 def _split_batch(videos: Any) -> list[Any]:

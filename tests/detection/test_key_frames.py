@@ -7,10 +7,11 @@ import pytest
 import torch
 from torchcodec.decoders import VideoDecoder
 
+from vididi_hf.clips_vididi import centered_clip
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.detection import key_frames as module
-from vididi_hf.detection.key_frames import KeyFrameReader, centered_clip, class_names, is_ava, load_key_frames, names_of
+from vididi_hf.detection.key_frames import KeyFrameReader, class_names, is_ava, load_key_frames, names_of
 
 
 def test_the_key_frame_is_in_the_middle_and_ends_are_repeated():

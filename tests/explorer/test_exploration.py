@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from explorer.exploration import NUM_CLIPS, Explorer, Sample
 from vididi_hf import ViDiDiModel, ViDiDiVideoProcessor
+from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.motion import MOTIONS, describe_motion, render_motion
-from vididi_hf.video_processing_vididi import uniform_clips
 
 
 def pixels(axis):

@@ -5,8 +5,8 @@ import torch
 
 from explorer import uploads
 from explorer.uploads import LIMITS, RefusedVideoError, read_upload
+from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.decoding import VideoReader
-from vididi_hf.video_processing_vididi import uniform_clips
 
 
 def test_clips_are_spread_over_the_video(write_video, tmp_path):

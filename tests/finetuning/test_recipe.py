@@ -15,6 +15,8 @@ def test_the_papers_recipe():
     assert (recipe.learning_rate, recipe.batch_size, recipe.momentum, recipe.weight_decay) == (0.16, 128, 0.9, 1e-4)
     assert (recipe.epochs, recipe.dropout, recipe.num_frames, recipe.frame_stride) == (120, 0.5, 16, 4)
     assert (recipe.label_smoothing, recipe.test_clips, recipe.test_inputs) == (0.0, 10, ["frames"])
+    by_time = FinetuningRecipe(model="m", preset="paper", frame_interval=0.12)
+    assert (by_time.num_frames, by_time.frame_interval, by_time.frame_stride) == (16, 0.12, None)
     rates = [recipe.learning_rate_factor(epoch) for epoch in range(120)]
     assert rates == pytest.approx([1.0] * 60 + [0.1] * 20 + [0.01] * 20 + [0.001] * 20)
     warm = FinetuningRecipe(model="m", epochs=12, warmup_epochs=2)

@@ -23,6 +23,8 @@ def parse_recipe(arguments: list[str], description: str | None = None) -> Pretra
 PAPER = {
     "batch_norm": "shared",
     "preset": "paper",
+    "frame_interval": None,
+    "frame_stride": 3,
     "vicreg_weights": [1.0, 1.0, 0.04],
     "per_frame_color": True,
     "optimizer": "lars",
@@ -52,6 +54,33 @@ def test_paper_preset_is_what_the_authors_ran() -> None:
     assert objective == {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
     assert PretrainingRecipe.from_preset("paper").augmentation().per_frame_color
     assert not CLEAN.augmentation().per_frame_color
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (0.12, None)),
+        (["--preset", "paper"], (None, 3)),
+        (["--preset", "paper", "--frame_interval", "0.2"], (0.2, None)),
+        (["--config", "old.json"], (None, 2)),
+        (["--config", "old.json", "--frame_interval", "0.2"], (0.2, None)),
+        (["--config", "new.json"], (0.2, None)),
+        (["--config", "new.json", "--frame_stride", "4"], (None, 4)),
+        (["--config", "new.json", "--preset", "paper"], (0.2, None)),
+    ],
+)
+def test_frames_are_sampled_by_time_or_by_stride(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: tuple[float | None, int | None]
+) -> None:
+    """`old.json` was written before there was an interval."""
+    monkeypatch.chdir(tmp_path)
+    Path("old.json").write_text('{"preset": "clean", "frame_stride": 2}')
+    Path("new.json").write_text(PretrainingRecipe(frame_interval=0.2).to_json())
+    recipe = parse_recipe(arguments)
+    assert (recipe.frame_interval, recipe.frame_stride) == expected
+    processor = build_processor(recipe)
+    assert processor.frame_interval == expected[0]
+    assert processor.frame_stride == (expected[1] or round(expected[0] * 25))  # without a frame rate, 25 fps
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from explorer.uploads import read_upload
+from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.motion import FRAME_RATE, MOTIONS, SIZE, render_motion
 from vididi_hf.evaluation.features import evaluation_mode
 from vididi_hf.evaluation.inputs import INPUTS
@@ -21,7 +22,7 @@ from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.evaluation.options import EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
-from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, uniform_clips
+from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import (
     plot_derivatives,
     plot_saliency,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.data.decoding import VideoReader, open_video
-from vididi_hf.video_processing_vididi import BrokenVideoError, uniform_clips
+from vididi_hf.video_processing_vididi import BrokenVideoError
 
 MAX_MEGABYTES = 50
 MAX_SECONDS = 60

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from vididi_hf.clips_vididi import frame_step, sample_training_clips
 from vididi_hf.data.augment import ClipAugmentation
-from vididi_hf.data.clips import sample_training_clips
-from vididi_hf.data.decoding import BrokenVideoError, decode_clips
+from vididi_hf.data.decoding import BrokenVideoError, VideoReader
 from vididi_hf.data.seeding import seeded_generator, seeded_random
 from vididi_hf.data.workers import leave_process_group
 from vididi_hf.decoding_vididi import source_name
@@ -132,10 +132,12 @@ class ClipMaker:
     extra_frames: int  # at the end of each clip, one per derivative order
     augmentation: ClipAugmentation
     seed: int
+    frame_interval: float | None = None  # the same distance in seconds, which then counts
 
     def __call__(self, video: Any, key: SampleKey) -> Tensor:
         """Decodes and augments one video: uint8 (clips, frames, 3, height, width), channels last in memory."""
-        clips = decode_clips(video, partial(self.choose_frames, key))
+        reader = VideoReader(video)
+        clips = reader.read(partial(self.choose_frames, key, frame_rate=reader.frame_rate))
         generator = seeded_random("augmentation", self.seed, *key)
         size = self.augmentation.image_size
         augmented = torch.empty(*clips.shape[:2], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
@@ -143,10 +145,11 @@ class ClipMaker:
             self.augmentation(clip, generator, out)
         return augmented
 
-    def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+    def choose_frames(self, key: SampleKey, num_video_frames: int, frame_rate: float | None = None) -> Tensor:
         # A new generator for each call: it is called again if the video is shorter than its header says.
         generator = seeded_random("clip", self.seed, *key)
-        shape = self.num_clips, self.num_frames, self.frame_stride
+        step = frame_step(self.num_frames, frame_rate, self.frame_stride, self.frame_interval)
+        shape = self.num_clips, self.num_frames, step
         return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)
 
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from torch import Tensor
 
+from vididi_hf.clips_vididi import centered_clip, frame_step
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.readers.detection import key_frames
 from vididi_hf.data.registry import load_video_dataset
@@ -58,25 +58,21 @@ def names_of(rows: datasets.Dataset) -> list[KeyFrame]:
     return [("/".join((*path.parts[:-1][-1:], path.stem)), frame) for path, frame in zip(named, rows["frame"])]
 
 
-def centered_clip(center: int, num_video_frames: int, num_frames: int, stride: int, extra_frames: int = 0) -> Tensor:
-    """Returns the indices, int64 (num_frames + extra_frames,), of a clip around a key frame.
-
-    The key frame is frame `num_frames // 2` of the clip. Beyond the ends of the video, the first or last frame
-    repeats, as in the protocol of AVA. The extra frames at the end are for derivatives.
-    """
-    center = min(center, num_video_frames - 1)
-    offsets = (torch.arange(num_frames + extra_frames) - num_frames // 2) * stride
-    return (center + offsets).clamp(0, num_video_frames - 1)
-
-
 class KeyFrameReader:
     """Reads the clips around key frames, by default the frames alone, and keeps the last few files open."""
 
-    def __init__(self, rows: datasets.Dataset, num_frames: int = 1, stride: int = 1, extra_frames: int = 0) -> None:
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        num_frames: int = 1,
+        stride: int = 1,
+        extra_frames: int = 0,
+        interval: float | None = None,
+    ) -> None:
         columns = ["video", "boxes", "box_labels", "timestamp" if "timestamp" in rows.column_names else "frame"]
         # Paths or bytes, not decoders: each worker opens its own, since a decoder does not survive a fork.
         self.rows = rows.select_columns(columns).cast_column("video", datasets.Video(decode=False))
-        self.clip = num_frames, stride, extra_frames
+        self.num_frames, self.stride, self.extra_frames, self.interval = num_frames, stride, extra_frames, interval
         self._open: dict[str | int, Any] = {}  # the last used one is at the end
 
     def __len__(self) -> int:
@@ -92,5 +88,10 @@ class KeyFrameReader:
         reader = self._open[key] = self._open.pop(key, None) or VideoReader(video)
         if len(self._open) > _OPEN_VIDEOS:
             del self._open[next(iter(self._open))]
-        center = round(row["timestamp"] * reader.frame_rate) if "timestamp" in row else row["frame"]
-        return reader.read(lambda length: centered_clip(center, length, *self.clip)), row
+        step = frame_step(self.num_frames, reader.frame_rate, self.stride, self.interval)
+        if "timestamp" in row:
+            center = reader.position_at(row["timestamp"])
+        else:
+            center = reader.position_of(row["frame"]) if isinstance(step, float) else row["frame"]
+        clip = reader.read(lambda length: centered_clip(center, length, self.num_frames, step, self.extra_frames))
+        return clip, row

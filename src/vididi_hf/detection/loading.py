@@ -21,7 +21,7 @@ class TrainingKeyFrames(Dataset):
     Key frames without boxes are skipped. A broken video is replaced by another one.
     """
 
-    def __init__(self, rows: datasets.Dataset, augmentation: ClipAugmentation, seed: int = 0, **how: int) -> None:
+    def __init__(self, rows: datasets.Dataset, augmentation: ClipAugmentation, seed: int = 0, **how: Any) -> None:
         with_boxes = [index for index, boxes in enumerate(rows["boxes"]) if boxes]
         if not with_boxes:
             raise ValueError("no key frame has a box")

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
 from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode, label_names
-from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS, check_inputs, orders_of, single_inputs
+from vididi_hf.evaluation.inputs import (
+    CLASSIFIER_INPUTS,
+    INPUTS,
+    check_inputs,
+    orders_of,
+    sampling_facts,
+    single_inputs,
+)
 from vididi_hf.evaluation.metrics.accuracy import score_inputs
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -22,7 +29,7 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 class ClassificationEvaluator:
     """Classifies the videos of a data set by the mean of the probabilities of their clips.
 
-    Clips are evenly spaced and cropped at the center. Short videos are looped. Labels are matched by name.
+    Clips are evenly spaced and cropped at the center. Labels are matched by name.
 
     Args:
         videos: The labeled test videos.
@@ -83,8 +90,7 @@ class ClassificationEvaluator:
             "classes": model.config.num_labels,
             "trained_input": own_input(model),
             "clips_per_video": self.num_clips,
-            "frames_per_clip": self.processor.num_frames,
-            "frame_stride": self.processor.frame_stride,
+            **sampling_facts(self.processor),
             "crop": "center",
             "clips_combined": "mean of softmax",
             "failed_videos": sorted(broken),

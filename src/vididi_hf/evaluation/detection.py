@@ -26,7 +26,15 @@ from vididi_hf.detection.sources import ground_truth_boxes, load_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.classification import own_input, suitable_inputs
 from vididi_hf.evaluation.features import evaluation_mode
-from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, ENSEMBLE, ENSEMBLE_OF, INPUTS, check_inputs, orders_of
+from vididi_hf.evaluation.inputs import (
+    CLASSIFIER_INPUTS,
+    ENSEMBLE,
+    ENSEMBLE_OF,
+    INPUTS,
+    check_inputs,
+    orders_of,
+    sampling_facts,
+)
 from vididi_hf.evaluation.metrics import FrameMeanAP
 from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, write_ava_csv
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
@@ -137,8 +145,7 @@ class DetectionEvaluator:
             "scores": "softmax" if is_single else "sigmoid",
             "trained_input": own_input(model),
             "clips_per_key_frame": 1,
-            "frames_per_clip": self.processor.num_frames,
-            "frame_stride": self.processor.frame_stride,
+            **sampling_facts(self.processor, "the key frame is in the middle"),
             "shorter_side": clips.side,
             "crop": "none",
             "detection_stride": model.config.detection_stride,
@@ -192,7 +199,8 @@ class EvaluationKeyFrames(Dataset):
     def __init__(
         self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, boxes: Sequence[Tensor], extra_frames: int
     ) -> None:
-        self.reader = KeyFrameReader(rows, processor.num_frames, processor.frame_stride, extra_frames)
+        clip = processor.num_frames, processor.frame_stride, extra_frames, processor.frame_interval
+        self.reader = KeyFrameReader(rows, *clip)
         self.boxes, self.wanted = boxes, [row for row, one in enumerate(boxes) if len(one)]
         self.side = processor.crop_size["height"]
         self.broken: dict[str, str] = {}  # filled while `batches` is iterated

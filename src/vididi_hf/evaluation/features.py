@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from vididi_hf.data.workers import ordered_loader
-from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of
+from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of, sampling_facts
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import _AcceptsOldNames, option
@@ -233,8 +233,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
             "query_videos": len(queries.labels),
             "classes": len(torch.cat([gallery.labels, queries.labels]).unique()),
             "clips_per_video": self.num_clips,
-            "frames_per_clip": self.processor.num_frames,
-            "frame_stride": self.processor.frame_stride,
+            **sampling_facts(self.processor),
             "crop": "center",
             "group_column": self.group_column,
             "failed_videos": sorted(gallery.features.broken | queries.features.broken),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 INPUTS: dict[str, tuple[int, ...]] = {"frames": (0,), "derivative": (1,), "both": (0, 1)}
 """The derivative orders of each input. The features of several orders are concatenated."""
@@ -30,3 +31,16 @@ def single_inputs(inputs: Sequence[str]) -> list[str]:
 def orders_of(inputs: Sequence[str]) -> list[int]:
     """Lists the derivative orders that inputs need."""
     return sorted({order for name in single_inputs(inputs) for order in INPUTS[name]})
+
+
+def sampling_facts(processor: Any, clip_positions: str = "evenly spaced") -> dict[str, Any]:
+    """Describes, for a protocol, which frames a clip has. They do not depend on the inputs: derivatives read on."""
+    by_time = processor.frame_interval is not None
+    return {
+        "frames_per_clip": processor.num_frames,
+        "frame_interval": processor.frame_interval,
+        "frame_stride": None if by_time else processor.frame_stride,
+        "clip_positions": clip_positions,
+        "extra_frames": "after the clip, one per derivative order",
+        "short_videos": "smaller frame distance, then repeated frames",
+    }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.options import REFERENCE, EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -35,7 +36,7 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
         if missing := sorted(report["missing_keys"]):
             part, hint = ("encoder", "") if kind is ViDiDiModel else ("model", ": fine-tune it first")
             raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}{hint}")
-    names = ("num_frames", "frame_stride")
+    names = ("num_frames", *FRAME_DISTANCES)
     overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return model.to(device).eval(), ViDiDiVideoProcessor.from_pretrained(location, **overrides)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, ROOT_HELP
+from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS
 from vididi_hf.options import Options, option
@@ -20,11 +20,16 @@ C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 class EncoderOptions(Options):
     """The model to evaluate and the clips it sees."""
 
+    alternatives = FRAME_DISTANCES
+
     model: str = option(help=MODEL_HELP)
     random_init: bool = option(default=False, help="Use random weights, to measure the architecture without training.")
     num_clips: int = option(default=10, at_least=1, help="Clips per video, evenly spaced; their features are averaged.")
     num_frames: int | None = option(default=None, at_least=2, help="Frames per clip. Default: the checkpoint's.")
-    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance. Default: the checkpoint's.")
+    frame_interval: float | None = option(
+        default=None, at_least=0.001, help="Seconds between frames. Default: the checkpoint's."
+    )
+    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance, instead of seconds.")
     batch_size: int = option(default=16, at_least=1, help="Videos per forward pass; each has num_clips clips.")
     num_workers: int = option(default=2, at_least=0, help="Processes that decode videos.")
     device: str = option(default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")

@@ -68,7 +68,7 @@ class RetrievalEvaluator(FrozenEvaluator):
     two cosines, so "both" is the ensemble too.
 
     Source: the usual protocol of video self-supervision: split 1, gallery = train, queries = test, 10 clips averaged,
-    cosine, R@1/5/10/20/50 with any hit. Here every video counts; short ones are looped.
+    cosine, R@1/5/10/20/50 with any hit. Here every video counts.
 
     Example:
         >>> from vididi_hf import ViDiDiConfig, ViDiDiModel, ViDiDiVideoProcessor, load_video_dataset

@@ -58,6 +58,7 @@ def finetune_detection(recipe: DetectionRecipe) -> EvaluationResult:
         recipe.seed,
         num_frames=processor.num_frames,
         stride=processor.frame_stride,
+        interval=processor.frame_interval,
         extra_frames=recipe.extra_frames,
     )
 

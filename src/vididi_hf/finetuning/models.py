@@ -13,6 +13,7 @@ from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.data.augment import ClipAugmentation
+from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.loading import check_location
 from vididi_hf.finetuning.recipe import FinetuningRecipe
@@ -23,7 +24,7 @@ Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
 
 def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
     """Loads the checkpoint's processor, changed as the recipe says."""
-    changes: dict[str, Any] = {"num_frames": recipe.num_frames, "frame_stride": recipe.frame_stride}
+    changes: dict[str, Any] = {name: getattr(recipe, name) for name in ("num_frames", *FRAME_DISTANCES)}
     if (side := recipe.image_size) is not None:
         changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vididi_hf.choices_vididi import TRAINED_PARTS
-from vididi_hf.data.options import DATASET_HELP, ROOT_HELP
+from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS
 from vididi_hf.options import Options, option
@@ -41,6 +41,7 @@ class FinetuningRecipe(Options):
         "paper": {"epochs": 120, "batch_size": 128, "warmup_epochs": 0.0, "label_smoothing": 0.0}
         | {"num_frames": 16, "frame_stride": 4},
     }
+    alternatives = FRAME_DISTANCES
 
     # Model and data
     model: str = option(may_change=True, help="Folder or Hub id of an encoder or a classifier.")
@@ -71,7 +72,10 @@ class FinetuningRecipe(Options):
         help="Inputs of the test. Default: those of training, and their ensemble.",
     )
     num_frames: int | None = option(default=None, at_least=2, help="Frames per clip. Default: preset or checkpoint.")
-    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance. Default: preset or checkpoint.")
+    frame_interval: float | None = option(
+        default=None, at_least=0.001, help="Seconds between frames. Default: preset or checkpoint."
+    )
+    frame_stride: int | None = option(default=None, at_least=1, help="Frame distance, instead of seconds.")
     image_size: int | None = option(default=None, at_least=32, help="Pixels per side. Default: the checkpoint's.")
     crop_area: list[float] = option(default_factory=lambda: [0.3, 1.0], help="Shares of the frame that crops cover.")
     flip_probability: float = option(
@@ -106,7 +110,8 @@ class FinetuningRecipe(Options):
     progress: bool = option(default=True, may_change=True, help="Show progress bars.")
 
     def __post_init__(self) -> None:
-        for name, value in self.presets.get(self.preset, {}).items():
+        given = {name: value for name in self.alternatives if (value := getattr(self, name)) is not None}
+        for name, value in self.overrule(self.presets.get(self.preset, {}), given).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         super().__post_init__()

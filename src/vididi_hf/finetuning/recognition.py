@@ -57,6 +57,7 @@ def finetune(recipe: FinetuningRecipe) -> EvaluationResult:
         num_clips=1,
         num_frames=processor.num_frames,
         frame_stride=processor.frame_stride,
+        frame_interval=processor.frame_interval,
         extra_frames=recipe.extra_frames,
         augmentation=build_augmentation(recipe, processor),
         seed=recipe.seed,

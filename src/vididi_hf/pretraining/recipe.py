@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vididi_hf.choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
-from vididi_hf.data.options import DATASET_HELP, ROOT_HELP
+from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, ROOT_HELP
 from vididi_hf.options import Options, option
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES, AlternatingSchedule
 
@@ -42,6 +42,7 @@ class PretrainingRecipe(Options):
         "clean": {},
         # What the authors' code runs: color flicker, VICReg's loss divided by 25, LARS for 400 epochs in fp16.
         "paper": {
+            "frame_stride": 3,
             "vicreg_weights": [1.0, 1.0, 0.04],
             "batch_norm": "shared",
             "per_frame_color": True,
@@ -54,6 +55,8 @@ class PretrainingRecipe(Options):
             "max_grad_norm": 0.0,
         },
     }
+
+    alternatives = FRAME_DISTANCES
 
     # Data
     dataset: str = option(default="motion", may_change=True, positional=True, help=DATASET_HELP)
@@ -102,7 +105,12 @@ class PretrainingRecipe(Options):
     hidden_sizes: list[int] | None = option(default=None, help="Widths of the four stages. Default: 64 128 256 512.")
     depths: list[int] | None = option(default=None, help="Blocks in each of the four stages. Default: 2 2 2 2.")
     num_frames: int = option(default=8, help="Frames per clip.")
-    frame_stride: int = option(default=3, at_least=1, help="Distance between sampled frames, in video frames.")
+    frame_interval: float | None = option(
+        default=None, at_least=0.001, help="Seconds between sampled frames. Default: 0.12, unless frame_stride is set."
+    )
+    frame_stride: int | None = option(
+        default=None, at_least=1, help="Distance between sampled frames in video frames, instead of seconds."
+    )
     image_size: int = option(default=112, help="Height and width of the input in pixels.")
 
     # Augmentation
@@ -173,6 +181,8 @@ class PretrainingRecipe(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.frame_interval is None and self.frame_stride is None:
+            self.frame_interval = 0.12  # 3 frames at 25 fps
         if len(self.crop_area) != 2 or not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area must be two shares 0 < smallest <= largest <= 1, got {self.crop_area}")
         if self.vicreg_weights is not None and len(self.vicreg_weights) != 3:
@@ -232,6 +242,11 @@ class PretrainingRecipe(Options):
             )
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__)) from None
+
+    def clip_shape(self) -> dict[str, Any]:
+        """Returns how clips are sampled, as settings of the processor. Without a frame rate, 25 fps are assumed."""
+        stride = self.frame_stride or max(1, round(25 * (self.frame_interval or 0)))
+        return {"num_frames": self.num_frames, "frame_interval": self.frame_interval, "frame_stride": stride}
 
     def build_order_schedule(self) -> AlternatingSchedule:
         """Builds the schedule of derivative orders."""

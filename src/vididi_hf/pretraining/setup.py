@@ -22,8 +22,7 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 def build_loader(recipe: PretrainingRecipe, accelerator: Accelerator) -> ClipLoader | StreamingClipLoader:
     """Opens the training videos. The main process goes first, in case they must be generated or downloaded."""
     clips: dict[str, Any] = {
-        "num_frames": recipe.num_frames,
-        "frame_stride": recipe.frame_stride,
+        **recipe.clip_shape(),
         "extra_frames": recipe.build_order_schedule().max_order,
         "augmentation": recipe.augmentation(),
         "seed": recipe.seed,

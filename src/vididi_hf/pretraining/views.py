@@ -16,8 +16,7 @@ def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
     return ViDiDiVideoProcessor(
         size={"shortest_edge": round(recipe.image_size * 8 / 7)},
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
-        num_frames=recipe.num_frames,
-        frame_stride=recipe.frame_stride,
+        **recipe.clip_shape(),
     )
 
 

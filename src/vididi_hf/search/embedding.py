@@ -146,7 +146,7 @@ def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: s
 
 def processor_of(protocol: Mapping[str, Any]) -> ViDiDiVideoProcessor:
     """Builds the processor of a protocol."""
-    return ViDiDiVideoProcessor(**{name: protocol[name] for name in _PROCESSING if protocol[name] is not None})
+    return ViDiDiVideoProcessor(**{name: protocol[name] for name in _PROCESSING if protocol.get(name) is not None})
 
 
 def encoder_digest(model: ViDiDiModel) -> str:
