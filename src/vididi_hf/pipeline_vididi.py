@@ -34,6 +34,7 @@ class ViDiDiVideoClassificationPipeline(VideoClassificationPipeline):
         if not self._is_ours:
             given = {} if frame_sampling_rate is None else {"frame_sampling_rate": frame_sampling_rate}
             return super().preprocess(video, num_frames, **given, **kwargs)
-        num_frames = (num_frames or self.video_processor.num_frames) + max(self.model.config.classifier_orders)
-        settings = {"num_frames": num_frames, "frame_stride": frame_sampling_rate, "derivative_orders": (0,), **kwargs}
-        return self.video_processor(video, **settings).to(self.dtype)
+        given = {"num_frames": num_frames, "frame_stride": frame_sampling_rate, **kwargs}
+        extra_frames = max(self.model.config.classifier_orders)
+        clips = self.video_processor.sample_clips(video, extra_frames=extra_frames, **given)
+        return BatchFeature({"pixel_values": self.video_processor.views(clips, (0,))[0].unsqueeze(0)}).to(self.dtype)
