@@ -106,4 +106,3 @@ def test_the_card_is_useful_and_that_of_the_user_stays(model_class, tmp_path, wr
     (folder / "README.md").write_text("mine")
     model.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "mine"
-

@@ -175,7 +175,11 @@ def test_fps_is_the_rate_to_sample_or_that_of_an_array_that_has_none(path, decod
         return small_processor(num_frames=4)(video, return_metadata=True, **settings)["video_metadata"][0]
 
     metadata = VideoMetadata(total_num_frames=40, fps=10)
-    for video, known in ((path, {}), (decoded, {"video_metadata": metadata}), (decoded, {"video_metadata": [[metadata]]})):
+    for video, known in (
+        (path, {}),
+        (decoded, {"video_metadata": metadata}),
+        (decoded, {"video_metadata": [[metadata]]}),
+    ):
         facts = sampled(video, fps=5, **known)
         assert (facts.fps, facts.total_num_frames) == (10, 40)
         assert np.diff(facts.frames_indices).tolist() == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""Saving repositories that load with `trust_remote_code=True`, without this package: they carry this code and a card."""
+"""Saving: repositories carry this code and a card, so that they load with `trust_remote_code=True` alone."""
 
 import os
 import shutil
@@ -25,8 +25,8 @@ library_name: transformers
 
 # {name}
 
-A [ViDiDi](https://arxiv.org/abs/2409.02371) {kind} with the network `{config.backbone}`. It sees {config.num_frames} frames
-of {config.image_size} × {config.image_size} pixels. This model has not been evaluated.
+A [ViDiDi](https://arxiv.org/abs/2409.02371) {kind} with the network `{config.backbone}`.
+It sees {config.num_frames} frames of {config.image_size} × {config.image_size} pixels. This model has not been evaluated.
 
 ## Usage
 
@@ -55,7 +55,12 @@ _FACTS = {
         'logits = model(**processor("path/to/video.mp4"), boxes=boxes).logits  # one tensor (boxes, 4), in fractions',
     ),
 }
-_ENCODER = ("video encoder", "", "AutoModel", 'features = model(**processor("path/to/video.mp4", num_clips=4)).pooler_output')
+_ENCODER = (
+    "video encoder",
+    "",
+    "AutoModel",
+    'features = model(**processor("path/to/video.mp4", num_clips=4)).pooler_output',
+)
 
 
 class CarriesCode:
@@ -83,4 +88,6 @@ def write_card(folder: str | os.PathLike, config: Any, name: str) -> None:
     card = Path(folder, "README.md")
     if not card.exists() or _TEMPLATE in card.read_text(encoding="utf-8"):
         kind, tag, auto, use = _FACTS.get(config.architectures[0], _ENCODER)
-        card.write_text(_CARD.format(name=name, config=config, kind=kind, tag=tag, auto=auto, use=use), encoding="utf-8")
+        card.write_text(
+            _CARD.format(name=name, config=config, kind=kind, tag=tag, auto=auto, use=use), encoding="utf-8"
+        )

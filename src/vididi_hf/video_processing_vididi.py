@@ -60,9 +60,9 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
 
     A video is one of: path or URL; encoded bytes; binary file object; the dictionary or `VideoDecoder` of a `datasets`
     video column; NumPy array or tensor (frames, height, width, channels) or (frames, channels, height, width); list of
-    frames (PIL images, arrays, tensors). A list of those, a `datasets.Column`, or an array with one more dimension, is a
-    batch; nested lists are flattened. Frames have the range 0 … 255. For floats in [0, 1], pass `do_rescale=False`;
-    without it, they are an error.
+    frames (PIL images, arrays, tensors). A list of those, a `datasets.Column`, or an array with one more dimension is a
+    batch; nested lists are flattened. Frames have the range 0 … 255. Floats in [0, 1] are an error unless you pass
+    `do_rescale=False`.
 
     Args:
         do_sample_frames: Sample clips. If `False`, all frames together are the one clip.

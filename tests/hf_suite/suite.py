@@ -3,11 +3,12 @@
 import copy
 import unittest
 
+import pytest
 import torch
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 from transformers_tests.test_configuration_common import ConfigTester
-from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
+from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor
 from transformers_tests.test_video_processing_common import VideoProcessingTestMixin, prepare_video_inputs
 
 from vididi_hf import (
@@ -99,7 +100,7 @@ class ModelTests(ModelTesterMixin):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels and model_class is ViDiDiForActionDetection:
-            inputs["labels"] = ids_tensor([3], 3)
+            inputs["labels"] = torch.zeros(3, dtype=torch.long, device=torch_device)  # for one person each
         return inputs
 
     def test_config(self):
@@ -114,8 +115,8 @@ class ModelTests(ModelTesterMixin):
             with torch.no_grad():
                 states = model(**self._prepare_for_class(inputs, self.model_class), **arguments).hidden_states
             sizes = [tuple(state.shape[-2:]) for state in states]
-            self.assertEqual((len(states), sizes[0]), (5, (16, 16)))
-            self.assertEqual(sizes, sorted(sizes, reverse=True))
+            assert (len(states), sizes[0]) == (5, (16, 16))
+            assert sizes == sorted(sizes, reverse=True)
 
     def check_training_gradient_checkpointing(self, gradient_checkpointing_kwargs=None):
         """Compares gradients and BatchNorm statistics; theirs replaces the function, which here takes a context."""
@@ -125,7 +126,7 @@ class ModelTests(ModelTesterMixin):
         plain = self.model_class(config).to(torch_device).train()
         model = copy.deepcopy(plain)
         if gradient_checkpointing_kwargs == {"use_reentrant": True}:  # would run each BatchNorm twice, so it is refused
-            with self.assertRaisesRegex(ValueError, "pass use_reentrant=False"):
+            with pytest.raises(ValueError, match="pass use_reentrant=False"):
                 model.activation_checkpointing_enable(gradient_checkpointing_kwargs)
             return
         model.activation_checkpointing_enable(gradient_checkpointing_kwargs)
