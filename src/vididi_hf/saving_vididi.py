@@ -26,7 +26,8 @@ library_name: transformers
 # {name}
 
 A [ViDiDi](https://arxiv.org/abs/2409.02371) {kind} with the network `{config.backbone}`.
-It sees {config.num_frames} frames of {config.image_size} × {config.image_size} pixels. This model has not been evaluated.
+It sees {config.num_frames} frames of {config.image_size} × {config.image_size} pixels.
+This model has not been evaluated.
 
 ## Usage
 
