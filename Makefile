@@ -7,7 +7,7 @@ DATASET ?= motion
 SEEDS ?= 0
 OUTPUT ?= demo
 
-.PHONY: demo test test-all lint format docs clean
+.PHONY: demo test test-all test-hf lint format docs clean
 
 # Rebuilt whenever the dependencies change.
 $(VENV)/installed: pyproject.toml
@@ -23,6 +23,10 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# The common tests of transformers, which pip downloads. Arguments: K="s3d or ProcessorTest"
+test-hf: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/test_hf.py -n 2 $(if $(K),-k "$(K)")
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

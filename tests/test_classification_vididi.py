@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoModelForVideoClassification,
+    Trainer,
+    TrainingArguments,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEVideoProcessor,
+    pipeline,
+)
 
 from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiVideoProcessor
 
@@ -50,6 +58,37 @@ def test_other_orders_than_those_of_the_configuration(clips):
     one = build(classifier_orders=(1,)).eval()
     expected = one.classifier(one.vididi(clips).pooler_output)
     torch.testing.assert_close(one(clips, derivative_orders=(0,)).logits, expected)
+
+
+def test_given_derivatives_replace_differentiation(clips):
+    model = build(classifier_orders=(0, 1)).eval()
+    frames, derivative = clips[:, :5], clips[:, 1:] - clips[:, :-1]
+    torch.testing.assert_close(model(frames, pixel_values_order_1=derivative).logits, model(clips).logits)
+    alone = build(classifier_orders=(1,)).eval()
+    torch.testing.assert_close(alone(pixel_values_order_1=derivative).logits, alone(clips).logits)
+    torch.testing.assert_close(alone(clips, pixel_values_order_2=clips).logits, alone(clips).logits)
+    with pytest.raises(ValueError, match=r"pixel_values is missing: .* \(1,\) need frames, got \[2\]"):
+        alone(pixel_values_order_2=clips)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "mean"),
+    [
+        (None, lambda logits: logits.softmax(-1).mean(1).log()),
+        ("single_label_classification", lambda logits: logits.softmax(-1).mean(1).log()),
+        ("multi_label_classification", lambda logits: logits.sigmoid().mean(1).logit()),
+        ("regression", lambda logits: logits.mean(1)),
+    ],
+)
+def test_probabilities_of_clips_are_averaged(clips, problem_type, mean):
+    model = build(problem_type=problem_type, classifier_orders=(0, 1)).eval()
+    model.classifier.weight.data *= 20  # clips that disagree
+    each = torch.stack([model(clips).logits, model(clips.flip(1)).logits, model(-clips).logits], dim=1)
+    several = torch.stack([clips, clips.flip(1), -clips], dim=1)
+    torch.testing.assert_close(model(several).logits, mean(each), rtol=1e-4, atol=1e-4)
+    if problem_type == "single_label_classification":
+        expected = F.nll_loss(each.softmax(-1).mean(1).log(), torch.tensor([0, 2]))
+        torch.testing.assert_close(model(several, labels=torch.tensor([0, 2])).loss, expected)
 
 
 def test_dropout_is_applied_to_the_features_in_training_only(clips):
@@ -130,19 +169,41 @@ def test_round_trip_through_the_auto_class(clips, tmp_path):
     assert torch.equal(loaded(clips).logits, model(clips).logits)
 
 
-def test_the_pipeline_answers_on_a_file(write_video, tmp_path, caplog):
-    model, video = build().eval(), write_video(tmp_path / "video.mp4")
+@pytest.mark.parametrize("orders", [(0,), (0, 2)])
+def test_the_pipeline_answers_on_files_without_pyav(orders, write_video, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("transformers.pipelines.video_classification.requires_backends", lambda *_: 1 / 0)
+    model, video = build(classifier_orders=orders).eval(), write_video(tmp_path / "video.mp4")
     model.save_pretrained(tmp_path / "model")
     processor = ViDiDiVideoProcessor(num_frames=4, size={"height": 32, "width": 32}, crop_size=32)
     processor.save_pretrained(tmp_path / "model")
     with caplog.at_level(logging.ERROR, logger="transformers"):
         logging.getLogger("transformers").propagate = True
-        answer = pipeline("video-classification", model=str(tmp_path / "model"))(str(video), top_k=2)
+        classify = pipeline("video-classification", model=str(tmp_path / "model"))
+        answer = classify(str(video), top_k=2)
     assert "not supported" not in caplog.text
-    probabilities = model(processor(str(video))["pixel_values"]).logits.softmax(-1)[0]
+    probabilities = model(**processor(str(video), derivative_orders=orders)).logits.softmax(-1)[0]
     best = probabilities.argsort(descending=True)[:2].tolist()
     assert [entry["label"] for entry in answer] == [LABELS[index] for index in best]
     assert [entry["score"] for entry in answer] == pytest.approx(probabilities[best].tolist(), rel=1e-4)
+    frames = processor(str(video), num_clips=3, num_frames=5, frame_stride=2, derivative_orders=orders)
+    expected = model(**frames).logits.softmax(-1).max().item()
+    settings = {"num_clips": 3, "num_frames": 5, "frame_sampling_rate": 2, "top_k": 1}
+    for [answer] in classify([str(video), str(video)], batch_size=2, **settings):
+        assert answer["score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_other_models_keep_the_pipeline_of_transformers(monkeypatch):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = VideoMAEConfig(**sizes, image_size=32, num_frames=4, num_labels=3)
+    processor = VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pytest.importorskip("av")
+    classify = pipeline(
+        "video-classification", model=VideoMAEForVideoClassification(config), video_processor=processor, num_frames=4
+    )
+    assert len(classify(torch.zeros(9, 3, 40, 40, dtype=torch.uint8).numpy())) == 3
+    monkeypatch.setattr("transformers.pipelines.video_classification.requires_backends", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipeline("video-classification", model=VideoMAEForVideoClassification(config), video_processor=processor)
 
 
 def test_trainer_trains_it_as_it_is(tmp_path):

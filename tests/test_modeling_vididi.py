@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
-from vididi_hf import ViDiDiConfig
+from vididi_hf import ViDiDiConfig, ViDiDiVideoProcessor
 from vididi_hf.backbone_vididi import CheckpointedBlock
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 
@@ -35,6 +35,41 @@ def test_output_is_the_backbones_map_and_its_mean(backbone):
     torch.testing.assert_close(output.pooler_output, features.flatten(2).mean(-1), rtol=1e-5, atol=1e-6)
     assert output.pooler_output.shape == (2, model.config.hidden_size)
     assert output.hidden_states is None
+
+
+def test_clips_are_averaged_and_several_orders_are_kept_apart():
+    model = ViDiDiModel(tiny(derivative_scale="unit")).eval()
+    processor = ViDiDiVideoProcessor(num_frames=4, size=36, crop_size=32, derivative_orders=(0, 1), num_clips=3)
+    videos = torch.randint(256, (2, 30, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    inputs = processor(videos)
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        alone = model(**processor(videos, derivative_orders=(1,)))
+        expected = [
+            torch.stack([model(view[:, clip], derivative_order=order).pooler_output for clip in range(3)]).mean(0)
+            for order, view in enumerate(inputs.values())
+        ]
+        first = model(inputs["pixel_values"][:, 1], output_hidden_states=True)
+    torch.testing.assert_close(output.pooler_outputs, dict(enumerate(expected)))
+    assert output.pooler_output is output.pooler_outputs[0]
+    torch.testing.assert_close(alone.pooler_output, expected[1])  # the only one, so it is the main one
+    assert alone.pooler_outputs is None
+    torch.testing.assert_close(output.last_hidden_state[:, 1], first.last_hidden_state)
+    torch.testing.assert_close([one[:, 1] for one in output.hidden_states], list(first.hidden_states))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ({}, ValueError, "pixel_values is missing"),
+        ({"pixels": clips()}, TypeError, "no input 'pixels'"),
+        ({"pixel_values_order_x": clips()}, TypeError, "no input 'pixel_values_order_x'"),
+        ({"pixel_values": clips(), "pixel_values_order_0": clips()}, ValueError, "order 0 is given twice"),
+    ],
+)
+def test_other_inputs_than_views_are_refused(inputs, error, message):
+    with pytest.raises(error, match=message):
+        ViDiDiModel(tiny())(**inputs)
 
 
 def test_unit_scale_is_applied_to_what_is_called_a_derivative():
@@ -77,7 +112,7 @@ def test_clips_reach_the_network_without_a_copy():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((8, 3, 32, 32), r"\(batch, frames, channels, height, width\), got shape \(8, 3, 32, 32\)"),
+        ((8, 3, 32, 32), r"\(batch, frames, channels, height, width\).*, got shape \(8, 3, 32, 32\)"),
         ((2, 3, 8, 32, 32), "must have 3 channels in dimension 2"),
         ((2, 1, 3, 32, 32), "at least 2 frames of 32 x 32 pixels"),
         ((2, 8, 3, 31, 32), "at least 2 frames of 32 x 32 pixels"),

@@ -20,7 +20,6 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import vididi_hf
 from vididi_hf.cli import COMMANDS
 from vididi_hf.data.registry import DATASETS
-from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.options import parse_options
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
@@ -55,7 +54,6 @@ def place(
         monkeypatch.chdir(tmp_path)
         for folder in sorted(set(re.findall(r"\b(?:runs|org|demo)/[\w-]+", text))):
             shutil.copytree(checkpoint, folder)
-            carry_code(Path(folder))
             Path(folder, "recipe.json").write_text(PretrainingRecipe().to_json(), encoding="utf-8")
         Path("recipe.json").write_text("{}", encoding="utf-8")
         shutil.copyfile(next(motion_root.rglob("*.mp4")), "clip.mp4")

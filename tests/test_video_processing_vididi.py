@@ -12,6 +12,8 @@ import torchvision.transforms.v2.functional as tvf
 from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 from transformers import AutoVideoProcessor
+from transformers.utils import TensorType
+from transformers.video_utils import VideoMetadata
 
 from vididi_hf.clips_vididi import uniform_clips
 from vididi_hf.video_processing_vididi import BrokenVideoError, ViDiDiVideoProcessor
@@ -134,7 +136,64 @@ def test_a_datasets_video_column_works_decoded_or_not(path):
         feature = datasets.Features({"video": datasets.Video(decode=decode)})
         rows = datasets.Dataset.from_dict({"video": [str(path), str(path)]}, features=feature)
         assert torch.equal(small_processor()(rows[0]["video"])["pixel_values"], expected)
-        assert small_processor()([row["video"] for row in rows])["pixel_values"].shape == (2, 8, 3, 24, 24)
+        assert torch.equal(small_processor()(rows["video"])["pixel_values"], expected.expand(2, -1, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda one, two: [[one], [two]],
+        lambda one, two: ([one, two],),
+        lambda one, two: [[one.numpy(), two.numpy()]],
+        lambda one, two: [list(one), tuple(two.numpy())],
+        lambda one, two: [[list(one)], [list(two)]],
+        lambda one, two: [torch.stack([one, two])],
+    ],
+)
+def test_nested_batches_are_flattened(nest):
+    one, two = random_frames(), random_frames().flip(0)
+    expected = small_processor()(torch.stack([one, two]))["pixel_values"]
+    assert torch.equal(small_processor()(nest(one, two))["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", "np", TensorType.PYTORCH, TensorType.NUMPY, None])
+def test_keywords_of_transformers(return_tensors):
+    frames = random_frames()
+    inputs = small_processor(num_frames=4, frame_stride=2)(
+        [frames, frames[:20]], return_metadata=True, data_format="channels_last", return_tensors=return_tensors
+    )
+    kind = np.ndarray if return_tensors in ("np", TensorType.NUMPY) else torch.Tensor
+    assert isinstance(inputs["pixel_values"], kind)
+    expected = small_processor(num_frames=4, frame_stride=2)([frames, frames[:20]])["pixel_values"]
+    assert torch.equal(torch.as_tensor(inputs["pixel_values"]), expected.movedim(2, -1))
+    found = [(one.total_num_frames, one.fps, one.frames_indices) for one in inputs["video_metadata"]]
+    assert found == [(40, None, [16, 18, 20, 22]), (20, None, [6, 8, 10, 12])]
+
+
+def test_fps_is_the_rate_to_sample_or_that_of_an_array_that_has_none(path, decoded):
+    def sampled(video, **settings):
+        return small_processor(num_frames=4)(video, return_metadata=True, **settings)["video_metadata"][0]
+
+    metadata = VideoMetadata(total_num_frames=40, fps=10)
+    for video, known in (
+        (path, {}),
+        (decoded, {"video_metadata": metadata}),
+        (decoded, {"video_metadata": [[metadata]]}),
+    ):
+        facts = sampled(video, fps=5, **known)
+        assert (facts.fps, facts.total_num_frames) == (10, 40)
+        assert np.diff(facts.frames_indices).tolist() == [2, 2, 2]
+    facts = sampled(decoded, fps=10, frame_interval=0.4)
+    assert (facts.fps, np.diff(facts.frames_indices).tolist()) == (10, [4, 4, 4])
+
+
+@pytest.mark.parametrize("scale", ["unit", "normalized"])
+def test_floats_of_another_range_are_refused_unless_told(scale):
+    frames = random_frames() / 255 if scale == "unit" else (random_frames() / 255 - 0.5) / 0.25
+    with pytest.raises(ValueError, match=r"must be 0 … 255, got .*do_rescale=False"):
+        small_processor()(frames)
+    small_processor()(frames, do_rescale=False)
+    small_processor()(torch.zeros(10, 3, 40, 40))  # black in any range
 
 
 def test_a_url_is_fetched_by_transformers(path, monkeypatch):

@@ -109,11 +109,13 @@ def register_auto_classes() -> None:
         AutoVideoProcessor,
     )
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
     from vididi_hf.detection_vididi import ViDiDiForActionDetection
     from vididi_hf.modeling_vididi import ViDiDiModel
+    from vididi_hf.pipeline_vididi import ViDiDiVideoClassificationPipeline
     from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
     from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -125,6 +127,7 @@ def register_auto_classes() -> None:
     AutoVideoProcessor.register(ViDiDiConfig, ViDiDiVideoProcessor, exist_ok=True)
     # The pipeline reads these names, not the registered classes, before it says that a model is not supported.
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ViDiDiConfig.model_type] = ViDiDiForVideoClassification.__name__
+    PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = ViDiDiVideoClassificationPipeline
 
 
 # Registration imports torch and transformers. The command line puts it off until a command runs, so that `--help`

@@ -7,8 +7,10 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, OWN_OBJECTIVE, SCALES, VIEW_FORWARDS
+from .saving_vididi import CarriesCode
 
 MIN_NUM_FRAMES = 2
 MIN_IMAGE_SIZE = 32
@@ -28,7 +30,7 @@ _TRANSFORMERS_KEYWORDS = frozenset({
 
 
 @strict
-class ViDiDiConfig(PreTrainedConfig):
+class ViDiDiConfig(CarriesCode, PreTrainedConfig):
     """Configuration of ViDiDi models and of their pretraining.
 
     Values are checked when the object is built or saved, and when a model is built from it. Lists become tuples.
@@ -112,7 +114,18 @@ class ViDiDiConfig(PreTrainedConfig):
             self.batch_norm = "shared" if self.view_forward == "joint" else "per_order"
         super().__post_init__(**kwargs)
 
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """Pipelines that the code of a repository brings along; the package registers its own instead."""
+        is_from_repository = type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
+        if not is_from_repository or self.architectures != ["ViDiDiForVideoClassification"]:
+            return {}
+        pipeline = "pipeline_vididi.ViDiDiVideoClassificationPipeline"
+        return {"video-classification": {"impl": pipeline, "pt": ["AutoModelForVideoClassification"]}}
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "custom_pipelines":  # from a file that was saved by a pipeline
+            return
         # Here and not in __post_init__, because from_pretrained assigns overrides after construction.
         if name in ("hidden_sizes", "depths", "derivative_orders", "classifier_orders") and isinstance(value, list):
             value = tuple(value)

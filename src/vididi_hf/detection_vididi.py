@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 from .backbone_vididi import S3D, InceptionBlock, VideoBackbone
 from .classification_vididi import ViDiDiClassifier
 from .configuration_vididi import ViDiDiConfig
+from .modeling_vididi import views_by_order
 
 ROI_SIZE = 7
 
@@ -108,6 +109,7 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         derivative_orders: Sequence[int] | None = None,
+        **derivatives: Tensor,
     ) -> ImageClassifierOutput:
         """Classifies the persons of clips.
 
@@ -120,6 +122,8 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
                 `config.problem_type` is `None`, the labels decide, for later calls, too.
             output_hidden_states: Return the outputs of the encoder's stem and stages, for the first order.
             derivative_orders: As many orders to use instead of `config.classifier_orders`.
+            **derivatives: `pixel_values_order_1`, `pixel_values_order_2`, …, as the processor returns them. If all
+                orders are given, the model does not differentiate.
 
         Returns:
             An `ImageClassifierOutput` with `logits` (boxes, labels), for the boxes of all clips in order, and, if there
@@ -129,7 +133,8 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
             ValueError: If the network cannot take clips of this shape, the number of orders differs, or boxes and
                 clips do not match.
         """
-        outputs = self.encode(pixel_values, derivative_orders, output_hidden_states)
+        views = views_by_order(pixel_values, 0, derivatives)
+        outputs = self.encode(views, derivative_orders, output_hidden_states)
         if len(boxes) != len(pixel_values) or any(one.ndim != 2 or one.shape[1] != 4 for one in boxes):
             shapes = [tuple(one.shape) for one in boxes]
             raise ValueError(f"boxes must be {len(pixel_values)} tensors (boxes, 4), one per clip, got shapes {shapes}")

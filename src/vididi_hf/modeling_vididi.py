@@ -1,7 +1,9 @@
 """The ViDiDi encoder as a transformers model."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from .backbone_vididi import build_backbone
 from .batch_norm_vididi import select_order
 from .configuration_vididi import MIN_IMAGE_SIZE, MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import rescale_derivative
+from .saving_vididi import write_card
 
 
 @dataclass
@@ -20,8 +23,9 @@ class ViDiDiModelOutput(ModelOutput):
     """Output of [`ViDiDiModel`]."""
 
     last_hidden_state: Tensor | None = None  # features of the last stage (batch, hidden_size, frames', height', width')
-    pooler_output: Tensor | None = None  # their mean over frames, height and width (batch, hidden_size)
+    pooler_output: Tensor | None = None  # their mean over clips, frames, height and width (batch, hidden_size)
     hidden_states: tuple[Tensor, ...] | None = None  # on request: outputs of the stem and the four stages
+    pooler_outputs: dict[int, Tensor] | None = None  # of several orders: the pooler_output of each of them
 
 
 class ViDiDiPreTrainedModel(PreTrainedModel):
@@ -32,12 +36,18 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "video"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the Trainer would take the keywords of `forward` for those of a loss
     _no_split_modules = ["ResidualBlock", "InceptionBlock"]  # noqa: RUF012 (the type transformers gives it)
 
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__(config)
         # For the card that `push_to_hub` creates. Each model needs its own list, because that call appends to it.
         self.model_tags = ["vididi", "video", "self-supervised-learning"]
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # Where every upload ends. The caller has just written the card: that of the Hub, or else a template.
+        write_card(working_dir, self.config, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -52,6 +62,21 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
+
+
+def views_by_order(frames: Tensor | None, order: int, derivatives: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """The inputs of a model by their order of derivative: `pixel_values`, and `pixel_values_order_k` for order k."""
+    views = {} if frames is None else {order: frames}
+    for name, view in derivatives.items():
+        number = name.removeprefix("pixel_values_order_")
+        if not number.isdecimal():
+            raise TypeError(f"the model has no input {name!r}, only pixel_values, pixel_values_order_1 and so on")
+        if int(number) in views:
+            raise ValueError(f"derivative order {number} is given twice: as pixel_values and as {name}")
+        views[int(number)] = view
+    if not views:
+        raise ValueError("pixel_values is missing")
+    return views
 
 
 class ViDiDiModel(ViDiDiPreTrainedModel):
@@ -83,36 +108,61 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, derivative_order: int = 0
+        self,
+        pixel_values: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        derivative_order: int = 0,
+        **derivatives: Tensor,
     ) -> ViDiDiModelOutput:
-        """Encodes clips.
+        """Encodes clips, and averages the pooled features over the clips of a video.
 
         Args:
-            pixel_values: Normalized clips (batch, frames, channels, height, width) of at least 2 frames and 32 x 32
-                pixels. They may differ from the size in the configuration.
+            pixel_values: Normalized clips (batch, frames, channels, height, width) or (batch, clips, frames, channels,
+                height, width) of at least 2 frames and 32 x 32 pixels. They may differ from the size in the
+                configuration.
             output_hidden_states: Return the outputs of stem and stages. Default: `config.output_hidden_states`.
-            derivative_order: Order of the temporal derivative that the clips are; 0 for frames.
+            derivative_order: Order of the temporal derivative that `pixel_values` are; 0 for frames.
+            **derivatives: `pixel_values_order_1`, `pixel_values_order_2`, …, as the processor returns them.
 
         Returns:
             A [`ViDiDiModelOutput`], or a tuple with `return_dict=False`: `last_hidden_state` (batch, hidden_size,
-            frames', height', width'), `pooler_output` (batch, hidden_size) and on request `hidden_states`.
+            frames', height', width'), `pooler_output` (batch, hidden_size) and on request `hidden_states`. They are
+            those of `pixel_values`, or else of the first derivative that is given. Clips stay apart in all but
+            `pooler_output`: (batch, clips, hidden_size, …). With several orders, `pooler_outputs` has the
+            `pooler_output` of each.
 
         Raises:
-            ValueError: If the network cannot take clips of this shape.
+            TypeError: For an unknown keyword.
+            ValueError: If the network cannot take clips of this shape, or an order is given twice.
         """
-        shape = tuple(pixel_values.shape)
-        if len(shape) != 5:
-            raise ValueError(f"pixel_values must be (batch, frames, channels, height, width), got shape {shape}")
-        if shape[2] != (num_channels := self.config.num_channels):
-            raise ValueError(f"pixel_values must have {num_channels} channels in dimension 2, got shape {shape}")
-        if shape[1] < MIN_NUM_FRAMES or min(shape[3:]) < MIN_IMAGE_SIZE:
-            minimum = f"{MIN_NUM_FRAMES} frames of {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels"
-            raise ValueError(f"pixel_values must have at least {minimum}, got shape {shape}")
+        clips = views_by_order(pixel_values, derivative_order, derivatives)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        select_order(self.backbone, derivative_order)
-        pixel_values = rescale_derivative(pixel_values, derivative_order, self.config.derivative_scale)
-        clip = pixel_values.transpose(1, 2)  # a view: the networks have channels before frames
-        features, hidden_states = self.backbone(clip, bool(output_hidden_states))
+        outputs = {order: self._encode(view, order, bool(output_hidden_states)) for order, view in clips.items()}
+        output = next(iter(outputs.values()))
+        if len(outputs) > 1:
+            output.pooler_outputs = {order: one.pooler_output for order, one in outputs.items()}
+        return output
+
+    def _encode(self, clips: Tensor, order: int, output_hidden_states: bool) -> ViDiDiModelOutput:
+        """Encodes the clips of one order."""
+        shape = tuple(clips.shape)
+        if len(shape) not in (5, 6):
+            wanted = "(batch, frames, channels, height, width), with clips after batch or without"
+            raise ValueError(f"pixel_values must be {wanted}, got shape {shape}")
+        if shape[-3] != (num_channels := self.config.num_channels):
+            raise ValueError(
+                f"pixel_values must have {num_channels} channels in dimension {len(shape) - 3}, got shape {shape}"
+            )
+        if shape[-4] < MIN_NUM_FRAMES or min(shape[-2:]) < MIN_IMAGE_SIZE:
+            minimum = f"{MIN_NUM_FRAMES} frames of {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels"
+            raise ValueError(f"pixel_values must have at least {minimum}, got shape {shape}")
+        select_order(self.backbone, order)
+        pixels = rescale_derivative(clips, order, self.config.derivative_scale).reshape(-1, *shape[-4:])
+        # A transposed view: the networks have channels before frames.
+        features, hidden_states = self.backbone(pixels.transpose(1, 2), output_hidden_states)
         pooled = features.mean(dim=(2, 3, 4))
-        return ViDiDiModelOutput(features, pooled, hidden_states or None)
+        if len(shape) == 6:
+            features, *hidden_states = (one.unflatten(0, shape[:2]) for one in (features, *hidden_states))
+            pooled = pooled.unflatten(0, shape[:2]).mean(dim=1)
+        return ViDiDiModelOutput(features, pooled, tuple(hidden_states) or None)

@@ -9,12 +9,14 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from PIL.Image import Image
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from .clips_vididi import frame_step, frames_at, uniform_clips
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
+from .saving_vididi import CarriesCode
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
@@ -43,11 +45,14 @@ class ViDiDiVideoProcessorKwargs(TypedDict, total=False):
     do_normalize: bool
     image_mean: float | list[float] | tuple[float, ...]
     image_std: float | list[float] | tuple[float, ...]
+    default_to_square: bool
+    data_format: str
     device: str | torch.device
+    return_metadata: bool
     return_tensors: str
 
 
-class ViDiDiVideoProcessor(BaseVideoProcessor):
+class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
     """Turns videos into normalized clips and the temporal derivatives of these clips.
 
     The processor spreads clips evenly over each video (one clip: its center), resizes, crops at the center, normalizes,
@@ -57,8 +62,9 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
     A video is one of: path or URL; encoded bytes; binary file object; the dictionary or `VideoDecoder` of a `datasets`
     video column; NumPy array or tensor (frames, height, width, channels) or (frames, channels, height, width); list of
-    frames (PIL images, arrays, tensors). A list of those, or an array with one more dimension, is a batch. Frames have
-    the range 0 … 255. For floats in [0, 1], pass `do_rescale=False`.
+    frames (PIL images, arrays, tensors). A list of those, a `datasets.Column`, or an array with one more dimension is a
+    batch; nested lists are flattened. Frames have the range 0 … 255. Floats in [0, 1] are an error unless you pass
+    `do_rescale=False`.
 
     Args:
         do_sample_frames: Sample clips. If `False`, all frames together are the one clip.
@@ -81,7 +87,10 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         do_normalize: Subtract `image_mean` and divide by `image_std`.
         image_mean: Mean per channel after rescaling. Default: that of Kinetics-400.
         image_std: Standard deviation per channel after rescaling. Default: that of Kinetics-400.
+        default_to_square: Whether an integer `size` is a square instead of the shortest edge.
+        data_format: `"channels_first"`, which the models need, or `"channels_last"`.
         device: Where to resize, crop, normalize and differentiate.
+        return_metadata: Return `video_metadata`, too: the length, frame rate and sampled frames of each video.
         return_tensors: `"pt"` or `"np"`.
 
     Raises:
@@ -144,13 +153,16 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 
         Args:
             videos: A video or a batch, in any form that the class lists.
-            fps: Frames per second of arrays and lists of frames, for `frame_interval`. Files know their own.
-            video_metadata: The same, as the `VideoMetadata` (or a dictionary with `fps`) of a video or of each video.
+            fps: Frames per second to sample, instead of `frame_interval`. For arrays and lists of frames without
+                `video_metadata`, their own frame rate.
+            video_metadata: Own frame rate of arrays and lists of frames, as the `VideoMetadata` (or a dictionary with
+                `fps`) of a video or of each video. Files know their own.
             **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
             `pixel_values` for order 0 and `pixel_values_order_k` for order k, each (batch, frames, channels, height,
-            width), or (batch, clips, frames, channels, height, width) for several clips.
+            width), or (batch, clips, frames, channels, height, width) for several clips. On request `video_metadata`, a
+            list of `VideoMetadata`.
 
         Raises:
             BrokenVideoError: If a file cannot be read.
@@ -159,8 +171,13 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         """
         settings = self._settings(kwargs)
         batch_of_videos = _split_batch(videos)
-        rates = _frame_rates(fps, video_metadata, len(batch_of_videos))
-        clips = [self.sample_clips(video, fps=rate, **kwargs) for video, rate in zip(batch_of_videos, rates)]
+        clips, metadata = [], []
+        for video, rate in zip(batch_of_videos, _frame_rates(fps, video_metadata, len(batch_of_videos))):
+            facts: dict[str, Any] = {}
+            is_unknown = rate is None and isinstance(video, (list, tuple, np.ndarray, Tensor))
+            sampled = kwargs if fps is None or is_unknown else kwargs | {"frame_interval": 1 / fps}
+            clips.append(self.sample_clips(video, fps=fps if is_unknown else rate, metadata=facts, **sampled))
+            metadata.append(VideoMetadata(**facts))
         shapes = sorted({tuple(clip.shape) for clip in clips})
         if len(shapes) > 1:
             raise ValueError(
@@ -168,11 +185,22 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             )
         batch = torch.stack(clips)
         views = self.views(batch.squeeze(1) if settings["num_clips"] == 1 else batch, **kwargs)
+        if settings["data_format"] == ChannelDimension.LAST:
+            views = [view.movedim(-3, -1) for view in views]
         names = [f"pixel_values_order_{order}" if order else "pixel_values" for order in settings["derivative_orders"]]
-        return BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
+        inputs = BatchFeature(dict(zip(names, views)), tensor_type=settings["return_tensors"])
+        if settings["return_metadata"]:
+            inputs["video_metadata"] = metadata
+        return inputs
 
     def sample_clips(
-        self, video: Any, *, extra_frames: int | None = None, fps: float | None = None, **kwargs: Any
+        self,
+        video: Any,
+        *,
+        extra_frames: int | None = None,
+        fps: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Samples, resizes and crops the clips of one video, and leaves the rest to `views`.
 
@@ -180,6 +208,7 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             video: A single video, in any form that the class lists.
             extra_frames: Extra frames per clip for derivatives. Default: the highest of `derivative_orders`.
             fps: Frames per second of an array or a list of frames.
+            metadata: A dictionary to fill with the fields of a `VideoMetadata`.
             **kwargs: Settings for this call. `None` means the processor's own.
 
         Returns:
@@ -190,11 +219,17 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
 
         def choose(num_video_frames: int, frame_rate: float | None) -> Tensor:
-            if not settings["do_sample_frames"]:
-                return torch.arange(num_video_frames).unsqueeze(0)
-            num_frames = settings["num_frames"]
-            step = frame_step(num_frames, frame_rate, settings["frame_stride"], settings["frame_interval"])
-            return uniform_clips(num_video_frames, settings["num_clips"], num_frames, step, extra)
+            if settings["do_sample_frames"]:
+                num_frames = settings["num_frames"]
+                step = frame_step(num_frames, frame_rate, settings["frame_stride"], settings["frame_interval"])
+                chosen = uniform_clips(num_video_frames, settings["num_clips"], num_frames, step, extra)
+            else:
+                chosen = torch.arange(num_video_frames).unsqueeze(0)
+            if metadata is not None:
+                frames = nearest_frames(chosen) if chosen.is_floating_point() else chosen
+                facts = {"total_num_frames": num_video_frames, "fps": frame_rate or None}
+                metadata.update(facts, frames_indices=frames.flatten().tolist())
+            return chosen
 
         def shrink(frames: Tensor) -> Tensor:
             frames = frames.to(settings["device"])
@@ -282,6 +317,12 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
             frames = rgb.to(frames.dtype)
         if not frames.is_floating_point() and frames.dtype != torch.uint8:
             raise ValueError(f"frames must be uint8 or floating, got {frames.dtype}")
+        # Black frames are the same in both ranges.
+        if frames.is_floating_point() and settings["do_rescale"] and settings["rescale_factor"] < 0.1:
+            low, high = frames.aminmax()
+            if low < 0 or 0 < high <= 1:
+                found = f"floating frames must be 0 … 255, got {low:.3g} … {high:.3g}"
+                raise ValueError(f"{found}: pass do_rescale=False for 0 … 1, and do_normalize=False if normalized")
         return frames[positions]
 
     def _frame(self, frame: Any, settings: dict[str, Any]) -> Tensor:
@@ -296,11 +337,11 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
 def _frame_rates(fps: float | None, video_metadata: Any, num_videos: int) -> list[float | None]:
     """The frame rate of each video of a batch, from the two arguments of a call that may give it."""
     entries = video_metadata if isinstance(video_metadata, (list, tuple)) else [video_metadata] * num_videos
+    entries = [one for entry in entries for one in (entry if isinstance(entry, (list, tuple)) else [entry])]  # nested
     if len(entries) != num_videos:
         raise ValueError(f"video_metadata must have one entry for each of the {num_videos} videos, got {len(entries)}")
     rates = [entry.get("fps") if isinstance(entry, Mapping) else getattr(entry, "fps", None) for entry in entries]
-    rates = [fps if rate is None else rate for rate in rates]
-    if wrong := [rate for rate in rates if rate is not None and not 0 < rate < float("inf")]:
+    if wrong := [rate for rate in (*rates, fps) if rate is not None and not 0 < rate < float("inf")]:
         raise ValueError(f"fps must be above 0, got {wrong[0]}")
     return rates
 
@@ -312,20 +353,21 @@ def _is_file(video: Any) -> bool:
 
 
 def _split_batch(videos: Any) -> list[Any]:
-    """Splits a video or a batch of videos into single videos."""
+    """Splits a video or a batch of videos, nested or not, into single videos."""
     if isinstance(videos, (np.ndarray, Tensor)):
         if videos.ndim not in (4, 5):
             raise ValueError(f"a video has 4 dimensions and a batch of videos 5, got the shape {tuple(videos.shape)}")
         return list(videos) if videos.ndim == 5 else [videos]
-    if not isinstance(videos, (list, tuple)):
+    if not isinstance(videos, Sequence) or isinstance(videos, (str, bytes, bytearray, memoryview)):
         return [videos]
+    videos = list(videos)  # a column of `datasets` is a sequence, too
     if not videos:
         raise ValueError("got an empty list instead of videos")
     arrays = (np.ndarray, Tensor)
     is_frame = {isinstance(one, Image) or (isinstance(one, arrays) and one.ndim in (2, 3)) for one in videos}
     if len(is_frame) == 2:
         raise ValueError("got a list that mixes frames and videos")
-    return [videos] if is_frame == {True} else list(videos)
+    return [videos] if is_frame == {True} else [one for part in videos for one in _split_batch(part)]
 
 
 __all__ = ["BrokenVideoError", "ViDiDiVideoProcessor"]

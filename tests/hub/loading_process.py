@@ -1,9 +1,10 @@
 """Loads what was published, in an interpreter with a fresh cache; argument 1 is JSON, see `test_round_trip.py`.
 
-With `"alone"` it may not import `vididi_hf` and has to trust the code of the repositories.
+With `"alone"` it may not import `vididi_hf` and has to trust the code of the repositories. PyAV is missing, too.
 """
 
 import importlib.abc
+import importlib.util
 import json
 import re
 import sys
@@ -13,16 +14,19 @@ job = json.loads(sys.argv[1])
 
 
 class NotInstalled(importlib.abc.MetaPathFinder):
-    """Makes the package what it is for those who have not installed it."""
+    """Makes packages what they are for those who have not installed them."""
+
+    names = ("av", "vididi_hf") if job["alone"] else ("av",)
 
     def find_spec(self, fullname, path, target=None):
-        if fullname.split(".")[0] == "vididi_hf":
+        if fullname.split(".")[0] in self.names:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
-if job["alone"]:
-    sys.meta_path.insert(0, NotInstalled())
-else:
+sys.meta_path.insert(0, NotInstalled())
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in NotInstalled.names else find_spec(name, *rest)
+if not job["alone"]:
     import vididi_hf
 
 # ruff: noqa: E402
@@ -47,6 +51,7 @@ encoder = AutoModel.from_pretrained(job["encoder"], **trust)
 classifier = AutoModelForVideoClassification.from_pretrained(job["classifier"], **trust)
 found["pixels"] = processor(given["video"], derivative_orders=[1])["pixel_values_order_1"]
 found["main"] = features(encoder)
+found["one_line"] = features(AutoModel.from_pretrained(job["one_line"], **trust))
 for name, revision in job["revisions"].items():
     found[name] = features(AutoModel.from_pretrained(job["encoder"], revision=revision, **trust))
 with torch.inference_mode():
@@ -54,10 +59,10 @@ with torch.inference_mode():
 facts["labels"] = classifier.config.id2label
 facts["classes"] = [type(thing).__name__ for thing in (config, processor, encoder, classifier)]
 facts["modules"] = [type(thing).__module__ for thing in (config, processor, encoder, classifier)]
-facts["pipeline"] = pipeline("video-classification", model=job["classifier"], **trust)(job["video"], top_k=1)[0]
+classify = pipeline("video-classification", model=job["classifier"], **trust)
+facts["pipeline"] = classify(job["video"], top_k=1, num_clips=2)[0]
 if not job["alone"]:
     found["direct"] = features(vididi_hf.ViDiDiModel.from_pretrained(job["encoder"]))
-    found["one_line"] = features(vididi_hf.ViDiDiModel.from_pretrained(job["one_line"]))
 
 # The card's snippet for this kind of user, as it stands there.
 for repo in (job["encoder"], job["classifier"]):

@@ -12,7 +12,7 @@ from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.hub import card
 from vididi_hf.hub.card import check_links, measure_cost, read_emissions
 from vididi_hf.hub.options import PublishOptions
-from vididi_hf.hub.publishing import prepare_repository
+from vididi_hf.hub.publishing import leave_out_code, prepare_repository
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -25,10 +25,11 @@ def write_card(folder, **options):
 
 @pytest.fixture
 def bare(tmp_path):
-    """The least that a repository holds."""
+    """The least that a repository holds, which has no code."""
     config = ViDiDiConfig(hidden_sizes=(4, 4, 8, 8), depths=(1, 1, 1, 1), image_size=32)
     ViDiDiModel(config).save_pretrained(tmp_path)
     ViDiDiVideoProcessor(num_frames=4, size=32, crop_size=32).save_pretrained(tmp_path)
+    leave_out_code(tmp_path)
     return tmp_path
 
 
@@ -36,7 +37,7 @@ def test_everything_that_was_measured(run_folder, tmp_path):
     prepare_repository(PublishOptions(checkpoint=str(run_folder), repo=REPO), tmp_path)
     text = (tmp_path / "README.md").read_text()
     data = ModelCard(text).data
-    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "feature-extraction")
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", None)
     assert data.tags == ["vididi", "video", "self-supervised-learning", "vicreg"]
     assert data.model_name == "vididi-vicreg"
     assert {(entry.metric_name, entry.metric_value) for entry in data.eval_results} == {

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +13,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import vididi_hf
 from tests.hub.hub_server import TOKEN, is_lfs
 from vididi_hf import PublishOptions, ViDiDiForPreTraining, ViDiDiForVideoClassification, ViDiDiModel, publish
 from vididi_hf.cli import run_command
 from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
 from vididi_hf.hub.publishing import prepare_repository, send, without_local_paths
-from vididi_hf.hub.remote_code import code_files
 
 REPO = "org/vididi-vicreg"
 MODEL = ("README.md", "config.json", "model.safetensors", "video_preprocessor_config.json")
+CODE = [path.name for path in Path(vididi_hf.__file__).parent.glob("*_vididi.py")]
 CLIP = torch.rand(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 OPTIONS = PublishOptions(checkpoint="unused", repo=REPO)
 
@@ -62,7 +64,7 @@ def checkpoint(run_folder, tmp_path):
 def test_all_that_belongs_and_nothing_else(prepared, run_folder):
     run_files = ("recipe.json", "metrics.jsonl", "results/retrieval-videos-test.json")
     figures = ("figures/curves.png", "figures/retrieval.png")
-    assert paths(prepared) == {*MODEL, *run_files, *figures, *(file.name for file in code_files())}
+    assert paths(prepared) == {*MODEL, *run_files, *figures, *CODE}
     assert_same_weights(prepared, load_file(run_folder / "model.safetensors"))
     report = json.loads((prepared / "results/retrieval-videos-test.json").read_text())
     assert (report["random_init"], report["metrics"]["frames"]["R@1"]) == (False, 0.25)  # not that of random weights

@@ -125,7 +125,9 @@ def check_published(published):
     assert [published.hub.repos[name].private for name in (ENCODER, CLASSIFIER)] == [True, False]
     one_line = published.hub.repos[ONE_LINE]
     tree = one_line.commits[one_line.refs["main"]]
-    assert set(tree) == {"config.json", "model.safetensors", "README.md"}
+    code = {name for name in repo.commits[first] if name.endswith("_vididi.py")}
+    assert set(tree) == {"config.json", "model.safetensors", "README.md", *code}
+    assert f'AutoModel.from_pretrained("{ONE_LINE}", trust_remote_code=True)' in tree["README.md"].decode()
     data = ModelCard(tree["README.md"].decode()).data
     assert (data.library_name, data.tags) == ("transformers", ["vididi", "video", "self-supervised-learning"])
 
@@ -137,7 +139,7 @@ def check_loaded(published, job, folder, expected, alone):
     printed = run("loading_process.py", {**job, **files, "alone": alone}, published.hub, folder)
     facts = json.loads((folder / "facts.json").read_text())
     found = load_file(folder / "outputs.safetensors")
-    assert set(found) == set(expected) - ({"direct", "one_line"} if alone else set())
+    assert set(found) == set(expected) - ({"direct"} if alone else set())
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
     assert not torch.allclose(found["first"], found["second"])

@@ -83,7 +83,8 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
     data = ModelCardData(
         **{name: getattr(options, name) for name in ("license", "license_name", "license_link", "base_model")},
         library_name="transformers" if carries_code else "vididi_hf",
-        pipeline_tag="video-classification" if classifies else "feature-extraction",
+        # No other pipeline runs: that for features needs a tokenizer, and none has boxes.
+        pipeline_tag="video-classification" if model_class == "ViDiDiForVideoClassification" else None,
         tags=["vididi", "video", "self-supervised-learning", *([recipe["objective"]] if "objective" in recipe else [])],
         model_name=model_name if reports else None,  # the name in the model-index
         eval_results=eval_results(reports) or None,

@@ -27,12 +27,12 @@ from vididi_hf.evaluation.results import dataset_name, read_report, write_report
 from vididi_hf.files import give_normal_permissions, write_text
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, write_card
 from vididi_hf.hub.options import PublishOptions
-from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.hub.signature import foreign_files, sign_card
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
 from vididi_hf.public import public_values
 from vididi_hf.reading import check_file, check_model_folder, read_json, reading
+from vididi_hf.saving_vididi import AUTO_MAPS
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
 
@@ -138,8 +138,8 @@ def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
     _copy_run(checkpoint, folder)
     _copy_results([checkpoint, *map(Path, options.results)], folder)
     _copy_figures([checkpoint, *map(Path, options.figures)], folder)
-    if options.with_code:
-        carry_code(folder)
+    if not options.with_code:
+        leave_out_code(folder)
     write_card(folder, options)
     sign_card(folder)
     give_normal_permissions(folder)
@@ -192,6 +192,16 @@ def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) ->
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of {published.__name__}, such as {missing[0]}")
     return model
+
+
+def leave_out_code(folder: Path) -> None:
+    """Removes the code that `save_pretrained` added, and the `auto_map` that refers to it."""
+    for path in folder.glob("*_vididi.py"):
+        path.unlink()
+    for path in map(folder.joinpath, AUTO_MAPS):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("auto_map", None)
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _copy_run(checkpoint: Path, folder: Path) -> None:
