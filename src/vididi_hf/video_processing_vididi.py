@@ -226,7 +226,7 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             else:
                 chosen = torch.arange(num_video_frames).unsqueeze(0)
             if metadata is not None:
-                frames = nearest_frames(chosen) if chosen.is_floating_point() else chosen
+                frames = frames_at(chosen) if chosen.is_floating_point() else chosen
                 facts = {"total_num_frames": num_video_frames, "fps": frame_rate or None}
                 metadata.update(facts, frames_indices=frames.flatten().tolist())
             return chosen
