@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
@@ -143,7 +144,7 @@ class ClipMaker:
             expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
             for first in range(0, self.num_clips, step):
                 part = slice(first, first + step)
-                clips = reader.read(lambda count, part=part: self.choose_frames(key, count)[part])
+                clips = reader.read(partial(self.choose_frames, key, part=part))
                 if first and reader.num_frames != expected:
                     break  # the clips before were chosen from more frames
                 expected = reader.num_frames
@@ -152,11 +153,11 @@ class ClipMaker:
             else:
                 return augmented
 
-    def choose_frames(self, key: SampleKey, num_video_frames: int) -> Tensor:
+    def choose_frames(self, key: SampleKey, num_video_frames: int, part: slice = slice(None)) -> Tensor:
         # A new generator for each call: it is called again if the video is shorter than its header says.
         generator = seeded_random("clip", self.seed, *key)
         shape = self.num_clips, self.num_frames, self.frame_stride
-        return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)
+        return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)[part]
 
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:
         if video is None or (video["path"] is None and video["bytes"] is None):
