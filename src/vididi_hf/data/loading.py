@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
@@ -160,9 +161,7 @@ class ClipMaker:
             expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
             for first in range(0, self.num_clips, step):
                 part = slice(first, first + step)
-                clips = reader.read(
-                    lambda count, part=part: self.choose_frames(key, count, reader.frame_rate)[part], shrink
-                )
+                clips = reader.read(partial(self.choose_frames, key, frame_rate=reader.frame_rate, part=part), shrink)
                 if first and reader.num_frames != expected:
                     break  # the clips before were chosen from more frames
                 expected = reader.num_frames
@@ -176,12 +175,14 @@ class ClipMaker:
         is_small = min(frames.shape[-2:]) <= self.shorter_side
         return frames if is_small else vision.resize(frames, [self.shorter_side], antialias=True)
 
-    def choose_frames(self, key: SampleKey, num_video_frames: int, frame_rate: float | None = None) -> Tensor:
+    def choose_frames(
+        self, key: SampleKey, num_video_frames: int, frame_rate: float | None = None, part: slice = slice(None)
+    ) -> Tensor:
         # A new generator for each call: it is called again if the video is shorter than its header says.
         generator = seeded_random("clip", self.seed, *key)
         step = frame_step(self.num_frames, frame_rate, self.frame_stride, self.frame_interval)
         shape = self.num_clips, self.num_frames, step
-        return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)
+        return sample_training_clips(num_video_frames, *shape, generator, self.extra_frames)[part]
 
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:
         if video is None or (video["path"] is None and video["bytes"] is None):
