@@ -1,5 +1,7 @@
 """What becomes of a video: one test for each fate, and its reason."""
 
+import os
+
 import pytest
 from torchcodec.decoders import VideoDecoder
 
@@ -68,7 +70,7 @@ def test_what_cannot_be_encoded_read_or_stored_is_dropped(tmp_path, write_video,
         result = treat_video(video, options(short_side=32))
     assert (result.status, result.reason) == ("dropped", "its frames cannot be re-encoded (no)")
     folder = treat_video({"path": str(tmp_path), "bytes": None}, options())
-    assert (folder.status, folder.reason) == ("dropped", "its file cannot be read: Is a directory")
+    assert (folder.status, folder.reason) == ("dropped", "it is not a regular file")
     monkeypatch.setattr(treatment, "MAX_CELL_BYTES", 100)
     result = treat_video(video, options())
     assert result.status == "dropped"
@@ -92,3 +94,11 @@ def test_short_videos_are_dropped_and_all_are_reencoded_where_that_is_asked_for(
     monkeypatch.setattr(treatment, "probe_video", fail)
     with pytest.raises(ImportError):  # other errors are not taken for faults of a video
         treat_video(video, options())
+
+
+def test_a_fifo_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    treated = treat_video(
+        {"path": str(tmp_path / "pipe.mp4"), "bytes": None}, PreparationOptions(dataset="x", output_dir="y")
+    )
+    assert (treated.status, treated.reason) == ("dropped", "it is not a regular file")

@@ -1,7 +1,6 @@
 """What happens to one video of a preparation: it is kept, repaired, re-encoded or dropped, with a reason."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vididi_hf.data.decoding import BrokenVideoError
@@ -9,6 +8,7 @@ from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.shards import MAX_CELL_BYTES
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 from vididi_hf.decoding_vididi import source_name
+from vididi_hf.reading import check_file
 
 KEPT, REENCODED, REPAIRED, DROPPED = "kept", "re-encoded", "repaired", "dropped"
 
@@ -37,9 +37,11 @@ def _with_bytes(video: dict[str, Any] | None) -> dict[str, Any]:
     if video["bytes"] is not None:
         return video
     try:
-        return {**video, "bytes": Path(video["path"]).read_bytes()}
+        return {**video, "bytes": check_file(video["path"]).read_bytes()}
     except FileNotFoundError:
         raise BrokenVideoError(video["path"], "there is no such file") from None
+    except ValueError:
+        raise BrokenVideoError(video["path"], "it is not a regular file") from None
     except OSError as error:
         raise BrokenVideoError(video["path"], f"its file cannot be read: {error.strerror}") from error
 
