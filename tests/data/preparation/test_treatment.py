@@ -1,5 +1,7 @@
 """What becomes of a video: one test for each fate, and its reason."""
 
+import os
+
 import pytest
 from torchcodec.decoders import VideoDecoder
 
@@ -92,3 +94,11 @@ def test_short_videos_are_dropped_and_all_are_reencoded_where_that_is_asked_for(
     monkeypatch.setattr(treatment, "probe_video", fail)
     with pytest.raises(ImportError):  # other errors are not taken for faults of a video
         treat_video(video, options())
+
+
+def test_a_fifo_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    treated = treat_video(
+        {"path": str(tmp_path / "pipe.mp4"), "bytes": None}, PreparationOptions(dataset="x", output_dir="y")
+    )
+    assert (treated.status, treated.reason) == ("dropped", "it is not a regular file")
