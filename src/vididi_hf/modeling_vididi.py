@@ -141,7 +141,7 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         outputs = {order: self._encode(view, order, bool(output_hidden_states)) for order, view in clips.items()}
         output = next(iter(outputs.values()))
         if len(outputs) > 1:
-            output.pooler_outputs = {order: one.pooler_output for order, one in outputs.items()}
+            output.pooler_outputs = {order: one["pooler_output"] for order, one in outputs.items()}
         return output
 
     def _encode(self, clips: Tensor, order: int, output_hidden_states: bool) -> ViDiDiModelOutput:

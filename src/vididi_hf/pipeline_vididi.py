@@ -19,22 +19,21 @@ class ViDiDiVideoClassificationPipeline(VideoClassificationPipeline):
         self._is_ours = model.config.model_type == "vididi"
         if self._is_ours:
             Pipeline.__init__(self, *args, **kwargs)  # the parent's asks for PyAV
-            self.feature_extractor = self.video_processor  # or else there are no batches, and it is not saved
+            processor: Any = self.video_processor
+            self.feature_extractor = processor  # or else there are no batches, and it is not saved
         else:
             super().__init__(*args, **kwargs)
 
-    def _sanitize_parameters(self, num_clips: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, num_clips: int | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         preprocessing, forward, postprocessing = super()._sanitize_parameters(**kwargs)
         return preprocessing | ({} if num_clips is None else {"num_clips": num_clips}), forward, postprocessing
 
-    def preprocess(
-        self, video: Any, num_frames: int | None = None, frame_sampling_rate: int | None = None, **kwargs: Any
-    ) -> BatchFeature:
+    def preprocess(self, video: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         """Samples the clips, with the frames that differentiation uses up."""
         if not self._is_ours:
-            given = {} if frame_sampling_rate is None else {"frame_sampling_rate": frame_sampling_rate}
-            return super().preprocess(video, num_frames, **given, **kwargs)
-        given = {"num_frames": num_frames, "frame_stride": frame_sampling_rate, **kwargs}
-        extra_frames = max(self.model.config.classifier_orders)
-        clips = self.video_processor.sample_clips(video, extra_frames=extra_frames, **given)
-        return BatchFeature({"pixel_values": self.video_processor.views(clips, (0,))[0].unsqueeze(0)}).to(self.dtype)
+            return super().preprocess(video, **kwargs)
+        if "frame_sampling_rate" in kwargs:
+            kwargs["frame_stride"] = kwargs.pop("frame_sampling_rate")
+        processor: Any = self.video_processor
+        clips = processor.sample_clips(video, extra_frames=max(self.model.config.classifier_orders), **kwargs)
+        return BatchFeature({"pixel_values": processor.views(clips, (0,))[0].unsqueeze(0)}).to(self.dtype)
