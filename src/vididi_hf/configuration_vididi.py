@@ -179,8 +179,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
         if self.hidden_sizes and self.depths:
             weights = sum(2 * 27 * depth * width**2 for depth, width in zip(self.depths, self.hidden_sizes))
             if sum(self.depths) > _MAX_BLOCKS or weights > _MAX_WEIGHTS:
-                sizes = f"depths={self.depths} and hidden_sizes={self.hidden_sizes}"
-                raise ValueError(f"{sizes} describe a network of {weights:.0e} weights: choose smaller ones")
+                given = f"depths={self.depths} and hidden_sizes={self.hidden_sizes}"
+                raise ValueError(f"{given} describe a network of {weights:.0e} weights: choose smaller ones")
         for name in ("derivative_orders", "classifier_orders"):
             orders = getattr(self, name)
             if not orders or min(orders) < 0 or max(orders) > _MAX_ORDER or len(set(orders)) != len(orders):

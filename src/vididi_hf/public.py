@@ -7,7 +7,7 @@ from typing import Any
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # A URL, a Windows path, user:password@host, or an absolute path.
 _PLACE = re.compile(r"\S*://\S*|\b[A-Za-z]:[\\/]\S*|\\\\\S+|[^\s:]+:[^\s@]+@\S+|(?<![\w.])~?/\S+")
-_MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "{": "&#123;", "}": "&#125;", "`": "'"}
+_MARKUP: dict[str, Any] = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "{": "&#123;", "}": "&#125;", "`": "'"}
 _MARKUP |= {mark: f"\\{mark}" for mark in "\\[]*#|"}
 
 

@@ -37,8 +37,10 @@ class VideoList:
             on_disk = dict(zip(on_disk, pool.map(_file_size, on_disk)))
         folders = {os.path.dirname(path) for path in on_disk if os.path.isabs(path)}
         root = os.path.commonpath(folders) if folders else None
-        names = [os.path.relpath(path, root) if path in on_disk and root else path or "" for path, _ in found]
-        sizes = [on_disk.get(path, -1) if size is None else size for path, size in found]
+        names: list[str] = [
+            os.path.relpath(path, root) if path in on_disk and root else path or "" for path, _ in found
+        ]
+        sizes: list[int] = [on_disk.get(path or "", -1) if size is None else size for path, size in found]
         return cls(list(zip(names, sizes)))
 
     def write(self, path: Path) -> None:

@@ -73,7 +73,8 @@ def motion_benchmark(
     Source: camouflage after SpookyBench (arXiv 2505.24867); moments after SemanticMoments (arXiv 2602.09146).
     """
     torch.manual_seed(seed)
-    untrained = type(model)(copy.deepcopy(model.config)).to(model.device, model.dtype)
+    untrained: Any = type(model)(copy.deepcopy(model.config))
+    untrained.to(model.device, model.dtype)
     encoders = {"trained": model.eval(), "untrained": untrained.eval()}
     rows = []
     total = len(SETS) * (num_gallery + num_queries)

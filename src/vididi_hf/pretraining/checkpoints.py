@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -156,7 +157,7 @@ def load_checkpoint(
     folder = Path(folder)
     written = _read(folder, _FILES, _read_fingerprints)
     for name, fingerprint in written.items():
-        if _read(folder, name, lambda path, noted=fingerprint: _fingerprint(path, noted[0])) != fingerprint:
+        if _read(folder, name, partial(_fingerprint, expected_size=int(fingerprint[0]))) != fingerprint:
             raise DamagedCheckpointError(f"{folder} is damaged: {name} has changed")
     saved_recipe = _read(folder, RECIPE_FILE, PretrainingRecipe.read_values)
     encoder = _read(folder, _ENCODER, load_file)

@@ -68,11 +68,11 @@ def pretrain(recipe: PretrainingRecipe, dataset: DatasetObject | None = None) ->
     network = build_model(recipe, accelerator)
     lr_schedule = build_lr_schedule(recipe, loader.steps_per_epoch, accelerator.num_processes)
     model, optimizer = accelerator.prepare(network, build_optimizer(network, recipe))
-    lengths = {"num_frames": recipe.num_frames, "extra_frames": recipe.extra_frames}
+    lengths: Any = {"num_frames": recipe.num_frames, "extra_frames": recipe.extra_frames}
     differentiate = partial(derivative_views, processor=processor, **lengths)
 
-    parts = recipe, accelerator, network, optimizer, processor
-    with lock, RunState(*parts, loader.steps_per_epoch, loader.list_videos) as run:
+    state = recipe, accelerator, network, optimizer, processor
+    with lock, RunState(*state, loader.steps_per_epoch, loader.list_videos) as run:
         for epoch in range(run.epoch, recipe.epochs):
             model.train()
             run.start_epoch()

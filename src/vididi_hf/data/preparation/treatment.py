@@ -1,6 +1,7 @@
 """What happens to one video of a preparation: it is kept, repaired, re-encoded or dropped, with a reason."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vididi_hf.containers_vididi import file_problem, local_path, source_name
