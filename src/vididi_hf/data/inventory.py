@@ -32,16 +32,17 @@ class VideoList:
         for table in column.with_format("arrow").iter(1000):
             paths, contents = (pc.struct_field(table["video"], name) for name in ("path", "bytes"))
             found += zip(paths.to_pylist(), pc.binary_length(contents).to_pylist())
-        on_disk = dict.fromkeys(path for path, size in found if size is None and path is not None)
+        on_disk: dict[str, int] = dict.fromkeys((path for path, size in found if size is None and path is not None), -1)
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             on_disk = dict(zip(on_disk, pool.map(_file_size, on_disk)))
         folders = {os.path.dirname(path) for path in on_disk if os.path.isabs(path)}
         root = os.path.commonpath(folders) if folders else None
-        names: list[str] = [
-            os.path.relpath(path, root) if path in on_disk and root else path or "" for path, _ in found
-        ]
-        sizes: list[int] = [on_disk.get(path or "", -1) if size is None else size for path, size in found]
-        return cls(list(zip(names, sizes)))
+        videos: list[tuple[str, int]] = []
+        for path, size in found:
+            name = path or ""
+            on_its_own = os.path.relpath(name, root) if name in on_disk and root else name
+            videos.append((on_its_own, on_disk.get(name, -1) if size is None else size))
+        return cls(videos)
 
     def write(self, path: Path) -> None:
         """Writes the list as compressed JSON."""

@@ -68,8 +68,8 @@ def pretrain(recipe: PretrainingRecipe, dataset: DatasetObject | None = None) ->
     network = build_model(recipe, accelerator)
     lr_schedule = build_lr_schedule(recipe, loader.steps_per_epoch, accelerator.num_processes)
     model, optimizer = accelerator.prepare(network, build_optimizer(network, recipe))
-    lengths: Any = {"num_frames": recipe.num_frames, "extra_frames": recipe.extra_frames}
-    differentiate = partial(derivative_views, processor=processor, **lengths)
+    lengths: dict[str, Any] = {"num_frames": recipe.num_frames, "extra_frames": recipe.extra_frames}
+    differentiate: Any = partial(derivative_views, processor=processor, **lengths)
 
     state = recipe, accelerator, network, optimizer, processor
     with lock, RunState(*state, loader.steps_per_epoch, loader.list_videos) as run:
