@@ -14,6 +14,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
+from .encoder_loading_vididi import processor_settings
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
 _FILE_KEYWORDS = frozenset({"auto_map", "custom_pipelines", "processor_class", "video_processor_type"})
@@ -149,6 +150,11 @@ class ViDiDiVideoProcessor(BaseVideoProcessor):
         # Checked first, because the base class would keep a misspelled keyword as an attribute and ignore it.
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_encoder(cls, encoder: str, *, revision: str = "main", **settings: Any) -> "ViDiDiVideoProcessor":
+        """Builds the processor for `ViDiDiModel.from_encoder(encoder)`: frames, size and normalization are its own."""
+        return cls(**processor_settings(encoder, revision) | settings)
 
     @classmethod  # its two bases disagree on the name of the parameter
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
