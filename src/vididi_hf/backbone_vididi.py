@@ -48,6 +48,8 @@ class CheckpointedBlock(GradientCheckpointingLayer):
 class VideoBackbone(nn.Module):
     """A video network of five stages: a stem and four more."""
 
+    takes_squares = False
+
     def stages(self) -> list[nn.Module]:
         return list(self.children())
 

@@ -80,7 +80,7 @@ class ViDiDiConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # the type transformers gives it
 
     backbone: str = "r3d_18"
-    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    backbone_config: Any = None  # a dictionary becomes a configuration
     pooling: str = "mean"
     hidden_sizes: list[int] | tuple[int, ...] | None = None
     depths: list[int] | tuple[int, ...] | None = None
@@ -140,13 +140,13 @@ class ViDiDiConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width of the pooled features, read by generic code; derived, so it is never written to JSON."""
         if self.backbone_config is not None:
-            return self.backbone_config.hidden_size  # type: ignore[union-attr]
+            return self.backbone_config.hidden_size
         return self.hidden_sizes[-1] if self.hidden_sizes else S3D_HIDDEN_SIZE
 
     @property
     def backbone_name(self) -> str:
         """Name of the network: that of ours, or the type of a transformers encoder."""
-        return self.backbone if self.backbone_config is None else self.backbone_config.model_type  # type: ignore[union-attr]
+        return self.backbone if self.backbone_config is None else self.backbone_config.model_type
 
     @property
     def base_model_fsdp_plan(self) -> dict[str, str]:  # type: ignore[override]  # read-only: follows the backbone
@@ -169,7 +169,9 @@ class ViDiDiConfig(PreTrainedConfig):
         for name, sizes in (("hidden_sizes", self.hidden_sizes), ("depths", self.depths)):
             if self.backbone in ("s3d", HUB):
                 if sizes is not None:
-                    raise ValueError(f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {name}={sizes}")
+                    raise ValueError(
+                        f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {name}={sizes}"
+                    )
             elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
@@ -180,7 +182,9 @@ class ViDiDiConfig(PreTrainedConfig):
             if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
                 raise ValueError(f"{name} must be distinct integers of at least 0, got {orders}")
         if self.pooling != "mean" and self.backbone_config is None:
-            raise ValueError(f"pooling {self.pooling!r} is for transformers encoders: backbone {self.backbone!r} has none")
+            raise ValueError(
+                f"pooling {self.pooling!r} needs an encoder of transformers, not backbone {self.backbone!r}"
+            )
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 

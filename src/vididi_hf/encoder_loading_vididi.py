@@ -14,7 +14,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .encoders_vididi import HubEncoder, encoder_sizes, family_of
+from .encoders_vididi import encoder_sizes, family_of
 
 # Names of parameters in published checkpoints -> their names today. Versions of transformers that lack a name drop the
 # weights silently.
@@ -45,8 +45,8 @@ def config_values(config: PreTrainedConfig) -> dict[str, Any]:
     return {"backbone_config": config, "num_frames": frames, "image_size": size, "num_channels": channels}
 
 
-def load_weights(backbone: HubEncoder, encoder: str, revision: str = "main") -> None:
-    """Loads an encoder's weights into a backbone. Weights that are missing or have no place are a ValueError."""
+def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
+    """Loads an encoder's weights into a `HubEncoder`. Weights that are missing or have no place are a ValueError."""
     given: Any = {"revision": revision, "dtype": torch.float32, "output_loading_info": True, "key_mapping": _OLD_NAMES}
     with_head = backbone.norm is not None
     loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(
@@ -54,9 +54,9 @@ def load_weights(backbone: HubEncoder, encoder: str, revision: str = "main") -> 
     )
     source = getattr(loaded, loaded.base_model_prefix) if with_head else loaded
     wanted, prefix = backbone.encoder.state_dict(), f"{source.base_model_prefix}."
-    lost = {name.removeprefix(prefix) for name in (*report["missing_keys"], *(one[0] for one in report["mismatched_keys"]))}
+    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    lost = {name.removeprefix(prefix) for name in missing} & {*wanted, "fc_norm.weight", "fc_norm.bias"}
     # Heads lie beside the modules of the encoder, and weights without a place lie inside of them.
-    lost &= {*wanted, "fc_norm.weight", "fc_norm.bias"}
     parts = {name.partition(".")[0] for name in wanted}
     lost |= {name for name in report["unexpected_keys"] if name.removeprefix(prefix).partition(".")[0] in parts}
     if lost:

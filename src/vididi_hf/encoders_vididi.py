@@ -99,6 +99,11 @@ class HubEncoder(nn.Module):
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     @property
+    def takes_squares(self) -> bool:
+        """Whether the frames must be squares."""
+        return self.family.fixed
+
+    @property
     def normalizes_mean(self) -> bool:
         """Whether the encoder's own classifier has the final norm, behind the mean."""
         return self.config.model_type == "videomae" and self.encoder.layernorm is None
@@ -148,10 +153,11 @@ class HubEncoder(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The transformer layers, or the stages of a network of timm, from the input to the output."""
-        layers = [module for module in self.encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+        encoder, kind = self.encoder, GradientCheckpointingLayer
+        layers: list[nn.Module] = [module for module in encoder.modules() if isinstance(module, kind)]
         if not layers:
-            parts = [child for child in self.encoder.timm_model.children() if isinstance(child, nn.Sequential)]
-            layers = list(parts[0]) if len(parts) == 1 else parts
+            parts = [child for child in encoder.timm_model.children() if isinstance(child, nn.Sequential)]
+            layers = [*(parts[0] if len(parts) == 1 else parts)]
         return layers
 
     def depths(self) -> list[list[nn.Parameter]]:
@@ -163,10 +169,9 @@ class HubEncoder(nn.Module):
             groups[place.get(id(parameter), -1 if "norm" in name else 0)].append(parameter)
         return groups
 
-    def linear_layers(self) -> Iterator[str]:
-        """Names the linear layers inside the transformer layers, which LoRA adapts."""
-        inside = {id(one) for one in chain.from_iterable(layer.modules() for layer in self.layers)}
+    def linear_layers(self, first: int = 0) -> Iterator[str]:
+        """Names the linear layers inside the transformer layers, from the given one on. LoRA adapts them."""
+        inside = {id(one) for one in chain.from_iterable(layer.modules() for layer in self.layers[first:])}
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and id(module) in inside:
                 yield name
-

@@ -107,7 +107,8 @@ class DetectionEvaluator:
         """Scores the boxes of every key frame. Raises a ValueError if none can be decoded or the model does not fit."""
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
-        clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)))
+        squares = model.vididi.backbone.takes_squares
+        clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)), squares)
         is_single = model.config.problem_type == "single_label_classification"
         scores = self._score(model, clips, inputs, is_single)
         names, classes = names_of(self.rows), class_names(self.rows)
@@ -140,7 +141,7 @@ class DetectionEvaluator:
             "frames_per_clip": self.processor.num_frames,
             "frame_stride": self.processor.frame_stride,
             "shorter_side": clips.side,
-            "crop": "none",
+            "crop": "none, squeezed to a square" if clips.squares else "none",
             "detection_stride": model.config.detection_stride,
             "failed_videos": sorted(clips.broken),
         }
@@ -190,8 +191,14 @@ class EvaluationKeyFrames(Dataset):
     """The clips around key frames that have boxes, resized in the workers but still `uint8`."""
 
     def __init__(
-        self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, boxes: Sequence[Tensor], extra_frames: int
+        self,
+        rows: datasets.Dataset,
+        processor: ViDiDiVideoProcessor,
+        boxes: Sequence[Tensor],
+        extra_frames: int,
+        squares: bool = False,
     ) -> None:
+        self.squares = squares  # for encoders of one size
         self.reader = KeyFrameReader(rows, processor.num_frames, processor.frame_stride, extra_frames)
         self.boxes, self.wanted = boxes, [row for row, one in enumerate(boxes) if len(one)]
         self.side = processor.crop_size["height"]
@@ -207,6 +214,7 @@ class EvaluationKeyFrames(Dataset):
         except BrokenVideoError as error:
             return row, None, {error.source: error.reason}
         size = [round(length * self.side / min(clip.shape[-2:])) for length in clip.shape[-2:]]
+        size = [self.side, self.side] if self.squares else size
         return row, vision.resize(clip, size, antialias=True), {}
 
     def batches(self, batch_size: int, num_workers: int, progress: bool) -> Iterator[tuple[list[int], Tensor]]:

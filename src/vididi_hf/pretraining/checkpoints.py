@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from vididi_hf.files import atomic_write, remove_folder, remove_unfinished
+from vididi_hf.pretraining.adaptation import is_adapted, merged_state
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -67,7 +68,7 @@ def save_encoder(
     has_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # it would break up the bar of the run
     try:
-        model.vididi.save_pretrained(folder)
+        model.vididi.save_pretrained(folder, state_dict=merged_state(model.vididi))
     finally:
         if has_bar:
             logging.enable_progress_bar()
@@ -98,7 +99,7 @@ def save_checkpoint(
             rest = {
                 name: tensor.contiguous()
                 for name, tensor in model.state_dict().items()
-                if not name.startswith(_ENCODER_PREFIX)
+                if not name.startswith(_ENCODER_PREFIX) or is_adapted(name)
             }
             save_file(rest, unfinished / _OBJECTIVE)
             torch.save(training, unfinished / _TRAINING)
@@ -142,8 +143,11 @@ def load_checkpoint(
     training = _read(folder, _TRAINING, lambda path: torch.load(path, map_location="cpu", weights_only=True))
     progress = _read(folder, _PROGRESS, lambda path: Progress(**json.loads(path.read_text(encoding="utf-8"))))
     recipe.check_resumes(saved_recipe)
+    # Merged weights are for users. Beside adapters, `rest` has what they were merged from.
+    adapted = {name.replace(".base_layer.", ".") for name in rest}
+    saved = {_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()}
     try:
-        model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
+        model.load_state_dict({name: tensor for name, tensor in saved.items() if name not in adapted} | rest)
     except RuntimeError as error:
         raise ValueError(f"{folder} has the weights of another network: {error}") from None
     return progress, training

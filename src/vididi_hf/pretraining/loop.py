@@ -51,6 +51,7 @@ def pretrain(recipe: PretrainingRecipe) -> Path:
         model = ViDiDiModel.from_pretrained(folder)
         ```
     """
+    recipe = recipe.completed()
     accelerator = build_accelerator(recipe)
     set_seed(recipe.seed)
     open_output_dir(recipe)
