@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoClassification
+from transformers import AutoModel, VideoMAEConfig, VideoMAEForVideoClassification
 
 from tests.tiny_encoders import CONFIGS, FRAMES, PATCH, PROCESSORS, SIZE, WIDTH, save_encoder
-from vididi_hf import ViDiDiConfig, ViDiDiForActionDetection, ViDiDiForVideoClassification, ViDiDiModel
-from vididi_hf import ViDiDiVideoProcessor
+from vididi_hf import (
+    ViDiDiForActionDetection,
+    ViDiDiForVideoClassification,
+    ViDiDiModel,
+    ViDiDiVideoProcessor,
+)
 from vididi_hf.cli import main
 from vididi_hf.hub.export import ExportGraph, export_onnx
-from vididi_hf.hub.remote_code import carry_code
 from vididi_hf.search.embedding import encoder_digest
 from vididi_hf.visualization.saliency import video_saliency
 
-VIDEO = [name for name in CONFIGS if name not in ("dinov2", "siglip", "timm_vit", "timm_cnn")]
 FIXED = ("videomae", "timesformer", "vivit")
 
 
@@ -79,7 +82,7 @@ def test_outputs_are_those_of_the_encoder(name: str, folders: Callable[[str], Pa
     loaded: Any = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     again, report = loaded
     assert not any(report.values())
-    assert again.config.to_dict() == ViDiDiConfig.from_pretrained(tmp_path).to_dict()
+    assert str(folders(name)) not in (tmp_path / "config.json").read_text(encoding="utf-8")
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(clips()).pooler_output, pooled, rtol=0, atol=0)
 
@@ -128,7 +131,9 @@ def test_the_processor_prepares_frames_as_that_of_the_encoder(name: str, folders
     torch.testing.assert_close(pixels, expected.float(), rtol=0, atol=0.02)
 
 
-def test_old_names_of_weights_are_restored_and_lost_weights_are_an_error(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_old_names_of_weights_are_restored_and_lost_weights_are_an_error(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
     shutil.copytree(folders("videomae"), tmp_path / "old")
     path = tmp_path / "old" / "model.safetensors"
     model = AutoModel.from_pretrained(folders("videomae")).eval()
@@ -169,7 +174,7 @@ def test_pooling(folders: Callable[[str], Path], tmp_path: Path) -> None:
     classifier.save_pretrained(tmp_path)
     model = ViDiDiModel.from_encoder(str(tmp_path), pooling="norm")
     with torch.no_grad():
-        torch.testing.assert_close(model(clips()).pooler_output, classifier(clips()).logits)
+        torch.testing.assert_close(model(clips()).pooler_output, classifier(clips()).logits, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="class_token"):
         ViDiDiModel.from_encoder(str(tmp_path), pooling="class_token")
 
@@ -188,13 +193,15 @@ def test_classifier_detector_and_saliency(name: str, folders: Callable[[str], Pa
         for _ in range(2):
             loss = model(clips(FRAMES + 1), labels=torch.tensor([0, 2]), **inputs).loss
             loss.backward()
-            assert all(parameter.grad is not None for parameter in model.parameters()), "DDP would not find its gradient"
+            assert all(parameter.grad is not None for parameter in model.parameters()), (
+                "DDP would not find its gradient"
+            )
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
         assert losses[1] < losses[0]
     model.train_only("last_stage")
-    assert 0 < sum(parameter.requires_grad for parameter in encoder.parameters())
+    assert sum(parameter.requires_grad for parameter in encoder.parameters()) > 0
     saliency = video_saliency(encoder, clips()[0], steps=2)
     assert saliency.shape == (FRAMES, SIZE, SIZE)
     assert saliency.max() > 0
@@ -214,31 +221,30 @@ def test_boxes_lie_on_the_patches(folders: Callable[[str], Path]) -> None:
     assert moved.argmax() == 1
 
 
-@pytest.mark.parametrize("name", VIDEO + ["siglip"])
+@pytest.mark.parametrize(
+    "name", ["videomae", *(pytest.param(one, marks=pytest.mark.slow) for one in CONFIGS if one != "videomae")]
+)
 def test_onnx(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     model = ViDiDiModel.from_encoder(str(folders(name)), num_frames=FRAMES)
-    assert export_onnx(ExportGraph(model, orders=(0, 1)), tmp_path / "encoder.onnx") < 1e-4
+    assert export_onnx(ExportGraph(model, orders=(1,)), tmp_path / "encoder.onnx") < 1e-4
 
 
-def test_the_hub_round_trip_without_the_package(folders: Callable[[str], Path], remote_code_cache: Path, tmp_path: Path) -> None:
-    model = ViDiDiModel.from_encoder(str(folders("videomae")))
-    model.save_pretrained(tmp_path)
-    ViDiDiVideoProcessor.from_encoder(str(folders("videomae"))).save_pretrained(tmp_path)
-    carry_code(tmp_path)
-    trust: dict[str, Any] = {"trust_remote_code": True}
-    config = AutoConfig.from_pretrained(tmp_path, **trust)
-    again = AutoModel.from_pretrained(tmp_path, **trust).eval()
-    assert type(again).__module__.startswith("transformers_modules")
-    assert config.backbone_config.model_type == "videomae"
-    assert AutoVideoProcessor.from_pretrained(tmp_path, **trust).num_frames == FRAMES
-    with torch.no_grad():
-        torch.testing.assert_close(again(clips()).pooler_output, model(clips()).pooler_output, rtol=0, atol=0)
-
-
-def test_commands_take_an_encoder(folders: Callable[[str], Path], write_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_commands_take_an_encoder(
+    folders: Callable[[str], Path], write_video: Callable[..., Path], tmp_path: Path
+) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", frames=9, seed=number)
-    flags = ["--model", str(folders("vjepa2")), "--num_clips", "1", "--num_workers", "0", "--no_progress", "--device", "cpu"]
+    flags = [
+        "--model",
+        str(folders("vjepa2")),
+        "--num_clips",
+        "1",
+        "--num_workers",
+        "0",
+        "--no_progress",
+        "--device",
+        "cpu",
+    ]
     main(["embed", str(tmp_path / "videos"), *flags, "--output_dir", str(tmp_path / "embeddings")])
     query = ["--query", str(tmp_path / "videos" / "1.mp4"), "--output_dir", str(tmp_path / "search"), "--pictured", "0"]
     main(["search", "--embeddings", str(tmp_path / "embeddings"), *query, *flags])
@@ -249,7 +255,7 @@ def test_what_does_not_fit_is_refused(folders: Callable[[str], Path], tmp_path: 
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(ValueError, match=f"{tmp_path}: no encoder of the type 'bert'"):
         ViDiDiModel.from_encoder(str(tmp_path))
-    with pytest.raises(ValueError, match="pooling must be one of"):
+    with pytest.raises(StrictDataclassError, match="pooling must be one of"):
         ViDiDiModel.from_encoder(str(folders("vivit")), pooling="max")
     model = ViDiDiModel.from_encoder(str(folders("vivit")))
     other = ViDiDiModel.from_encoder(str(folders("vivit")), pooling="class_token")

@@ -36,6 +36,7 @@ def read_encoder_config(encoder: str, revision: str = "main") -> PreTrainedConfi
     except ValueError as error:
         raise ValueError(f"{encoder}: {error}") from None
     config.dtype = None  # that of the whole model
+    config._name_or_path = ""  # may be a local path
     return config
 
 
