@@ -170,8 +170,8 @@ class HubEncoder(nn.Module):
         return groups
 
     def linear_layers(self, first: int = 0) -> Iterator[str]:
-        """Names the linear layers inside the transformer layers, from the given one on. LoRA adapts them."""
+        """Names the linear layers of `encoder` in its layers, from the given one on. LoRA adapts them."""
         inside = {id(one) for one in chain.from_iterable(layer.modules() for layer in self.layers[first:])}
-        for name, module in self.named_modules():
+        for name, module in self.encoder.named_modules():
             if isinstance(module, nn.Linear) and id(module) in inside:
                 yield name

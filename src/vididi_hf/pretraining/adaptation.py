@@ -23,7 +23,7 @@ def adapt(backbone: Any, recipe: PretrainingRecipe) -> None:
         parameter.requires_grad_(False)
 
 
-def _add_adapters(backbone: nn.Module, recipe: PretrainingRecipe) -> None:
+def _add_adapters(backbone: Any, recipe: PretrainingRecipe) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -32,7 +32,7 @@ def _add_adapters(backbone: nn.Module, recipe: PretrainingRecipe) -> None:
     if not names:
         raise ValueError("lora_rank needs an encoder with linear layers: convolutional networks have none")
     rank = recipe.lora_rank
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone.encoder)
 
 
 def is_adapted(name: str) -> bool:
