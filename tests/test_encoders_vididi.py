@@ -131,9 +131,7 @@ def test_the_processor_prepares_frames_as_that_of_the_encoder(name: str, folders
     torch.testing.assert_close(pixels, expected.float(), rtol=0, atol=0.02)
 
 
-def test_old_names_of_weights_are_restored_and_lost_weights_are_an_error(
-    folders: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_old_names_are_restored_and_lost_weights_are_an_error(folders: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(folders("videomae"), tmp_path / "old")
     path = tmp_path / "old" / "model.safetensors"
     model = AutoModel.from_pretrained(folders("videomae")).eval()
@@ -193,9 +191,8 @@ def test_classifier_detector_and_saliency(name: str, folders: Callable[[str], Pa
         for _ in range(2):
             loss = model(clips(FRAMES + 1), labels=torch.tensor([0, 2]), **inputs).loss
             loss.backward()
-            assert all(parameter.grad is not None for parameter in model.parameters()), (
-                "DDP would not find its gradient"
-            )
+            # DistributedDataParallel needs all gradients.
+            assert all(parameter.grad is not None for parameter in model.parameters())
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
@@ -229,7 +226,7 @@ def test_onnx(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None
     assert export_onnx(ExportGraph(model, orders=(1,)), tmp_path / "encoder.onnx") < 1e-4
 
 
-def test_commands_take_an_encoder(
+def test_search_takes_an_encoder(
     folders: Callable[[str], Path], write_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     for number in range(3):
