@@ -33,10 +33,6 @@ class ViDiDiConfig(PreTrainedConfig):
         backbone: Video network, as in `torchvision.models.video`: `"r3d_18"`, `"r2plus1d_18"`, `"mc3_18"`
             (https://arxiv.org/abs/1711.11248) or `"s3d"` (https://arxiv.org/abs/1712.04851). `"hub"` is the encoder of
             `backbone_config`.
-        backbone_config: Configuration of a transformers encoder, or a dictionary with its `model_type`.
-            `ViDiDiModel.from_encoder` sets it.
-        pooling: How to pool the tokens of such an encoder: `"mean"`, `"class_token"`, or `"norm"` (the mean behind the
-            encoder's own final norm).
         hidden_sizes: Channels of the four stages of the R family. `None` means `(64, 128, 256, 512)`. Leave it unset
             for S3D.
         depths: Residual blocks in each of these stages. `None` means `(2, 2, 2, 2)`. Leave it unset for S3D.
@@ -57,6 +53,10 @@ class ViDiDiConfig(PreTrainedConfig):
         classifier_dropout: Share of the features that a classifier drops in training, at least 0 and below 1.
         detection_stride: Pixels between neighboring features of the last stage in action detection: 16 or 8 for the R
             family, 32 or 16 for S3D. The smaller value takes the spatial stride out of the last stage.
+        backbone_config: Configuration of a transformers encoder, or a dictionary with its `model_type`.
+            `ViDiDiModel.from_encoder` sets it.
+        pooling: How to pool the tokens of such an encoder: `"mean"`, `"class_token"`, or `"norm"` (the mean behind the
+            encoder's own final norm).
         **kwargs: The standard keywords of `PreTrainedConfig` (`num_labels`, `id2label`, `dtype`, …).
 
     Raises:
@@ -80,8 +80,6 @@ class ViDiDiConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # the type transformers gives it
 
     backbone: str = "r3d_18"
-    backbone_config: Any = None  # a dictionary becomes a configuration
-    pooling: str = "mean"
     hidden_sizes: list[int] | tuple[int, ...] | None = None
     depths: list[int] | tuple[int, ...] | None = None
     num_channels: int = 3
@@ -96,6 +94,8 @@ class ViDiDiConfig(PreTrainedConfig):
     classifier_orders: list[int] | tuple[int, ...] = (0,)
     classifier_dropout: float = 0.0
     detection_stride: int = 16
+    backbone_config: Any = None  # a dictionary becomes a configuration
+    pooling: str = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in kwargs:  # the base class would just store them
