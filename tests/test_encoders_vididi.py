@@ -107,7 +107,7 @@ def test_other_sizes_work_or_are_refused_in_one_line(name: str, folders: Callabl
     model = ViDiDiModel.from_encoder(str(folders(name)))
     for sizes in ((8, SIZE), (FRAMES, 48)):
         if name in FIXED or (name == "timm_vit" and sizes[1] != SIZE):
-            with pytest.raises((ValueError, AssertionError), match=r"32"):
+            with pytest.raises(ValueError, match="takes only clips of . frames of 32 x 32"):
                 model(clips(*sizes))
             continue
         with torch.no_grad():

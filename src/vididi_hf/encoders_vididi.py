@@ -83,6 +83,7 @@ class HubEncoder(nn.Module):
             setattr(self.encoder, name, None)
         self.config = config
         self.num_frames, self.image_size, _ = encoder_sizes(config)
+        self.takes_squares = self.family.fixed  # of one size
         timm: Any = getattr(self.encoder, "timm_model", None)
         if timm is None:
             self.class_tokens = self.family.class_tokens
@@ -92,16 +93,12 @@ class HubEncoder(nn.Module):
             config.hidden_size = timm.num_features
             self.class_tokens = getattr(timm, "num_prefix_tokens", 0)
             self.stride = timm.feature_info[-1]["reduction"]
+            self.takes_squares = getattr(getattr(timm, "patch_embed", None), "strict_img_size", False)
         if pooling == "class_token" and not self.class_tokens:
             raise ValueError(f"pooling 'class_token' needs one, which the encoder {config.model_type!r} lacks")
         self.norm: nn.Module | None = None
         if pooling == "norm" and self.normalizes_mean:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    @property
-    def takes_squares(self) -> bool:
-        """Whether the frames must be squares."""
-        return self.family.fixed
 
     @property
     def normalizes_mean(self) -> bool:
@@ -116,7 +113,7 @@ class HubEncoder(nn.Module):
         """
         frames, (height, width) = clip.shape[2], clip.shape[3:]
         own = (self.num_frames, self.image_size, self.image_size)
-        if self.family.fixed and (frames, height, width) != own:
+        if self.takes_squares and (frames if self.family.fixed else own[0], height, width) != own:
             raise ValueError(
                 f"the encoder {self.config.model_type!r} takes only clips of {own[0]} frames of {own[1]} x {own[2]} "
                 f"pixels, got {frames} frames of {height} x {width}"
