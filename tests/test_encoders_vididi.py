@@ -107,7 +107,7 @@ def test_other_sizes_work_or_are_refused_in_one_line(name: str, folders: Callabl
     model = ViDiDiModel.from_encoder(str(folders(name)))
     for sizes in ((8, SIZE), (FRAMES, 48)):
         if name in FIXED or (name == "timm_vit" and sizes[1] != SIZE):
-            with pytest.raises(ValueError, match="takes only clips of . frames of 32 x 32"):
+            with pytest.raises(ValueError, match=r"takes only clips of . frames of 32 x 32"):
                 model(clips(*sizes))
             continue
         with torch.no_grad():
@@ -184,9 +184,10 @@ def test_classifier_detector_and_saliency(name: str, folders: Callable[[str], Pa
         (ViDiDiForVideoClassification, {}),
         (ViDiDiForActionDetection, {"boxes": [torch.tensor([[0.1, 0.2, 0.6, 0.9]])] * 2}),
     ):
+        torch.manual_seed(0)
         model: Any = kind(encoder.config)
         model.vididi.load_state_dict(encoder.state_dict())
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
         losses = []
         for _ in range(2):
             loss = model(clips(FRAMES + 1), labels=torch.tensor([0, 2]), **inputs).loss

@@ -97,13 +97,8 @@ class HubEncoder(nn.Module):
         if pooling == "class_token" and not self.class_tokens:
             raise ValueError(f"pooling 'class_token' needs one, which the encoder {config.model_type!r} lacks")
         self.norm: nn.Module | None = None
-        if pooling == "norm" and self.normalizes_mean:
+        if pooling == "norm" and config.model_type == "videomae" and self.encoder.layernorm is None:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    @property
-    def normalizes_mean(self) -> bool:
-        """Whether the encoder's own classifier has the final norm, behind the mean."""
-        return self.config.model_type == "videomae" and self.encoder.layernorm is None
 
     def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Encodes clips (batch, channels, frames, height, width).
