@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .batch_norm_vididi import frozen_statistics, keep_statistics_per_order
 from .configuration_vididi import ViDiDiConfig
+from .encoders_vididi import HubEncoder
 
 # How the stages of each R network convolve: over space and time at once ("full"), over space and then over time
 # ("factorized"), or over space alone ("spatial").
@@ -47,8 +48,14 @@ class CheckpointedBlock(GradientCheckpointingLayer):
 class VideoBackbone(nn.Module):
     """A video network of five stages: a stem and four more."""
 
+    takes_squares = False
+
     def stages(self) -> list[nn.Module]:
         return list(self.children())
+
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Parameters from the input to the output: those of each stage."""
+        return [list(stage.parameters()) for stage in self.stages()]
 
     def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Returns the features, and on request the outputs of all stages, which stay in memory then."""
@@ -201,9 +208,11 @@ class S3D(VideoBackbone):
         return [self.features[begin:end] for begin, end in pairwise(self.BOUNDS)]
 
 
-def build_backbone(config: ViDiDiConfig) -> VideoBackbone:
+def build_backbone(config: ViDiDiConfig) -> VideoBackbone | HubEncoder:
     """Builds the network that a configuration describes, with PyTorch's default initialization."""
-    backbone: VideoBackbone
+    backbone: VideoBackbone | HubEncoder
+    if config.backbone_config is not None:
+        return HubEncoder(config.backbone_config, config.pooling)
     if config.hidden_sizes is None or config.depths is None:
         backbone = S3D(config.num_channels)
     else:

@@ -87,6 +87,14 @@ def select_order(module: nn.Module, order: int) -> None:
                 child.row = row
 
 
+def keep_frozen_parts(module: nn.Module) -> None:
+    """Puts the frozen parts of a module in evaluation mode, in which they keep their BatchNorm statistics."""
+    for child in module.modules():
+        own = list(child.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            child.training = False
+
+
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keeps the running statistics of a module's BatchNorms, which still normalize by the batch."""

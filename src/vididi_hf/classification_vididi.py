@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .batch_norm_vididi import keep_frozen_parts
 from .choices_vididi import TRAINED_PARTS
 from .configuration_vididi import MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import derivative_view
@@ -73,16 +74,14 @@ class ViDiDiClassifier(ViDiDiPreTrainedModel):
         self.requires_grad_(part == "all")
         self.classifier.requires_grad_(True)
         if part == "last_stage":
-            self.vididi.backbone.stages()[-1].requires_grad_(True)
+            for parameter in self.vididi.backbone.depths()[-1]:
+                parameter.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ViDiDiClassifier":
         """Switches all modules but the frozen ones, which keep their BatchNorm statistics, to training mode."""
         super().train(mode)
-        for module in self.vididi.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.training = False
+        keep_frozen_parts(self.vididi)
         return self
 
 

@@ -6,10 +6,19 @@ from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, OWN_OBJECTIVE, SCALES, VIEW_FORWARDS
+from .choices_vididi import (
+    BACKBONE_NAMES,
+    BATCH_NORMS,
+    HUB,
+    OBJECTIVE_NAMES,
+    OWN_OBJECTIVE,
+    POOLINGS,
+    SCALES,
+    VIEW_FORWARDS,
+)
 from .saving_vididi import CarriesCode
 
 MIN_NUM_FRAMES = 2
@@ -37,7 +46,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
 
     Args:
         backbone: Video network, as in `torchvision.models.video`: `"r3d_18"`, `"r2plus1d_18"`, `"mc3_18"`
-            (https://arxiv.org/abs/1711.11248) or `"s3d"` (https://arxiv.org/abs/1712.04851).
+            (https://arxiv.org/abs/1711.11248) or `"s3d"` (https://arxiv.org/abs/1712.04851). `"hub"` is the encoder of
+            `backbone_config`.
         hidden_sizes: Channels of the four stages of the R family. `None` means `(64, 128, 256, 512)`. Leave it unset
             for S3D.
         depths: Residual blocks in each of these stages. `None` means `(2, 2, 2, 2)`. Leave it unset for S3D.
@@ -58,6 +68,10 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
         classifier_dropout: Share of the features that a classifier drops in training, at least 0 and below 1.
         detection_stride: Pixels between neighboring features of the last stage in action detection: 16 or 8 for the R
             family, 32 or 16 for S3D. The smaller value takes the spatial stride out of the last stage.
+        backbone_config: Configuration of a transformers encoder, or a dictionary with its `model_type`.
+            `ViDiDiModel.from_encoder` sets it.
+        pooling: How to pool the tokens of such an encoder: `"mean"`, `"class_token"`, or `"norm"` (the mean behind the
+            encoder's own final norm).
         **kwargs: The standard keywords of `PreTrainedConfig` (`num_labels`, `id2label`, `dtype`, …).
 
     Raises:
@@ -78,6 +92,7 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
     """
 
     model_type = "vididi"
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # the type transformers gives it
 
     backbone: str = "r3d_18"
     hidden_sizes: list[int] | tuple[int, ...] | None = None
@@ -94,6 +109,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
     classifier_orders: list[int] | tuple[int, ...] = (0,)
     classifier_dropout: float = 0.0
     detection_stride: int = 16
+    backbone_config: Any = None  # a dictionary becomes a configuration
+    pooling: str = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in kwargs:  # the base class would just store them
@@ -103,7 +120,11 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
                 own = ", ".join(one for one in known if not hasattr(PreTrainedConfig, one))
                 hint = f"did you mean {guesses[0]!r}?" if guesses else f"its fields are {own}"
                 raise TypeError(f"{type(self).__name__} got an unexpected keyword {name!r}: {hint}")
-        if self.backbone != "s3d":
+        if isinstance(nested := self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**nested)
+        if self.backbone_config is not None:
+            self.backbone = HUB
+        elif self.backbone != "s3d":
             self.hidden_sizes = (64, 128, 256, 512) if self.hidden_sizes is None else self.hidden_sizes
             self.depths = (2, 2, 2, 2) if self.depths is None else self.depths
         if type(num_labels := kwargs.get("num_labels", 2)) is not int or not 0 <= num_labels <= _MAX["num_labels"]:
@@ -148,18 +169,28 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Width of the pooled features, read by generic code; derived, so it is never written to JSON."""
+        if self.backbone_config is not None:
+            return self.backbone_config.hidden_size
         return self.hidden_sizes[-1] if self.hidden_sizes else S3D_HIDDEN_SIZE
+
+    @property
+    def backbone_name(self) -> str:
+        """Name of the network: that of ours, or the type of a transformers encoder."""
+        return self.backbone if self.backbone_config is None else self.backbone_config.model_type
 
     @property
     def base_model_fsdp_plan(self) -> dict[str, str]:  # type: ignore[override]  # read-only: follows the backbone
         """Modules that FSDP2 shards one by one: residual or Inception blocks, not the base class's language layers."""
+        if self.backbone_config is not None:
+            return {}
         parents = ("features",) if self.backbone == "s3d" else ("layer1", "layer2", "layer3", "layer4")
         return {f"backbone.{parent}.*": "free_full_weight" for parent in parents}
 
     def validate_values(self) -> None:
         """Checks what types cannot say; the base class calls it."""
-        names = ("backbone", "objective", "view_forward", "batch_norm", "derivative_scale")
-        for name, allowed in zip(names, (BACKBONE_NAMES, OBJECTIVE_NAMES, VIEW_FORWARDS, BATCH_NORMS, SCALES)):
+        names = ("backbone", "objective", "view_forward", "batch_norm", "derivative_scale", "pooling")
+        backbones = BACKBONE_NAMES if self.backbone_config is None else (HUB,)
+        for name, allowed in zip(names, (backbones, OBJECTIVE_NAMES, VIEW_FORWARDS, BATCH_NORMS, SCALES, POOLINGS)):
             own = name == "objective" and re.fullmatch(OWN_OBJECTIVE, self.objective)
             if getattr(self, name) not in allowed and not own:
                 choices = ", ".join(map(repr, allowed))
@@ -167,9 +198,11 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
         if self.batch_norm == "per_order" and self.view_forward == "joint":
             raise ValueError("batch_norm 'per_order' needs view_forward 'separate': a joint pass mixes the orders")
         for name, sizes in (("hidden_sizes", self.hidden_sizes), ("depths", self.depths)):
-            if self.backbone == "s3d":
+            if self.backbone in ("s3d", HUB):
                 if sizes is not None:
-                    raise ValueError(f"backbone 's3d' has fixed stages: leave {name} unset, got {name}={sizes}")
+                    raise ValueError(
+                        f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {name}={sizes}"
+                    )
             elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
@@ -185,6 +218,10 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
             orders = getattr(self, name)
             if not orders or min(orders) < 0 or max(orders) > _MAX_ORDER or len(set(orders)) != len(orders):
                 raise ValueError(f"{name} must be distinct integers of 0 to {_MAX_ORDER}, got {str(orders)[:99]}")
+        if self.pooling != "mean" and self.backbone_config is None:
+            raise ValueError(
+                f"pooling {self.pooling!r} needs an encoder of transformers, not backbone {self.backbone!r}"
+            )
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 

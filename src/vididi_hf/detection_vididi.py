@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 from .backbone_vididi import S3D, InceptionBlock, VideoBackbone
 from .classification_vididi import ViDiDiClassifier
 from .configuration_vididi import ViDiDiConfig
+from .encoders_vididi import HubEncoder
 from .modeling_vididi import views_by_order
 
 ROI_SIZE = 7
@@ -53,8 +54,10 @@ def densify_last_stage(backbone: VideoBackbone) -> None:
                 module.dilation, module.padding = (1, 2, 2), (module.padding[0], 2, 2)  # type: ignore[assignment]
 
 
-def feature_grid(backbone: VideoBackbone, dense: bool) -> tuple[int, float]:
+def feature_grid(backbone: VideoBackbone | HubEncoder, dense: bool) -> tuple[int, float]:
     """Stride and offset in pixels: the receptive field of feature j has its center at `offset + stride · j`."""
+    if isinstance(backbone, HubEncoder):  # patches
+        return backbone.stride, backbone.stride / 2
     # Kernels of an odd size lie around one pixel, and the first pixel has its center at 0.5. The last pooling of S3D
     # lies between two features 16 pixels apart.
     stride, offset = (32, 8.5) if isinstance(backbone, S3D) else (16, 0.5)
@@ -92,6 +95,9 @@ class ViDiDiForActionDetection(ViDiDiClassifier):
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__(config)
         stride, backbone = config.detection_stride, self.vididi.backbone
+        self.is_dense = False
+        if isinstance(backbone, HubEncoder):  # has the stride of its patches
+            return
         coarse, fine = (feature_grid(backbone, dense)[0] for dense in (False, True))
         if stride not in (coarse, fine):
             raise ValueError(

@@ -15,6 +15,7 @@ from .backbone_vididi import build_backbone
 from .batch_norm_vididi import select_order
 from .configuration_vididi import MIN_IMAGE_SIZE, MIN_NUM_FRAMES, ViDiDiConfig
 from .derivatives_vididi import rescale_derivative
+from .encoder_loading_vididi import config_values, load_weights, read_encoder_config
 from .saving_vididi import write_card
 
 
@@ -48,6 +49,11 @@ class ViDiDiPreTrainedModel(PreTrainedModel):
         # Where every upload ends. The caller has just written the card: that of the Hub, or else a template.
         write_card(working_dir, self.config, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]  # fewer names
+        """Saves the model for `from_pretrained`, with the names that its parameters have."""
+        # transformers would write those of a wrapped encoder's first publication, which other versions do not read.
+        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -106,6 +112,44 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         self.backbone = build_backbone(config)
         self.post_init()
 
+    @classmethod
+    def from_encoder(
+        cls, encoder: str, *, random_init: bool = False, revision: str = "main", **options: Any
+    ) -> "ViDiDiModel":
+        """Wraps a video or image encoder of transformers.
+
+        The result is a ViDiDi encoder like any other. Save `ViDiDiVideoProcessor.from_encoder(encoder)` next to it.
+
+        Args:
+            encoder: Folder or Hub id: VideoMAE, V-JEPA 2, TimeSformer, ViViT or VideoPrism. An image encoder (DINOv2,
+                SigLIP, timm) encodes frame by frame.
+            random_init: Use the encoder's architecture with random weights.
+            revision: Branch, tag or commit on the Hub.
+            **options: Fields of [`ViDiDiConfig`], such as `pooling`, `num_frames` and `derivative_scale`.
+
+        Returns:
+            The model, in evaluation mode and float32. For frames, `last_hidden_state` has the encoder's own outputs.
+
+        Raises:
+            ValueError: If the type of encoder is unknown, or some of its weights do not load.
+            OSError: If there is no encoder of this name.
+
+        Example:
+            >>> import tempfile
+            >>> from transformers import VideoMAEConfig, VideoMAEModel
+            >>> sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64}
+            >>> config = VideoMAEConfig(image_size=32, num_frames=4, **sizes)
+            >>> with tempfile.TemporaryDirectory() as folder:  # instead of "MCG-NJU/videomae-base"
+            ...     VideoMAEModel(config).save_pretrained(folder)
+            ...     model = ViDiDiModel.from_encoder(folder)
+            >>> model(torch.rand(1, 4, 3, 32, 32)).last_hidden_state.shape
+            torch.Size([1, 32, 2, 2, 2])
+        """
+        model = cls(ViDiDiConfig(**config_values(read_encoder_config(encoder, revision)) | options))
+        if not random_init:
+            load_weights(model.backbone, encoder, revision)
+        return model.eval()
+
     @can_return_tuple
     def forward(
         self,
@@ -160,8 +204,8 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
         select_order(self.backbone, order)
         pixels = rescale_derivative(clips, order, self.config.derivative_scale).reshape(-1, *shape[-4:])
         # A transposed view: the networks have channels before frames.
-        features, hidden_states = self.backbone(pixels.transpose(1, 2), output_hidden_states)
-        pooled = features.mean(dim=(2, 3, 4))
+        features, hidden_states, *own = self.backbone(pixels.transpose(1, 2), output_hidden_states)
+        pooled = own[0] if own else features.mean(dim=(2, 3, 4))
         if len(shape) == 6:
             features, *hidden_states = (one.unflatten(0, shape[:2]) for one in (features, *hidden_states))
             pooled = pooled.unflatten(0, shape[:2]).mean(dim=1)

@@ -25,7 +25,7 @@ library_name: transformers
 
 # {name}
 
-A [ViDiDi](https://arxiv.org/abs/2409.02371) {kind} with the network `{config.backbone}`.
+A [ViDiDi](https://arxiv.org/abs/2409.02371) {kind} with the network `{config.backbone_name}`.
 It sees {config.num_frames} frames of {config.image_size} × {config.image_size} pixels.
 This model has not been evaluated.
 

@@ -16,6 +16,7 @@ from transformers.video_utils import VideoMetadata
 from .clips_vididi import frame_step, frames_at, uniform_clips
 from .decoding_vididi import BrokenVideoError, VideoReader
 from .derivatives_vididi import derivative_view
+from .encoder_loading_vididi import processor_settings
 from .saving_vididi import CarriesCode
 
 # Keywords that transformers itself writes into or reads from a processor's JSON file.
@@ -133,6 +134,11 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         # Checked first, because the base class would keep a misspelled keyword as an attribute and ignore it.
         self._settings({name: value for name, value in kwargs.items() if name not in _FILE_KEYWORDS})
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_encoder(cls, encoder: str, *, revision: str = "main", **settings: Any) -> "ViDiDiVideoProcessor":
+        """Builds the processor for `ViDiDiModel.from_encoder(encoder)`: frames, size and normalization are its own."""
+        return cls(**processor_settings(encoder, revision) | settings)
 
     @classmethod  # its two bases disagree on the name of the parameter
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]

@@ -8,6 +8,8 @@ import pytest
 
 from vididi_hf.data.inventory import VideoList
 
+COMPRESSED = gzip.compress(b"[1, 2]", mtime=0)  # no list of videos
+
 
 def test_files_stored_bytes_and_empty_rows_have_names_and_sizes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
@@ -44,7 +46,9 @@ def test_a_difference_is_named(now: list[tuple[str, int]], difference: str) -> N
     assert VideoList(now).difference(VideoList(BEFORE)) == difference
 
 
-@pytest.mark.parametrize("content", [b"text", gzip.compress(b"[1, 2]", mtime=0), gzip.compress(b"[]", mtime=0)[:-9], b""])
+@pytest.mark.parametrize(
+    "content", [b"text", gzip.compress(b"[1, 2]", mtime=0), gzip.compress(b"[]", mtime=0)[:-9], b""]
+)
 def test_a_damaged_list_is_an_error_of_one_kind(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(content)
     with pytest.raises(ValueError, match="list is not a list of videos"):

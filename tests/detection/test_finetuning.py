@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny_encoders import save_encoder
 from vididi_hf.cli import run_command
 from vididi_hf.detection.key_frames import load_key_frames
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
@@ -148,3 +149,11 @@ def test_what_does_not_fit_is_named(recipe, checkpoint, dataset, capsys):
     with pytest.raises(SystemExit):
         run_command("evaluate detection", ["--model", str(checkpoint), "--dataset", str(dataset)])
     assert "lacks 2 weights of the model, such as classifier.bias" in capsys.readouterr().err
+
+
+def test_it_starts_from_an_encoder_of_transformers(recipe, tmp_path):
+    """A fixed one: the frames of the test, which are not square, are squeezed."""
+    encoder = save_encoder(tmp_path / "encoder", "videomae")
+    result = finetune_detection(recipe(model=str(encoder), epochs=1, learning_rate=0.01))
+    assert result["protocol"]["crop"] == "none, squeezed to a square"
+    assert ViDiDiForActionDetection.from_pretrained(tmp_path / "run").config.backbone_name == "videomae"

@@ -119,7 +119,8 @@ class DetectionEvaluator:
         """Scores the boxes of every key frame. Raises a ValueError if none can be decoded or the model does not fit."""
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
-        clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)))
+        squares = model.vididi.backbone.takes_squares
+        clips = EvaluationKeyFrames(self.rows, self.processor, boxes, max(orders_of(inputs)), squares)
         is_single = model.config.problem_type == "single_label_classification"
         scores = self._score(model, clips, inputs, is_single)
         names, classes = names_of(self.rows), class_names(self.rows)
@@ -152,7 +153,7 @@ class DetectionEvaluator:
             "clips_per_key_frame": 1,
             **sampling_facts(self.processor, "the key frame is in the middle"),
             "shorter_side": clips.side,
-            "crop": "none",
+            "crop": "none, squeezed to a square" if clips.squares else "none",
             "detection_stride": model.config.detection_stride,
             "failed_videos": sorted(clips.broken),
         }
@@ -214,8 +215,14 @@ class EvaluationKeyFrames(Dataset):
     """The clips around key frames that have boxes, resized in the workers but still `uint8`."""
 
     def __init__(
-        self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, boxes: Sequence[Tensor], extra_frames: int
+        self,
+        rows: datasets.Dataset,
+        processor: ViDiDiVideoProcessor,
+        boxes: Sequence[Tensor],
+        extra_frames: int,
+        squares: bool = False,
     ) -> None:
+        self.squares = squares  # for encoders of one size
         clip = processor.num_frames, processor.frame_stride, extra_frames, processor.frame_interval
         self.reader = KeyFrameReader(rows, *clip)
         self.boxes, self.wanted = boxes, [row for row, one in enumerate(boxes) if len(one)]
@@ -232,6 +239,7 @@ class EvaluationKeyFrames(Dataset):
         except BrokenVideoError as error:
             return row, None, {error.source: error.reason}
         size = [round(length * self.side / min(clip.shape[-2:])) for length in clip.shape[-2:]]
+        size = [self.side, self.side] if self.squares else size
         return row, vision.resize(clip, size, antialias=True), {}
 
     def batches(self, batch_size: int, num_workers: int, progress: bool) -> Iterator[tuple[list[int], Tensor]]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.options import REFERENCE, EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.reading import check_model_folder, reading
@@ -36,19 +35,30 @@ def _load(
     values, _ = ViDiDiConfig.get_config_dict(location)
     if not values:
         raise FileNotFoundError(f"{options.model} is not a checkpoint: it has no config.json")
-    if (found := values.get("model_type")) != ViDiDiConfig.model_type:
-        raise ValueError(f"{options.model} is not a ViDiDi checkpoint: the model_type of its config.json is {found!r}")
     if options.random_init:
         torch.manual_seed(options.seed)
+    names = ("num_frames", *FRAME_DISTANCES)
+    overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if (found := values.get("model_type")) != ViDiDiConfig.model_type:
+        if kind is not ViDiDiModel:
+            raise ValueError(f"{options.model} is not a ViDiDi checkpoint but {found!r}: fine-tune it first")
+        model = kind.from_encoder(location, random_init=options.random_init)
+    elif options.random_init:
         model = kind(ViDiDiConfig.from_dict(values))
     else:
         model, report = kind.from_pretrained(location, output_loading_info=True)
         if missing := sorted(report["missing_keys"]):
             part, hint = ("encoder", "") if kind is ViDiDiModel else ("model", ": fine-tune it first")
             raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}{hint}")
-    names = ("num_frames", *FRAME_DISTANCES)
-    overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return model.to(device).eval(), ViDiDiVideoProcessor.from_pretrained(location, **overrides)
+    return model.to(device).eval(), load_processor(location, **overrides)
+
+
+def load_processor(location: str, **settings: Any) -> ViDiDiVideoProcessor:
+    """Loads the processor of a ViDiDi checkpoint, or builds that of a transformers encoder."""
+    values, _ = ViDiDiConfig.get_config_dict(location)
+    is_ours = values.get("model_type") == ViDiDiConfig.model_type
+    load: Any = ViDiDiVideoProcessor.from_pretrained if is_ours else ViDiDiVideoProcessor.from_encoder
+    return load(location, **settings)
 
 
 def check_location(model: str) -> str:

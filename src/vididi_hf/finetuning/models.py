@@ -15,8 +15,9 @@ from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.loading import check_location
+from vididi_hf.evaluation.loading import check_location, load_processor
 from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
@@ -28,7 +29,7 @@ def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
     if (side := recipe.image_size) is not None:
         changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}
-    return ViDiDiVideoProcessor.from_pretrained(check_location(recipe.model), **given)
+    return load_processor(check_location(recipe.model), **given)
 
 
 def build_augmentation(recipe: FinetuningRecipe, processor: ViDiDiVideoProcessor) -> ClipAugmentation:
@@ -52,14 +53,17 @@ def load_classifier(
     """
     location = check_location(recipe.model)
     values, _ = ViDiDiConfig.get_config_dict(location)
-    if (found := values.get("model_type")) != ViDiDiConfig.model_type:
-        raise ValueError(f"{recipe.model} is not a ViDiDi checkpoint: model_type in its config.json is {found!r}")
+    is_other = values.get("model_type") != ViDiDiConfig.model_type
     sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
     settings |= {name: value for name, value in sizes.items() if value is not None}
     settings |= {"classifier_orders": INPUTS[recipe.inputs[0]], "classifier_dropout": recipe.dropout}
     settings["id2label"] = dict(enumerate(names))
     settings["label2id"] = {name: number for number, name in enumerate(names)}
-    if recipe.random_init:
+    if is_other:  # an encoder of transformers
+        encoder = ViDiDiModel.from_encoder(location, random_init=recipe.random_init, **settings)
+        model = kind(encoder.config)
+        model.vididi.load_state_dict(encoder.state_dict())
+    elif recipe.random_init:
         model = kind(ViDiDiConfig.from_pretrained(location, **settings))
     else:
         settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -76,7 +80,8 @@ def load_classifier(
     state = PartialState()
     if state.num_processes > 1 and state.device.type == "cuda":
         synchronize(model)
-    nn.Module.to(model, memory_format=torch.channels_last_3d)  # in place
+    if model.config.backbone_config is None:
+        nn.Module.to(model, memory_format=torch.channels_last_3d)  # in place
     return model
 
 

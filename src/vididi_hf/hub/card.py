@@ -175,7 +175,7 @@ def describe_result(report: Mapping[str, Any]) -> dict[str, str]:
 def network_table(config: ViDiDiConfig, processor: ViDiDiVideoProcessor) -> str:
     """Describes the encoder and the cost of one clip."""
     parameters, operations = measure_cost(config, processor)
-    cells = [["backbone", config.backbone]]
+    cells = [["backbone", config.backbone_name]]
     if config.hidden_sizes:
         cells += [["hidden sizes", _shown(config.hidden_sizes)], ["depths", _shown(config.depths)]]
     cells += [["parameters of the encoder", f"{parameters:,}"], ["FLOPs per clip", f"{operations:,}"]]

@@ -205,6 +205,10 @@ def to_torchvision(
     `order` is the derivative order whose BatchNorm statistics are kept; required if the model has several.
     """
     config = model.config
+    if config.backbone_config is not None:
+        raise ValueError(
+            f"torchvision has no {config.backbone_name!r}: only networks of its own can be converted to it"
+        )
     classifier = model if isinstance(model, ViDiDiForVideoClassification) else None
     if (order or (classifier and config.classifier_orders[0])) and config.derivative_scale != "none":
         raise ValueError(f"torchvision lacks derivative_scale {config.derivative_scale!r}: convert order 0")

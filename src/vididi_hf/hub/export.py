@@ -130,7 +130,7 @@ class ExportGraph(nn.Module):
             },
             "output": self.output_name,
             "derivative_orders": list(self.orders),
-            "backbone": config.backbone,
+            "backbone": config.backbone_name,
         }
         if self.output_name == "logits":
             known["labels"] = [label for _, label in sorted((config.id2label or {}).items())]

@@ -24,6 +24,7 @@ from transformers.utils import CONFIG_NAME, logging
 
 from vididi_hf.data.inventory import VideoList
 from vididi_hf.files import atomic_files, atomic_write, remove_folder, remove_unfinished
+from vididi_hf.pretraining.adaptation import is_adapted, merged_state
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import RECIPE_FILE, PretrainingRecipe
 from vididi_hf.reading import check_file, read_json, reading
@@ -83,7 +84,7 @@ def save_encoder(
     logging.disable_progress_bar()  # it would break up the bar of the run
     try:
         with atomic_files(folder, last=CONFIG_NAME) as unfinished:
-            model.vididi.save_pretrained(unfinished)
+            model.vididi.save_pretrained(unfinished, state_dict=merged_state(model.vididi))
             processor.save_pretrained(unfinished)
             (unfinished / RECIPE_FILE).write_text(recipe.to_json(), encoding="utf-8")
     finally:
@@ -125,7 +126,7 @@ def save_checkpoint(
         rest = {
             name: tensor.contiguous()
             for name, tensor in model.state_dict().items()
-            if not name.startswith(_ENCODER_PREFIX)
+            if not name.startswith(_ENCODER_PREFIX) or is_adapted(name)
         }
         save_file(rest, unfinished / _OBJECTIVE)
         torch.save(training, unfinished / _TRAINING)
@@ -165,8 +166,11 @@ def load_checkpoint(
     training = _read(folder, _TRAINING, _read_training)
     progress = _read(folder, _PROGRESS, lambda path: Progress(**read_json(path)))
     recipe.check_resumes(saved_recipe)
+    # Merged weights are for users. Beside adapters, `rest` has what they were merged from.
+    adapted = {name.replace(".base_layer.", ".") for name in rest}
+    saved = {_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()}
     try:
-        model.load_state_dict({_ENCODER_PREFIX + name: tensor for name, tensor in encoder.items()} | rest)
+        model.load_state_dict({name: tensor for name, tensor in saved.items() if name not in adapted} | rest)
     except RuntimeError as error:
         raise ValueError(f"{folder} has the weights of another network: {error}") from None
     return progress, training

@@ -56,6 +56,7 @@ def pretrain(recipe: PretrainingRecipe, dataset: DatasetObject | None = None) ->
         ```
     """
     recipe = recipe if dataset is None else replace(recipe, dataset=object_name(dataset), streaming=False)
+    recipe = recipe.completed()
     accelerator = build_accelerator(recipe)
     set_seed(recipe.seed)
     lock = open_output_dir(recipe)

@@ -14,11 +14,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from vididi_hf.batch_norm_vididi import synchronize
+from vididi_hf.batch_norm_vididi import keep_frozen_parts, synchronize
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.derivatives_vididi import rescale_derivative
+from vididi_hf.encoder_loading_vididi import load_weights
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 from vididi_hf.objectives import build_objective, register_objective
+from vididi_hf.pretraining.adaptation import adapt
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 # Each derivative order, each of the two passes of gradient caching and BYOL's target has its own compiled graph. torch
@@ -183,6 +185,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
             raise RuntimeError(f"objective {self.config.objective!r} has no target")
         get_ema_multi_avg_fn(momentum)(list(self.target.parameters()), list(self._online().parameters()), None)
 
+    def train(self, mode: bool = True) -> "ViDiDiForPreTraining":
+        """Switches all modules but the frozen ones of the encoder to training mode."""
+        super().train(mode)
+        keep_frozen_parts(self.vididi)
+        return self
+
     def _online(self) -> nn.ModuleList:
         return nn.ModuleList([self.vididi, self.objective.projector])
 
@@ -207,16 +215,27 @@ def _pooled_features(encoder: ViDiDiModel, clips: Tensor, derivative_order: int)
     return encoder(clips, derivative_order=derivative_order, return_dict=True).pooler_output
 
 
+def initial_model(recipe: PretrainingRecipe) -> ViDiDiForPreTraining:
+    """Builds the model of a recipe before its first step."""
+    model = ViDiDiForPreTraining(recipe.model_config())
+    if recipe.encoder and not recipe.random_init:
+        load_weights(model.vididi.backbone, recipe.encoder)
+    adapt(model.vididi.backbone, recipe)
+    if model.target is not None:
+        model.target = TargetNetwork(model.vididi, model.objective.projector)
+    return model
+
+
 def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiForPreTraining:
     """Builds the model of a recipe on its device, with its memory layout and compilation."""
     register_objective(recipe.objective)
-    model = ViDiDiForPreTraining(recipe.model_config())
+    model = initial_model(recipe)
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         synchronize(model)
     model = model.to(accelerator.device)
-    if recipe.channels_last:
+    if recipe.channels_last and not recipe.encoder:
         model = model.to(memory_format=torch.channels_last_3d)
     if recipe.torch_compile:
         compile_encoders(model)

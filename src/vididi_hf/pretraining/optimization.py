@@ -104,7 +104,7 @@ class LARS(Optimizer):
 
 def build_optimizer(model: nn.Module, recipe: PretrainingRecipe) -> Optimizer:
     """Builds the optimizer of a recipe. Frozen parameters, such as BYOL's target, are left out."""
-    groups = parameter_groups(model, recipe.weight_decay)
+    groups = parameter_groups(model, recipe.weight_decay, recipe.layer_decay)
     if recipe.optimizer == "adamw":
         return AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), fused=recipe.fused_optimizer or None)
     if recipe.optimizer == "sgd":
@@ -112,13 +112,26 @@ def build_optimizer(model: nn.Module, recipe: PretrainingRecipe) -> Optimizer:
     return LARS(groups, lr=recipe.learning_rate)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Splits the trainable parameters in two groups: with weight decay, and biases and BatchNorm without it."""
+def parameter_groups(model: Any, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Splits the trainable parameters in two groups: with weight decay, and biases and norms without it.
+
+    With layer decay, each part of the encoder has two groups of its own, whose `lr_scale` falls toward the input
+    (BEiT, https://arxiv.org/abs/2106.08254).
+    """
+    scales: dict[int, float] = {}
+    if layer_decay != 1:
+        parts = model.vididi.backbone.depths()
+        for number, part in enumerate(parts):
+            scales |= dict.fromkeys(map(id, part), layer_decay ** (len(parts) - number))
     trained = [param for param in model.parameters() if param.requires_grad]
-    return [
-        {"params": [param for param in trained if param.ndim > 1], "weight_decay": weight_decay},
-        {"params": [param for param in trained if param.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = []
+    for scale in sorted({scales.get(id(param), 1.0) for param in trained}):
+        of_scale = [param for param in trained if scales.get(id(param), 1.0) == scale]
+        extra = {} if layer_decay == 1 else {"lr_scale": scale}
+        for matrices, decay in ((True, weight_decay), (False, 0.0)):
+            params = [param for param in of_scale if (param.ndim > 1) == matrices]
+            groups.append({"params": params, "weight_decay": decay, **extra})
+    return groups
 
 
 def build_lr_schedule(
@@ -147,6 +160,6 @@ def learning_rate_at(step: int, total_steps: int, warmup_steps: int, base: float
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    """Sets the learning rate of every parameter group."""
+    """Sets the learning rate of every parameter group, times its `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vididi_hf.choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, SCALES, VIEW_FORWARDS
+from vididi_hf.choices_vididi import BACKBONE_NAMES, BATCH_NORMS, OBJECTIVE_NAMES, POOLINGS, SCALES, VIEW_FORWARDS
 from vididi_hf.data.options import DATASET_HELP, FRAME_DISTANCES, DatasetChoice
 from vididi_hf.options import option
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES, AlternatingSchedule
@@ -122,7 +122,12 @@ class PretrainingRecipe(DatasetChoice):
     backbone: str = option(default="r3d_18", choices=BACKBONE_NAMES, help="Video network.")
     hidden_sizes: list[int] | None = option(default=None, help="Widths of the four stages. Default: 64 128 256 512.")
     depths: list[int] | None = option(default=None, help="Blocks in each of the four stages. Default: 2 2 2 2.")
-    num_frames: int = option(default=8, help="Frames per clip.")
+    encoder: str | None = option(
+        default=None, may_change=True, help="Folder or Hub id of a transformers encoder to train instead of a backbone."
+    )
+    random_init: bool = option(default=False, help="Start from the architecture of encoder with random weights.")
+    pooling: str = option(default="mean", choices=POOLINGS, help="How to pool the tokens of encoder.")
+    num_frames: int = option(default=0, at_least=0, help="Frames per clip. Default: 8, or those of encoder.")
     frame_interval: float | None = option(
         default=None, at_least=0.001, help="Seconds between sampled frames. Default: 0.12, unless frame_stride is set."
     )
@@ -133,7 +138,7 @@ class PretrainingRecipe(DatasetChoice):
         default=True,
         help="Read extra frames, so that derivatives have num_frames; false: both views get the shorter length.",
     )
-    image_size: int = option(default=112, help="Height and width of the input in pixels.")
+    image_size: int = option(default=0, at_least=0, help="Height and width in pixels. Default: 112, or encoder's.")
 
     # Augmentation
     shorter_side: int | None = option(
@@ -153,7 +158,19 @@ class PretrainingRecipe(DatasetChoice):
     learning_rate: float = option(
         default=4.8, at_least=0, may_change=True, help="Peak learning rate for a global batch of 256; scales linearly."
     )
-    weight_decay: float = option(default=1e-6, at_least=0, help="Weight decay, except for biases and BatchNorm.")
+    layer_decay: float = option(
+        default=1.0,
+        at_least=0,
+        at_most=1,
+        help="Factor of the learning rate from one part of the encoder to the one before.",
+    )
+    freeze: int = option(
+        default=0, at_least=0, help="First parts of the encoder to freeze: stem or embeddings, then stages or layers."
+    )
+    lora_rank: int = option(
+        default=0, at_least=0, help="Train LoRA adapters of this rank instead of encoder; 0 disables."
+    )
+    weight_decay: float = option(default=1e-6, at_least=0, help="Weight decay, except for biases and norms.")
     warmup_epochs: float = option(default=10.0, at_least=0, help="Epochs of linear warmup, at most a tenth of the run.")
     final_learning_rate: float = option(
         default=1e-3, at_least=0, at_most=1, help="Learning rate at the end of the cosine, as a share of the peak."
@@ -208,6 +225,8 @@ class PretrainingRecipe(DatasetChoice):
     progress: bool = option(default=True, may_change=True, help="Show a progress bar.")
 
     def __post_init__(self) -> None:
+        if not self.encoder:
+            self.num_frames, self.image_size = self.num_frames or 8, self.image_size or 112
         super().__post_init__()
         if self.frame_interval is None and self.frame_stride is None:
             self.frame_interval = 0.12  # 3 frames at 25 fps
@@ -239,7 +258,20 @@ class PretrainingRecipe(DatasetChoice):
                 raise ValueError(f"dataset_weights must be one number per data set, got {self.dataset_weights}")
             if self.streaming:
                 raise ValueError("streaming cannot weight data sets: leave out dataset_weights")
-        self.model_config()  # checks the network before any data is read
+        for name, unset in (("random_init", False), ("pooling", "mean"), ("lora_rank", 0)):
+            if not self.encoder and getattr(self, name) != unset:
+                raise ValueError(f"{name} needs encoder, got {name} {getattr(self, name)!r} without one")
+        if not self.encoder:
+            self.model_config()  # checks the network before any data is read
+        elif (self.backbone, self.hidden_sizes, self.depths) != ("r3d_18", None, None):
+            raise ValueError(f"choose either encoder ({self.encoder!r}) or backbone, hidden_sizes and depths")
+
+    def completed(self) -> PretrainingRecipe:
+        """Returns the recipe with the frames and the size of its encoder, which this reads."""
+        if not self.encoder:
+            return self
+        config = self.model_config()
+        return replace(self, num_frames=config.num_frames, image_size=config.image_size)
 
     def model_config(self) -> ViDiDiConfig:
         """Builds the configuration of the encoder and its objective.
@@ -263,13 +295,15 @@ class PretrainingRecipe(DatasetChoice):
             options["gather"] = False
         if self.cross_view_only and self.objective == "simclr":
             options["cross_view_only"] = True
+        network: dict[str, Any] = {"backbone": self.backbone, "hidden_sizes": self.hidden_sizes, "depths": self.depths}
+        sizes = {"num_frames": self.num_frames, "image_size": self.image_size}
+        if self.encoder:
+            from vididi_hf.encoder_loading_vididi import config_values, read_encoder_config
+
+            network = {"pooling": self.pooling, **config_values(read_encoder_config(self.encoder))}
         try:
             return ViDiDiConfig(
-                backbone=self.backbone,
-                hidden_sizes=self.hidden_sizes,
-                depths=self.depths,
-                num_frames=self.num_frames,
-                image_size=self.image_size,
+                **network | {name: size for name, size in sizes.items() if size or not self.encoder},
                 derivative_orders=tuple(range(self.build_order_schedule().max_order + 1)),
                 objective=self.objective,
                 objective_options=options,

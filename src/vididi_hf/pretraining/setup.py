@@ -15,7 +15,7 @@ from vididi_hf.data.saved import DatasetObject
 from vididi_hf.data.streaming import ParquetVideos, StreamingClipLoader, find_shards
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator, load_retrieval_splits
 from vididi_hf.pretraining.checkpoints import save_encoder
-from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
+from vididi_hf.pretraining.modeling import initial_model
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.pretraining.views import build_processor
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -82,8 +82,9 @@ def build_evaluator(
 
 def save_untrained(recipe: PretrainingRecipe) -> Path:
     """Writes the encoder that `pretrain` would start from, as a control. Returns `recipe.output_dir`."""
+    recipe = recipe.completed()
     set_seed(recipe.seed)
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    save_encoder(folder, ViDiDiForPreTraining(recipe.model_config()), build_processor(recipe), recipe)
+    save_encoder(folder, initial_model(recipe), build_processor(recipe), recipe)
     return folder

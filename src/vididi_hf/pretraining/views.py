@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from vididi_hf.data.loading import stack_frames
@@ -12,12 +14,16 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 
 def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
-    """Builds the processor that is published with the encoder. Its center crop is 7/8 of the frame's short side."""
-    return ViDiDiVideoProcessor(
-        size={"shortest_edge": round(recipe.image_size * 8 / 7)},
-        crop_size={"height": recipe.image_size, "width": recipe.image_size},
-        **recipe.clip_shape(),
-    )
+    """Builds the processor that is published with the encoder. By default, its crop is 7/8 of the short side."""
+    side = recipe.image_size
+    settings: Any = recipe.clip_shape()
+    sizes: Any = {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
+    if not recipe.encoder:
+        return ViDiDiVideoProcessor(**settings, **sizes)
+    processor = ViDiDiVideoProcessor.from_encoder(recipe.encoder, **settings)
+    if processor.crop_size["height"] == side:
+        return processor
+    return ViDiDiVideoProcessor.from_encoder(recipe.encoder, **settings, **sizes)
 
 
 def derivative_views(

@@ -177,7 +177,11 @@ def processor_of(protocol: Mapping[str, Any]) -> ViDiDiVideoProcessor:
 
 def encoder_digest(model: ViDiDiModel) -> str:
     """Returns 16 hexadecimal digits that identify what an encoder computes, the same on every device."""
-    digest = hashlib.sha256(repr([getattr(model.config, name) for name in _CHOICES]).encode())
+    choices = [getattr(model.config, name) for name in _CHOICES]
+    if (encoder := model.config.backbone_config) is not None:
+        fields = {name: one for name, one in encoder.to_dict().items() if name != "transformers_version"}
+        choices += [model.config.pooling, json.dumps(fields, sort_keys=True)]
+    digest = hashlib.sha256(repr(choices).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
