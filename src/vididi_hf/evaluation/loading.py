@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vididi_hf.configuration_vididi import ViDiDiConfig
+from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.options import REFERENCE, EncoderOptions
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.reading import check_model_folder, reading
