@@ -76,7 +76,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate motion": Command(
         "evaluation.options:MotionOptions",
-        "evaluation.motion:run",
+        "evaluation.commands:evaluate_motion",
         "Measure on generated videos how much motion an encoder sees. Needs no data and no network.",
         "vididi evaluate motion --model runs/mine",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,19 @@ from vididi_hf.evaluation.features import FrozenEvaluator
 from vididi_hf.evaluation.knn import KNNEvaluator
 from vididi_hf.evaluation.linear import LinearEvaluator
 from vididi_hf.evaluation.loading import load_encoder
+from vididi_hf.evaluation.motion import interpret, motion_benchmark, page, plot
 from vididi_hf.evaluation.options import (
     ClassificationOptions,
     DetectionOptions,
     FrozenOptions,
     KNNOptions,
     LinearOptions,
+    MotionOptions,
     RetrievalOptions,
 )
-from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, write_report
+from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, versions, write_report
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
-from vididi_hf.files import printable
+from vididi_hf.files import printable, write_text
 from vididi_hf.visualization import choose_queries, plot_retrieval, save_figure
 
 
@@ -73,6 +77,21 @@ def evaluate_detection(options: DetectionOptions) -> None:
     result = evaluator(model)
     write_results(output, evaluator, result, options.model, _facts(options))
     _print(result, f"{result.protocol['key_frames']} key frames, {result.protocol['boxes']} boxes")
+
+
+def evaluate_motion(options: MotionOptions) -> None:
+    """Runs `vididi evaluate motion`."""
+    model, processor = load_encoder(options)
+    names = ("num_gallery", "num_queries", "batch_size", "seed", "progress")
+    table = motion_benchmark(model, processor, **{name: getattr(options, name) for name in names})
+    text = page(table, interpret(table, options.num_queries), options.model)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    content = {"options": asdict(options), "versions": versions(), "rows": table.to_dict("records")}
+    write_text(output / "motion.json", json.dumps(content, indent=1) + "\n")
+    save_figure(plot(table), output / "motion.png")
+    write_text(output / "motion.md", text)
+    print(f"{text.rsplit('![', 1)[0]}wrote {output / 'motion.md'}")
 
 
 def json_path(output: str) -> Path:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,10 +18,6 @@ from vididi_hf.data.motion import MOTIONS, NUM_BACKGROUNDS, describe_motion, ren
 from vididi_hf.data.noise import describe_noise, render_noise_at
 from vididi_hf.evaluation.knn import knn_probabilities, nearest_neighbors
 from vididi_hf.evaluation.linear import choose_C, fit_logistic_regression
-from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.evaluation.options import MotionOptions
-from vididi_hf.evaluation.results import versions
-from vididi_hf.files import write_text
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -216,21 +209,3 @@ def plot(table: pd.DataFrame) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(fontsize=8, frameon=False, title=None)
     return figure
-
-
-def run(options: MotionOptions) -> None:
-    """Runs `vididi evaluate motion`."""
-    from vididi_hf.visualization import save_figure
-
-    model, processor = load_encoder(options)
-    names = ("num_gallery", "num_queries", "batch_size", "seed", "progress")
-    table = motion_benchmark(model, processor, **{name: getattr(options, name) for name in names})
-    sentences = interpret(table, options.num_queries)
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    content = {"options": asdict(options), "versions": versions(), "rows": table.to_dict("records")}
-    write_text(output / "motion.json", json.dumps(content, indent=1) + "\n")
-    save_figure(plot(table), output / "motion.png")
-    write_text(output / "motion.md", page(table, sentences, options.model))
-    print(page(table, sentences, options.model).rsplit("\n\n", 1)[0])
-    print(f"\nwrote {output / 'motion.md'}")
