@@ -213,7 +213,8 @@ class VideoReader:
         return count
 
     def _use_time_stamps(self) -> None:
-        self._times = self._time_stamps()
+        self._times, self._num_at_first = self._time_stamps(), self.num_frames
+        self.num_frames = min(self.num_frames, len(self._times))
         if len(set(self._times)) < len(self._times):
             self._decoder = None  # torchcodec seeks by time stamp, so it cannot tell these frames apart
 
@@ -226,19 +227,25 @@ class VideoReader:
             varies = (off.max() - off.min()) * rate > 1.5
             if varies and len(times) == self.num_frames and steps.min() > 0 and steps.max() < MAX_GAP:
                 self._times, self._begin, self.frame_rate = times.tolist(), float(times[0]), rate
+                self._num_at_first = self.num_frames
 
     def _num_positions(self) -> int:
         """The duration of the frames that exist, in mean frame durations."""
-        if self._times is None or self.num_frames >= len(self._times):
+        if self._times is None or self.num_frames == self._num_at_first:
             return self.num_frames
-        return max(1, int((self._times[self.num_frames] - self._begin) * self.frame_rate))
+        end = self._times[min(self.num_frames, len(self._times) - 1)]
+        return max(1, int((end - self._begin) * self.frame_rate))
 
     def _time_stamps(self) -> list[float]:
         """The times at which the frames are shown, in their order."""
         if isinstance(self._source, _torchcodec().VideoDecoder) or not hasattr(_torchcodec(), "Demuxer"):
-            with decoder_errors(self._name):
-                decoder: Any = self._decoder
-                return [decoder.get_frame_at(index).pts_seconds for index in range(self.num_frames)]
+            decoder: Any = self._decoder
+            times: list[float] = []
+            with suppress(Exception):  # it ends early
+                times.extend(decoder.get_frame_at(index).pts_seconds for index in range(self.num_frames))
+            if not times:
+                raise BrokenVideoError(self._name, "its first frame cannot be decoded")
+            return times
         return sorted(open_with(self._demuxer, self._source).streams[0].scan().pts_seconds.tolist())
 
     def _frames_at(self, positions: Tensor) -> Tensor:
