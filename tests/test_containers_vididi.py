@@ -172,7 +172,9 @@ def test_large_frames_are_shrunk_a_few_at_a_time(tmp_path, monkeypatch, ending):
     processor = ViDiDiVideoProcessor(num_frames=4, frame_stride=2, size=32, crop_size=24, num_clips=3)
     make = ClipMaker(2, 4, 2, 1, ClipAugmentation(24), seed=0)
     seen, real = [], VideoReader._seek
-    monkeypatch.setattr(VideoReader, "_seek", lambda self, wanted: seen.append(len(wanted)) or real(self, wanted))
+    monkeypatch.setattr(
+        VideoReader, "_seek", lambda self, wanted, *how: seen.append(len(wanted)) or real(self, wanted, *how)
+    )
     results = {}
     for batch in (1 << 30, 3 * 3 * 48 * 96):
         monkeypatch.setattr(decoding_vididi, "BATCH", batch)

@@ -82,9 +82,10 @@ def centered_clip(
     """
     step = _fitting_step(num_video_frames, 1, num_frames, stride, extra_frames)
     offsets = torch.arange(num_frames + extra_frames, dtype=torch.float64) - num_frames // 2
+    last: float = num_video_frames - 1
     if isinstance(center, float):
-        center, stride = center - MIDDLE, float(stride)
-    return _positions(min(center, num_video_frames - 1) + offsets * step, num_video_frames, stride)
+        center, stride, last = center - MIDDLE, float(stride), num_video_frames - MIDDLE
+    return _positions(min(center, last) + offsets * step, num_video_frames, stride)
 
 
 def _fitting_step(num_video_frames: int, num_clips: int, num_frames: int, stride: float, extra_frames: int) -> float:
@@ -100,5 +101,6 @@ def _fitting_step(num_video_frames: int, num_clips: int, num_frames: int, stride
 
 def _positions(frames: Tensor, num_video_frames: int, stride: float) -> Tensor:
     # Rounded, so that overlapping clips share positions.
-    positions = (frames.double() + MIDDLE).round(decimals=6).clamp(0, num_video_frames - 1 + MIDDLE)
+    # The end is after the last frame's middle: at a variable rate, it may be short.
+    positions = (frames.double() + MIDDLE).round(decimals=6).clamp(0, num_video_frames - 1e-6)
     return positions if isinstance(stride, float) else frames_at(positions)

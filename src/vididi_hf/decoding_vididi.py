@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from itertools import chain
@@ -30,6 +31,7 @@ ChooseFrames = Callable[[int], Tensor | Sequence[int]]
 
 MAX_READ = 4 << 30  # bytes of frames of one read
 BATCH = 128 << 20  # bytes of frames that are decoded before they are transformed
+MAX_GAP = 10  # seconds between frames; a longer one means that the time stamps of a broadcast jump
 
 # In these, torchcodec finds every frame by its time stamp, and in AVI if the stamp is corrected.
 _STORES_DISPLAY_TIMES = ("MP4", "Matroska", "FLV")
@@ -37,6 +39,10 @@ _STORES_DISPLAY_TIMES = ("MP4", "Matroska", "FLV")
 
 class _VideoEndsError(Exception):
     """The video has fewer frames than expected: `args[0]`."""
+
+
+class _VariableRateError(Exception):
+    """The frames are not shown at the times that a constant frame rate implies."""
 
 
 def open_video(source: Any, num_threads: int = 1) -> "VideoDecoder":
@@ -113,7 +119,12 @@ class VideoReader:
         if self._decoder is not None and not self._delay and self.frame_rate:
             expected = (facts.average_fps_from_header or 0) * (facts.duration_seconds or 0)
             if expected > 0 and abs(expected - self.num_frames) >= 0.5:
-                self._times = self._time_stamps()
+                self._use_time_stamps()
+        if self.seeks and not self._begin > -1e9:
+            fix = "run `ffmpeg -i IN OUT.mp4`"
+            raise BrokenVideoError(self._name, f"its first frames have no time stamp: {fix}")
+        if not self.seeks:
+            self._use_times_of_scan(opened)
 
     def position_at(self, seconds: float) -> float:
         """Return the position, for `read`, of the picture on the screen at a time of the player."""
@@ -122,6 +133,8 @@ class VideoReader:
 
     def position_of(self, frame: int) -> float:
         """Return the position, for `read`, of a frame index."""
+        if self._times is None and self._decoder is not None and not self._delay:
+            self._use_time_stamps()  # the rate may vary around its average
         if self._times is None or frame >= len(self._times):
             return frame + MIDDLE
         return self.position_at(self._times[frame])
@@ -145,7 +158,9 @@ class VideoReader:
         """
         while True:
             indices = torch.as_tensor(choose(self.num_frames))
-            if indices.is_floating_point():
+            if by_time := indices.is_floating_point():
+                if (num_positions := self._num_positions()) != self.num_frames:
+                    indices = torch.as_tensor(choose(num_positions))
                 indices = self._frames_at(indices)
             numbers = indices.flatten().tolist()
             distinct = sorted(set(numbers))
@@ -153,7 +168,10 @@ class VideoReader:
                 asked = f"the frames {distinct[0]} to {distinct[-1]} of {self._name}"
                 raise IndexError(f"cannot read {asked}, which has {self.num_frames} frames")
             try:
-                frames = self._decode(distinct, transform)
+                frames = self._decode(distinct, transform, by_time)
+            except _VariableRateError:
+                self._use_time_stamps()
+                continue
             except _VideoEndsError as end:
                 (self.num_frames,) = end.args
                 if self.num_frames == 0:
@@ -194,12 +212,40 @@ class VideoReader:
             raise BrokenVideoError(self._name, "it has no frames")
         return count
 
+    def _use_time_stamps(self) -> None:
+        self._times, self._num_at_first = self._time_stamps(), self.num_frames
+        self.num_frames = min(self.num_frames, len(self._times))
+        if len(set(self._times)) < len(self._times):
+            self._decoder = None  # torchcodec seeks by time stamp, so it cannot tell these frames apart
+
+    def _use_times_of_scan(self, demuxer: Any) -> None:
+        """Use the time stamps of a container without seeking if they are plausible and the frame rate varies."""
+        with suppress(Exception):  # not every file can be scanned
+            times = demuxer.streams[0].scan().pts_seconds.sort().values
+            steps, rate = times.diff(), (len(times) - 1) / float(times[-1] - times[0])
+            off = times - torch.arange(len(times)) / (self.frame_rate or rate)
+            varies = (off.max() - off.min()) * rate > 1.5
+            if varies and len(times) == self.num_frames and steps.min() > 0 and steps.max() < MAX_GAP:
+                self._times, self._begin, self.frame_rate = times.tolist(), float(times[0]), rate
+                self._num_at_first = self.num_frames
+
+    def _num_positions(self) -> int:
+        """The duration of the frames that exist, in mean frame durations."""
+        if self._times is None or self.num_frames == self._num_at_first:
+            return self.num_frames
+        end = self._times[min(self.num_frames, len(self._times) - 1)]
+        return max(1, int((end - self._begin) * self.frame_rate))
+
     def _time_stamps(self) -> list[float]:
         """The times at which the frames are shown, in their order."""
         if isinstance(self._source, _torchcodec().VideoDecoder) or not hasattr(_torchcodec(), "Demuxer"):
-            with decoder_errors(self._name):
-                decoder: Any = self._decoder
-                return [decoder.get_frame_at(index).pts_seconds for index in range(self.num_frames)]
+            decoder: Any = self._decoder
+            times: list[float] = []
+            with suppress(Exception):  # it ends early
+                times.extend(decoder.get_frame_at(index).pts_seconds for index in range(self.num_frames))
+            if not times:
+                raise BrokenVideoError(self._name, "its first frame cannot be decoded")
+            return times
         return sorted(open_with(self._demuxer, self._source).streams[0].scan().pts_seconds.tolist())
 
     def _frames_at(self, positions: Tensor) -> Tensor:
@@ -214,7 +260,7 @@ class VideoReader:
         assert self._decoder is not None
         return round((seconds - (self._decoder.metadata.begin_stream_seconds or 0)) * self.frame_rate)
 
-    def _decode(self, distinct: list[int], transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def _decode(self, distinct: list[int], transform: Callable[[Tensor], Tensor] | None, by_time: bool) -> Tensor:
         """Decode frames in ascending order, by seeking if that works."""
         size = self.frames_at_once if transform else len(distinct)
         if not transform and (needed := 3 * self.height * self.width * len(distinct)) > MAX_READ:
@@ -223,7 +269,7 @@ class VideoReader:
             raise BrokenVideoError(self._name, f"{asked}, more than {MAX_READ >> 30}: {fix}")
         parts: list[Tensor] = []
         for start in range(0, len(distinct), size):
-            batch = self._seek(distinct[start : start + size])
+            batch = self._seek(distinct[start : start + size], by_time)
             if batch is None:
                 parts = []
                 break
@@ -233,7 +279,7 @@ class VideoReader:
             parts = [transform(batch) if transform else batch for batch in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _seek(self, indices: list[int]) -> Tensor | None:
+    def _seek(self, indices: list[int], by_time: bool) -> Tensor | None:
         """Decode frames by seeking; None if that fails or returns other frames."""
         if self._decoder is None or indices[-1] + self._delay >= len(self._decoder):
             return None
@@ -245,6 +291,10 @@ class VideoReader:
             is_open = self._decoder is self._source
             self._decoder = None if is_open else open_with(self._make, self._source)
             return None
+        if by_time and self._times is None and not self._delay and self.frame_rate:
+            off = (batch.pts_seconds - self._begin) * self.frame_rate - torch.tensor(indices)
+            if off.abs().max() > 0.5:
+                raise _VariableRateError
         return self._as_bytes(batch.data) if late == stamps else None
 
     def _count_up(self, indices: list[int], size: int) -> Iterator[Tensor]:
