@@ -38,7 +38,8 @@ def main() -> None:
             third = start(name, output, resume=True)
             third.join()
             bad += not (named and third.exitcode == 0)
-            print(f"{name}: the second named the first: {named}, after {seconds:.1f} s; after a kill: {third.exitcode}")
+            found = f"the second named the first: {named}, after {seconds:.1f} s; after a kill: {third.exitcode}"
+            print(f"{name}: {found}", flush=True)
     raise SystemExit(bad)
 
 
