@@ -24,7 +24,7 @@ def main() -> None:
                 continue
             output = folder / name
             first = start(name, output)
-            while first.is_alive() and not any(lock.read_text() for lock in output.glob(".*.lock")):
+            while first.is_alive() and not any(lock.stat().st_size for lock in output.glob(".*.lock")):
                 time.sleep(0.001)
             os.kill(first.pid, signal.SIGSTOP)  # so that it does not end too early
             before = time.monotonic()
