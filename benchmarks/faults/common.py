@@ -22,8 +22,8 @@ TINY = "--num_frames 4 --frame_stride 1 --batch_size 4 --num_workers 2 --progres
 # How each command is called. The first two take --resume.
 CALLS = {
     "pretrain": f"pretrain --output_dir OUTPUT --hidden_sizes 4 4 8 8 --depths 1 1 1 1 --projector_sizes 8 8 {TINY} "
-    "--image_size 32 --epochs 8 --save_epochs 4",
-    "finetune": f"finetune --model ENCODER --output_dir OUTPUT --epochs 8 --test_clips 1 {TINY}",
+    "--image_size 32 --epochs 3 --save_epochs 2",
+    "finetune": f"finetune --model ENCODER --output_dir OUTPUT --epochs 2 --test_clips 1 {TINY}",
     "evaluate": f"evaluate knn --model ENCODER --output OUTPUT --num_clips 4 {TINY}",
     "embed": f"embed --model ENCODER --output_dir OUTPUT --num_clips 4 --videos_per_shard 8 {TINY}",
     "prepare": "prepare --output_dir OUTPUT --videos_per_shard 4 --short_side 32 --num_workers 2 --progress False",

@@ -81,10 +81,10 @@ def main() -> None:
                 if process.exitcode not in (0, 2):
                     faults.append("traceback")
                 if faults:
-                    print(name, f"{size} KiB", set(faults), *lines[-1:], sep="; ")
+                    print(name, f"{size} KiB", set(faults), *lines[-1:], sep="; ", flush=True)
                 bad.update({f"{name}: {fault}" for fault in faults})
                 subprocess.run(["umount", disk], check=True)
-            print(f"{name}: {options.sizes} disks of up to {needed} KiB, exit statuses {dict(statuses)}")
+            print(f"{name}: {options.sizes} disks of up to {needed} KiB, exit statuses {dict(statuses)}", flush=True)
     print(f"faults: {dict(bad)}")
     raise SystemExit(bool(bad))
 

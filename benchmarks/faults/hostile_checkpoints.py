@@ -270,6 +270,7 @@ def run_cases(folder: Path, cases: list[tuple[str, str, Any]], patience: float) 
 def main() -> None:
     """Runs all cases and writes what happened."""
     options = parse_options(HostileOptions, description=__doc__)
+    output = Path(options.output).resolve()  # the working directory changes
     with tempfile.TemporaryDirectory() as temporary:
         (Path(temporary) / "whole").mkdir()
         results = []
@@ -280,7 +281,7 @@ def main() -> None:
                     f"{result['result']:<14}{result['seconds']:6.2f}  {result['case']}  {result['line'][:160]}",
                     flush=True,
                 )
-    Path(options.output).write_text(json.dumps(results, indent=1), encoding="utf-8")
+    output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     slow = sum(result["seconds"] > SECONDS for result in results)
     print(
         f"{len(results)} cases: {dict(Counter(result['result'] for result in results))}; {slow} took over {SECONDS:g} s"

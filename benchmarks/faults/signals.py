@@ -33,7 +33,6 @@ class SignalOptions(Options):
 
 def interrupt(name: str, output: Path, delay: float) -> dict[str, Any] | None:
     """Sends SIGINT to the group of a command after a delay; None if the command has ended before."""
-    shared = set(os.listdir("/dev/shm"))
     process = start(name, output)
     process.join(delay)
     if not process.is_alive():
@@ -50,7 +49,7 @@ def interrupt(name: str, output: Path, delay: float) -> dict[str, Any] | None:
         "traceback": any("Traceback" in line for line in lines),
         "not one line": status == 130 and not any("interrupted; " in x or "continue with" in x for x in lines[-1:]),
         "orphan": alive_after(children, 6) > 0,
-        "shared memory": bool(set(os.listdir("/dev/shm")) - shared),
+        "shared memory": any(str(one.pid) in name for one in [process, *children] for name in os.listdir("/dev/shm")),
         "half-written": bool(list(output.rglob("*.part"))) if output.exists() else False,
     }
     resumed = start(name, output, resume=True)

@@ -24,7 +24,7 @@ def main() -> None:
                 continue
             output = folder / name
             first = start(name, output)
-            while first.is_alive() and not list(output.glob(".*.lock")):
+            while first.is_alive() and not any(lock.stat().st_size for lock in output.glob(".*.lock")):
                 time.sleep(0.001)
             os.kill(first.pid, signal.SIGSTOP)  # so that it does not end too early
             before = time.monotonic()
@@ -38,7 +38,8 @@ def main() -> None:
             third = start(name, output, resume=True)
             third.join()
             bad += not (named and third.exitcode == 0)
-            print(f"{name}: the second named the first: {named}, after {seconds:.1f} s; after a kill: {third.exitcode}")
+            found = f"the second named the first: {named}, after {seconds:.1f} s; after a kill: {third.exitcode}"
+            print(f"{name}: {found}", flush=True)
     raise SystemExit(bad)
 
 

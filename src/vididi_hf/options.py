@@ -191,7 +191,7 @@ def errors_in_one_line(prog: str, after_interrupt: str = "run the same command a
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; {after_interrupt}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
         if DEBUG_FLAG in sys.argv:
             raise
         message = str(error)

@@ -211,7 +211,7 @@ def test_features_that_are_not_finite_are_refused_by_name(value, twins, model, p
     name = Path(twins.cast_column("video", datasets.Video(decode=False))[3]["video"]["path"]).name
     gallery = torch.eye(4)
     gallery[3, 0] = value
-    with pytest.raises(ValueError, match="1 gallery are not finite, such as number 3"):
+    with pytest.raises(ValueError, match="gallery has 1 rows that are not finite, such as number 3"):
         nearest_neighbors(torch.eye(4), gallery, 1)
     with pytest.raises(ValueError, match=f"features of 1 videos are not finite .*{name}"):
         check_finite(gallery, torch.arange(4), twins)

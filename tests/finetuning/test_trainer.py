@@ -180,6 +180,20 @@ def test_a_signal_within_an_epoch_saves_and_resumes_exactly(recipe, monkeypatch)
     assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, 3), (2, 6)]
 
 
+def test_changed_videos_are_noticed_and_accepted_on_demand(recipe, videos, tmp_path):
+    mine = shutil.copytree(videos.parent, tmp_path / "videos")
+    settings = {"dataset": str(mine / "clips.csv"), "train": "head", "epochs": 1}
+    finetune(recipe(**settings))
+    with (mine / "3.mp4").open("ab") as file:
+        file.write(b"longer")
+    settings |= {"resume": True}
+    for _ in range(2):  # the refusal does not renew the list
+        with pytest.raises(ValueError, match=r"checkpoint-2: 1 is of another size \(3.mp4\); .*--accept_changed_data"):
+            finetune(recipe(**settings))
+    finetune(recipe(**settings, accept_changed_data=True))
+    finetune(recipe(**settings))
+
+
 def test_a_second_process_ends_at_once(recipe, held):
     with pytest.raises(BlockingIOError, match=f"in use by process {held.pid} on"):
         finetune(recipe("held"))

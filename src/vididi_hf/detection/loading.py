@@ -26,6 +26,7 @@ class TrainingKeyFrames(Dataset):
         if not with_boxes:
             raise ValueError("no key frame has a box")
         self.reader = KeyFrameReader(rows.select(with_boxes), **how)
+        self.rows = self.reader.rows
         self.num_classes, self.augmentation, self.seed = len(class_names(rows)), augmentation, seed
 
     def __len__(self) -> int:

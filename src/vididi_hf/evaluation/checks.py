@@ -46,4 +46,4 @@ def require_finite(**features: Tensor) -> None:
     """Raises a ValueError if features (videos, dimensions) hold NaN or infinity, which compare as if they were near."""
     for name, values in features.items():
         if bad := (~torch.isfinite(values).all(dim=-1)).nonzero().flatten().tolist():
-            raise ValueError(f"{len(bad)} {name} are not finite, such as number {bad[0]}")
+            raise ValueError(f"{name} has {len(bad)} rows that are not finite, such as number {bad[0]}")

@@ -105,6 +105,9 @@ class FinetuningRecipe(DatasetChoice):
     num_workers: int = option(default=2, at_least=0, may_change=True, help="Data-loading workers per process.")
     save_epochs: int = option(default=1, at_least=1, may_change=True, help="Epochs between checkpoints.")
     resume: bool = option(default=False, may_change=True, help="Continue from the newest checkpoint, if there is one.")
+    accept_changed_data: bool = option(
+        default=False, may_change=True, help="Resume although videos were added, removed, replaced or moved."
+    )
     tracker: str = option(default="none", choices=TRACKERS, may_change=True, help="Experiment tracker.")
     progress: bool = option(default=True, may_change=True, help="Show progress bars.")
 

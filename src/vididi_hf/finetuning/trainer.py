@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,11 +19,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
+from vididi_hf.data.inventory import VideoList
 from vididi_hf.data.loading import EpochBatches
 from vididi_hf.data.workers import SteadyLoader
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
-from vididi_hf.files import atomic_files, printable, write_text
+from vididi_hf.files import atomic_files, atomic_write, printable, write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
 from vididi_hf.pretraining.accelerator import check_environment, usable_precision
 from vididi_hf.pretraining.checkpoints import named_disk_errors
@@ -33,6 +34,7 @@ from vididi_hf.pretraining.run_state import StopRequest
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
+_VIDEOS = "videos.json.gz"
 
 
 def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
@@ -122,6 +124,7 @@ class FinetuningTrainer(Trainer):
     def fit(self) -> None:
         """Trains, from the newest checkpoint if there is one, and saves model, processor and recipe."""
         checkpoint = find_checkpoint(self.output_dir)
+        self._check_videos(checkpoint)
         if self.is_world_process_zero():
             write_text(self.output_dir / RECIPE_FILE, self.recipe.to_json())
             self.metrics_file = MetricsFile(self.output_dir, _steps(checkpoint) if checkpoint else 0)
@@ -141,6 +144,20 @@ class FinetuningTrainer(Trainer):
             ):
                 self.classifier.save_pretrained(unfinished)
                 self.processor.save_pretrained(unfinished)
+
+    def _check_videos(self, checkpoint: Path | None) -> None:
+        """Compares the videos with those of the run to resume, and lists them. The main process decides for all."""
+        found, file = [""], self.output_dir / CHECKPOINTS / _VIDEOS
+        if self.is_world_process_zero():
+            videos: VideoList = VideoList.of(self.train_dataset.rows)  # type: ignore[union-attr]
+            if checkpoint and file.is_file():
+                found = [videos.difference(VideoList.read(file))]
+            if not found[0] or self.recipe.accept_changed_data:
+                with atomic_write(file) as unfinished:
+                    videos.write(unfinished)
+        if (difference := broadcast_object_list(found)[0]) and not self.recipe.accept_changed_data:
+            where = f"the videos are not those of {checkpoint}: {difference}"
+            raise ValueError(f"{where}; restore them, or add --accept_changed_data")
 
     def test_settings(self) -> dict[str, Any]:
         """Returns the arguments that both evaluators take."""

@@ -214,6 +214,8 @@ class RunState:
                     f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
                     f"{self.progress.steps_per_epoch}: keep the videos and the number of processes"
                 )
+            if progress.total_steps != progress.epoch * progress.steps_per_epoch + progress.step:
+                raise ValueError(f"the epochs and steps in {folder} contradict each other: remove it, it is damaged")
             with reading(folder):
                 self.optimizer.load_state_dict(training["optimizer"])
                 self.log.load_state_dict(training["reporter"])

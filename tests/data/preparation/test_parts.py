@@ -40,6 +40,20 @@ def test_parts_share_a_store_of_objects(prepared, mixed):  # noqa: F811
     assert found == {name: (prepared[0] / name).read_bytes() for name in contents(prepared[0])}
 
 
+def test_a_shard_is_locked_whatever_the_parts_are(mixed, tmp_path, monkeypatch):  # noqa: F811
+    others = tmp_path / "data" / ".train-00001-of-00003.parquet.part"
+    others.parent.mkdir()
+    others.write_text("what another process is writing")
+
+    def look(path, *_):
+        assert {others, tmp_path / f".{path.name}.lock"} <= set(tmp_path.rglob(".*"))
+        raise OSError("seen")
+
+    monkeypatch.setattr("vididi_hf.data.preparation.prepare.write_shard", look)
+    with pytest.raises(OSError, match="seen"):
+        prepare_dataset(options_of(mixed, tmp_path))
+
+
 @pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b", "1/0", "1/2/3"])
 def test_wrong_parts(tmp_path, part):
     with pytest.raises(ValueError, match=f"part must be one of 1/N to N/N, such as 3/16, got '{part}'"):

@@ -66,7 +66,7 @@ def test_the_report_counts_every_video_and_names_the_bad_ones(prepared):
     assert {name: train[name] for name in counts} == counts
     assert {video["video"]: video["reason"] for video in train["dropped"]} == {
         "train/empty.mp4": "it is empty",
-        "train/text.mp4": "it is not a video that FFmpeg can read, or its header is damaged",
+        "train/text.mp4": "it is not a video in a known container, or its header is damaged",
     }
     assert [video["video"] for video in test["dropped"]] == ["test/truncated.mp4"]
     for split in report["splits"].values():

@@ -92,8 +92,6 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
             for split in splits
             for index, rows in enumerate(split.shards)
         ]
-        if count == 1:
-            output.remove_unfinished()
         finished = _finished_shards(output, shards, options)
         _write_shards(output, shards[number - 1 :: count], finished, options)
         finished = _finished_shards(output, shards, options)  # other parts have gone on
@@ -123,7 +121,7 @@ def _write_shards(
             record["split"] = shard.split.name
             record |= {"videos": len(shard.rows), "stored": 0, KEPT: 0, REENCODED: 0, REPAIRED: [], DROPPED: []}
             rows = _stored_rows(shard, islice(results, len(shard.rows)), record, bar)
-            with output.writing(shard.name) as path:
+            with output.lock(shard.name), output.writing(shard.name) as path:
                 write_shard(path, shard.split.features.arrow_schema, rows, record, options.videos_per_group)
 
 
