@@ -61,6 +61,7 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
             "Image",
             "os",
             "av",
+            "tarfile",
             "StoredEmbeddings",
         ):
             return False
