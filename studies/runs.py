@@ -106,6 +106,7 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     Recipes of earlier versions have old field names, and count as the default where they lack a field.
     """
     pairs = [(name, saved.get(name), wanted[name]) for name in wanted if name != "recipe"]
-    before = {**asdict(PretrainingRecipe()), **rename_old(PretrainingRecipe, saved["recipe"], warn=False)}
-    pairs += [(name, before[name], value) for name, value in wanted["recipe"].items()]
+    known = rename_old(PretrainingRecipe, saved["recipe"], warn=False)
+    before = PretrainingRecipe.overrule(asdict(PretrainingRecipe()), known)
+    pairs += [(name, before.get(name), value) for name, value in wanted["recipe"].items()]
     return [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]

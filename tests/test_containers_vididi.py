@@ -144,8 +144,8 @@ def test_any_name_is_a_file_and_other_things_are_rejected_at_once(tmp_path, monk
             assert VideoReader(path).num_frames == 3
     os.mkfifo("fifo.mp4")
     for name, reason in (
-        ("fifo.mp4", "regular"),
-        ("/dev/zero", "regular"),
+        ("fifo.mp4", "FIFO"),
+        ("/dev/zero", "device"),
         ("gone:1.mp4", "no such"),
         ("a\0.mp4", "opened"),
     ):

@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 
 import vididi_hf
 from vididi_hf.cli import COMMANDS
+from vididi_hf.data.options import SPLIT_NAMES
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.options import parse_options
 from vididi_hf.pretraining.recipe import PretrainingRecipe
@@ -181,4 +182,4 @@ def test_the_api_reference_lists_every_public_name() -> None:
 def test_every_data_set_is_in_the_table() -> None:
     rows = [line.split("|")[1] for line in PAGES["docs/datasets.md"].splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert named - {"boxes", "box_labels", "persons", "frames"} == set(DATASETS)
+    assert named - {"boxes", "box_labels", "persons", "frames", *SPLIT_NAMES} == set(DATASETS)

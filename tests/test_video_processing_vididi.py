@@ -264,8 +264,8 @@ def test_settings_hold_for_one_call_only():
     ("settings", "message"),
     [
         ({"frame_strid": 3}, "no setting 'frame_strid', only .*frame_stride"),
-        ({"frame_stride": -1}, "frame_stride must be at least 1, got -1"),
-        ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
+        ({"frame_stride": -1}, "frame_stride must be 1 to 65536, got -1"),
+        ({"num_clips": 0}, "num_clips must be 1 to 65536, got 0"),
         ({"num_frames": "8"}, "num_frames"),
         ({"derivative_orders": (1, 1)}, r"derivative_orders must be .* got \(1, 1\)"),
         ({"derivative_orders": (-1,)}, "derivative_orders must be"),

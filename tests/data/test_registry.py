@@ -41,7 +41,7 @@ def test_the_cache_can_be_moved(monkeypatch, tmp_path):
         assert default_root("motion") == tmp_path / ".cache" / "vididi_hf" / "motion"
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"motion"}))
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"motion", "motion-noise"}))
 def test_published_sets_say_where_they_are_looked_for(name, tmp_path, vididi_home):
     """Each of the names leads to a reader, which needs the videos: nothing is downloaded."""
     with pytest.raises(FileNotFoundError, match=rf"there is no folder {vididi_home}/\S+; pass the folder of"):

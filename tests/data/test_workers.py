@@ -112,6 +112,7 @@ def test_a_job_that_kills_its_process_costs_no_other_job_its_result(here: Module
     assert results == [1007 if number == 7 else -number for number in range(16)]
 
 
+@pytest.mark.slow  # several processes
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     parent = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -57,7 +57,7 @@ def test_a_model_card_takes_the_reports_and_gives_them_back(result, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("no json", "is not JSON"), ("[1]", "'schema' with the value 1"), ('{"schema": 1}', "lacks task")],
+    [("no json", "is not JSON"), ("[1]", "must hold a JSON object, got a list"), ('{"schema": 1}', "lacks task")],
 )
 def test_strangers_are_no_reports(text, complaint, tmp_path):
     (tmp_path / "metrics.json").write_text(text)

@@ -23,7 +23,7 @@ def test_only_the_frames_shown_are_decoded(write_video, tmp_path, monkeypatch):
     decoded = []
     decode = VideoReader._decode
     monkeypatch.setattr(
-        VideoReader, "_decode", lambda self, frames, how: decoded.extend(frames) or decode(self, frames, how)
+        VideoReader, "_decode", lambda self, frames, *how: decoded.extend(frames) or decode(self, frames, *how)
     )
     read_upload(write_video(tmp_path / "clip.mp4", 200), num_clips=2, num_frames=4, frame_stride=3)
     assert decoded == [0, 3, 6, 9, 190, 193, 196, 199]

@@ -74,7 +74,7 @@ def test_a_substitute_has_its_own_label(recipe, videos, broken_videos, tmp_path,
     paths[4] = str(broken_videos["empty"])
     names = rows.features["label"].int2str(rows["label"])
     test = load_video_dataset(videos, split="test")
-    monkeypatch.setattr(recognition, "load_splits", lambda _: (with_video_column(paths, names), test))
+    monkeypatch.setattr(recognition, "load_splits", lambda *_: (with_video_column(paths, names), test))
     targets, batches = [], []
     cross_entropy, compute_loss = F.cross_entropy, FinetuningTrainer.compute_loss
     monkeypatch.setattr(recognition.F, "cross_entropy", lambda x, y, **k: targets.append(y) or cross_entropy(x, y, **k))

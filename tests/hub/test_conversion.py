@@ -253,7 +253,7 @@ def test_command_there_and_back(mc3, tmp_path, monkeypatch, capsys) -> None:
         run_command("convert", ["model", name, "--to", "torchvision"])
         assert all(torch.equal(tensor, tensors[key]) for key, tensor in read(name).items())
     for arguments, message in (
-        (["absent.pth", "other"], "absent.pth does not exist, or is not a file"),
+        (["absent.pth", "other"], "absent.pth does not exist"),
         (["mc3.pth", "model"], "model is not an empty folder: choose a new one"),
     ):
         with pytest.raises(SystemExit, match="2"):

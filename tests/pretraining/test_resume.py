@@ -109,7 +109,7 @@ def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
         pretrain(replace(recipe, order_schedule="baseline"))
     videos_of_one_class = videos / "train" / "a"
     with pytest.raises(ValueError, match="has 3 steps per epoch, and this run has 2: keep the videos"):
-        pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class)))
+        pretrain(replace(recipe, epochs=2, dataset=str(videos_of_one_class), accept_changed_data=True))
 
 
 def test_damaged_checkpoints_are_skipped_for_older_ones(videos, whole_runs, tmp_path, capsys) -> None:

@@ -70,6 +70,7 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root
     assert "epochs was 1 and is 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # three processes
 def test_unlabeled_videos_have_neighbors_instead_of_a_table(motion_root, recipe, tmp_path, capsys) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()

@@ -109,6 +109,7 @@ def test_a_failure_and_a_kill_stop_no_other_run_and_the_killed_one_continues(tin
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow  # two processes
 def test_no_process_outlives_a_killed_study_and_its_run_is_saved(tiny_study, tmp_path: Path) -> None:
     declared = {
         "recipe": {"epochs": 1000, "save_epochs": 1000, "save_steps": 1, "evaluate_epochs": 0},

@@ -83,6 +83,7 @@ def test_only_common_seeds_are_compared() -> None:
     assert margins(scores(ours=OURS), []).empty
 
 
+@pytest.mark.slow  # thousands of draws
 def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, size=(400, 3))
     hits = 0

@@ -15,6 +15,7 @@ def shards(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "data").glob("*.parquet")}
 
 
+@pytest.mark.slow  # two processes
 def test_a_killed_run_continues_where_it_was(motion_root, tmp_path):
     """SIGKILL to the real process, whenever its second shard has appeared."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"

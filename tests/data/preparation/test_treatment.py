@@ -101,4 +101,4 @@ def test_a_fifo_does_not_block(tmp_path):
     treated = treat_video(
         {"path": str(tmp_path / "pipe.mp4"), "bytes": None}, PreparationOptions(dataset="x", output_dir="y")
     )
-    assert (treated.status, treated.reason) == ("dropped", "it is not a regular file")
+    assert (treated.status, treated.reason) == ("dropped", "it is a FIFO")
