@@ -107,7 +107,9 @@ def test_a_folder_becomes_an_encoder_and_its_recipe_continues_the_run(videos: Pa
 @pytest.mark.parametrize(
     "launch",
     [
-        ["accelerate.commands.accelerate_cli", "launch", "--cpu", "scripts/pretrain.py"],
+        pytest.param(
+            ["accelerate.commands.accelerate_cli", "launch", "--cpu", "scripts/pretrain.py"], marks=pytest.mark.slow
+        ),
         ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vididi_hf", "pretrain"],
     ],
     ids=["accelerate-script", "torchrun-module"],
