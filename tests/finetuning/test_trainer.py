@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Trainer
 
 from vididi_hf import ViDiDiConfig, ViDiDiForVideoClassification, ViDiDiModel
 from vididi_hf.data.loading import EpochBatches
@@ -213,3 +215,19 @@ def test_a_loaded_classifier_keeps_its_classes_by_name(names, recipe, tmp_path, 
     ]
     assert same == ([True] * 3 if sorted(names) == ["a", "b", "c"] else [False] * 2)
     assert ("note: the checkpoint has" in capsys.readouterr().out) == (names != ["a", "b", "c"])
+
+
+def test_a_full_disk_leaves_no_half_written_checkpoint(tmp_path, monkeypatch):
+    def fails(self, model, trial):
+        folder = tmp_path / "checkpoint-7"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise RuntimeError("unexpected pos 8384 vs 8278")  # torch's error of a full disk
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fails)
+    trainer = object.__new__(FinetuningTrainer)
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    trainer.state = SimpleNamespace(global_step=7)
+    with pytest.raises(OSError, match=r"cannot write checkpoint \S+checkpoint-7 .*continue with --resume"):
+        trainer._save_checkpoint(None, None)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from vididi_hf.classification_vididi import ViDiDiClassifier
@@ -144,6 +146,16 @@ class FinetuningTrainer(Trainer):
             ):
                 self.classifier.save_pretrained(unfinished)
                 self.processor.save_pretrained(unfinished)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint; on a full disk, none is left half-written."""
+        folder = Path(self.args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        try:
+            with named_disk_errors(f"cannot write checkpoint {folder}"):
+                super()._save_checkpoint(model, trial)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _check_videos(self, checkpoint: Path | None) -> None:
         """Compares the videos with those of the run to resume, and lists them. The main process decides for all."""
