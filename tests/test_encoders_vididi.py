@@ -258,3 +258,12 @@ def test_what_does_not_fit_is_refused(folders: Callable[[str], Path], tmp_path: 
     model = ViDiDiModel.from_encoder(str(folders("vivit")))
     other = ViDiDiModel.from_encoder(str(folders("vivit")), pooling="class_token")
     assert encoder_digest(model) != encoder_digest(other)
+
+
+def test_code_of_a_folder_neither_runs_nor_is_asked_for(tmp_path, monkeypatch):
+    """With its own code, transformers would ask on the terminal whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    (tmp_path / "config.json").write_text('{"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}')
+    (tmp_path / "code.py").write_text("raise SystemExit('executed')")
+    with pytest.raises(ValueError, match=r"strange|custom code"):
+        ViDiDiModel.from_encoder(str(tmp_path))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from transformers import VideoMAEConfig
 
 from vididi_hf.backbone_vididi import build_backbone
 from vididi_hf.choices_vididi import OBJECTIVE_NAMES
-from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.optimization import build_optimizer
 from vididi_hf.pretraining.order_schedule import ORDER_SCHEDULES
 
 from .machine_state import free_memory, synchronize
-from .runner import Context, Row, Skipped
+from .runner import Context, Row
 from .training import Training, make_recipe, random_clips
 from .videos import read_details
 
@@ -120,7 +122,7 @@ def measure_throughput(context: Context) -> Iterator[Row]:
 
 
 def _measure_step(context: Context, options: dict[str, Any], steps: int) -> dict[str, Any]:
-    recipe = make_recipe(context, **options)
+    recipe = make_recipe(context, **options).completed()
     try:
         clips = random_clips(recipe, context.device, 0)
         training = Training(recipe)
@@ -170,8 +172,22 @@ def measure_loader(context: Context) -> Iterator[Row]:
 
 
 def measure_vit(context: Context) -> Iterator[Row]:
-    """A ViT-B, where the package wraps encoders of the Hub."""
-    if not hasattr(ViDiDiModel, "from_encoder"):
-        raise Skipped("this version does not wrap encoders of the Hub")
-    raise Skipped("the measurement of wrapped encoders is not written yet")
-    yield  # a generator like the others
+    """A ViT-B of VideoMAE's architecture (16 frames of 224²) with random weights, whole and with LoRA."""
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {**tiny, "image_size": 32, "num_frames": 4} if context.small else {}
+    with TemporaryDirectory() as folder:
+        VideoMAEConfig(**sizes).save_pretrained(folder)
+        shared = {"encoder": folder, "random_init": True, "num_frames": 0, "image_size": 0, "batch_size": 8}
+        shared |= {
+            "hidden_sizes": None,
+            "depths": None,
+            "optimizer": "adamw",
+            "order_schedule": "baseline",
+            **PRECISION,
+        }
+        plans: dict[str, dict[str, Any]] = {"ViT-B": {}, "ViT-B, checkpointing": {"activation_checkpointing": True}}
+        if find_spec("peft"):
+            plans["ViT-B, LoRA of rank 8"] = {"lora_rank": 8}
+        for name, options in plans.items():
+            yield name, _measure_step(context, shared | options, 1 if context.small else 4)
+            free_memory()

@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 def read_encoder_config(encoder: str, revision: str = "main") -> PreTrainedConfig:
     """Reads the configuration of an encoder, or of the vision part of a model that has a text part, too."""
-    config = AutoConfig.from_pretrained(encoder, revision=revision)
+    config = AutoConfig.from_pretrained(encoder, revision=revision, trust_remote_code=False)
     if config.model_type == "vididi":
         raise ValueError(f"{encoder} is a ViDiDi checkpoint: load it with from_pretrained")
     config = getattr(config, "vision_config", config)
@@ -48,7 +48,13 @@ def config_values(config: PreTrainedConfig) -> dict[str, Any]:
 
 def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
     """Loads an encoder's weights into a `HubEncoder`. Weights that are missing or have no place are a ValueError."""
-    given: Any = {"revision": revision, "dtype": torch.float32, "output_loading_info": True, "key_mapping": _OLD_NAMES}
+    given: Any = {
+        "revision": revision,
+        "trust_remote_code": False,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "key_mapping": _OLD_NAMES,
+    }
     with_head = backbone.norm is not None
     loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(
         encoder, config=read_encoder_config(encoder, revision), **given
@@ -90,9 +96,9 @@ def processor_settings(encoder: str, revision: str = "main") -> dict[str, Any]:
 
 def _load_processor(encoder: str, revision: str) -> Any:
     try:
-        return AutoVideoProcessor.from_pretrained(encoder, revision=revision)
+        return AutoVideoProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
     except (OSError, ValueError):  # an image encoder
-        return AutoImageProcessor.from_pretrained(encoder, revision=revision)
+        return AutoImageProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
 
 
 def _normalization(processor: Any, side: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
