@@ -31,7 +31,7 @@ _FIRST_BYTES = (
 )
 _HEAD = 4096  # bytes
 # A few demuxers of text formats look for these words anywhere, not only at the start.
-_NAMES_OTHERS = re.compile(rb"#EXTM3U|ffconcat version|<MPD|c=IN IP|<CompositionPlaylist|# VobSub", re.IGNORECASE)
+_NAMES_OTHERS = (b"#extm3u", b"ffconcat version", b"<mpd", b"c=in ip", b"<compositionplaylist", b"# vobsub")
 
 _REASONS = {
     "video stream": "it has no video stream",
@@ -178,7 +178,8 @@ def _container(name: str, content: Any) -> str:
         content.seek(0)
     if not head:
         raise BrokenVideoError(name, "it is empty")
-    if _NAMES_OTHERS.search(head):
+    lower = head.lower()  # many times faster than a regular expression
+    if any(words in lower for words in _NAMES_OTHERS):
         raise BrokenVideoError(name, "it is a playlist, which names other files")
     for container, offset, starts in _FIRST_BYTES:
         if head[offset:].startswith(starts):
