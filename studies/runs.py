@@ -22,7 +22,7 @@ _CIRCUMSTANCES = frozenset(
     {
         *("preset", "dataset", "dataset_root", "output_dir", "seed", "num_workers", "resume", "progress", "tracker"),
         *("save_epochs", "save_steps", "keep_checkpoints", "monitor_steps", "evaluate_epochs"),
-        "activation_checkpointing",
+        *("activation_checkpointing", "cache_gb"),
     }
 )
 

@@ -116,6 +116,7 @@ class VideoReader:
         # At a constant rate, positions are frame numbers: faster, and right where time stamps are not. torchcodec's
         # "average" of the header is FFmpeg's base rate, in which variable rates have another number of frames.
         self._times: list[float] | None = None
+        self._kept: Tensor | None = None
         if self._decoder is not None and not self._delay and self.frame_rate:
             expected = (facts.average_fps_from_header or 0) * (facts.duration_seconds or 0)
             if expected > 0 and abs(expected - self.num_frames) >= 0.5:
@@ -167,6 +168,8 @@ class VideoReader:
             if distinct[0] < 0 or distinct[-1] >= self.num_frames:
                 asked = f"the frames {distinct[0]} to {distinct[-1]} of {self._name}"
                 raise IndexError(f"cannot read {asked}, which has {self.num_frames} frames")
+            if self._kept is not None:
+                return self._kept[indices]
             try:
                 frames = self._decode(distinct, transform, by_time)
             except _VariableRateError:
@@ -179,6 +182,20 @@ class VideoReader:
                 continue
             length = indices.shape[-1] if indices.ndim > 1 else len(numbers)
             return _arrange(frames, distinct, numbers, length).reshape(*indices.shape, *frames.shape[1:])
+
+    def keep_frames(self, transform: Callable[[Tensor], Tensor] | None = None) -> int:
+        """Decode all frames, keep what `transform` makes of them in memory, close the file, and return their bytes.
+
+        0, and nothing is kept, if the file is not as its header says: then `read` may choose other frames.
+        """
+        expected = self.num_frames, self._times
+        frames = self.read(lambda count: torch.arange(count) + MIDDLE, transform)
+        if (self.num_frames, self._times) != expected:
+            return 0
+        if self._times is not None:  # regular times need not meet every frame
+            frames = self.read(torch.arange, transform)
+        self._kept, self._decoder, self._source = frames, None, None
+        return frames.nbytes
 
     def frames(self) -> Iterator[Tensor]:
         """Decode in order and yield all frames, uint8 (3, height, width), up to the first that cannot be decoded."""

@@ -198,6 +198,23 @@ def test_unusual_videos_are_good_ones_and_tiny_ones_repeat_frames(tmp_path, no_a
             assert len(clip.unique(dim=0)) == length
 
 
+@pytest.mark.parametrize("shorter_side", [None, 40])
+@pytest.mark.parametrize("room", [1, 10**5, 10**9])
+def test_frames_kept_in_memory_are_those_of_the_files(tmp_path, shorter_side, room):
+    paths = list(write_unusual(tmp_path))
+    rows, how = with_video_column(paths), {"shorter_side": shorter_side, "frame_stride": 1, "frame_interval": 0.2}
+    keys = [(epoch, index) for epoch in range(3) for index in range(len(paths))]
+    plain, cached = clips_of(rows, **how), clips_of(rows, cache_bytes=room, **how)
+    expected = [plain[key]["clips"] for key in keys]
+    assert all(torch.equal(cached[key]["clips"], clips) for key, clips in zip(keys[: len(paths)], expected))
+    kept = [path for index, path in enumerate(paths) if index in cached._make_clips._kept]
+    assert 0 <= cached._make_clips.cache_bytes <= room
+    assert bool(kept) == (room > 1)
+    for path in kept:  # decoded once: the file is not opened again
+        Path(path).unlink()
+    assert all(torch.equal(cached[key]["clips"], clips) for key, clips in zip(keys, expected))
+
+
 def test_data_sets_without_videos_and_too_few_are_refused(rows, motion_root):
     with pytest.raises(ValueError, match=r"16 videos, fewer than one global batch: batch_size 9 × 2 processes; lower"):
         ClipLoader(clips_of(rows), 9, world_size=2)

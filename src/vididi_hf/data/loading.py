@@ -6,6 +6,7 @@ The content of a batch depends only on (seed, epoch, step, rank): not on the num
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -136,7 +137,7 @@ def make_or_replace(
     raise ValueError(f"{len(broken)} videos in a row cannot be decoded, among them {listed}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClipMaker:
     """Makes the augmented clips of a video from (seed, epoch, index)."""
 
@@ -148,15 +149,17 @@ class ClipMaker:
     seed: int
     frame_interval: float | None = None  # the same distance in seconds, which then counts
     shorter_side: int | None = None  # to which larger frames are shrunk first
+    cache_bytes: int = 0  # that are left in each process to keep decoded frames in memory
+    _kept: dict[int, VideoReader] = field(default_factory=dict, init=False, repr=False)
 
-    def __call__(self, video: Any, key: SampleKey) -> Tensor:
+    def __call__(self, video: Any, key: SampleKey, row: int | None = None) -> Tensor:
         """Decodes and augments one video: uint8 (clips, frames, 3, height, width), channels last in memory."""
-        reader = VideoReader(video)
+        reader = self._open(video, row)
         size, length = self.augmentation.image_size, self.num_frames + self.extra_frames
         augmented = torch.empty(self.num_clips, length, size, size, 3, dtype=torch.uint8).movedim(-1, -3)
         # All clips at once, so that frames they share are decoded once; large frames clip by clip.
         step = min(self.num_clips, max(1, reader.frames_at_once // length))
-        shrink = None if self.shorter_side is None else self._shrink
+        shrink = self._shrink if self.shorter_side else None
         while True:
             expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
             for first in range(0, self.num_clips, step):
@@ -169,6 +172,19 @@ class ClipMaker:
                     self.augmentation(clip, generator, out)
             else:
                 return augmented
+
+    def _open(self, video: Any, row: int | None) -> VideoReader:
+        """Opens a video, and keeps its frames if there is room. That changes nothing but the speed."""
+        if row in self._kept:
+            return self._kept[row]
+        reader = VideoReader(video)
+        if row is None or 3 * reader.height * reader.width * reader.num_frames > self.cache_bytes:
+            return reader
+        with suppress(BrokenVideoError):  # a clip of it may do
+            if size := reader.keep_frames(self._shrink if self.shorter_side else None):
+                self._kept[row], self.cache_bytes = reader, self.cache_bytes - size
+                return reader
+        return VideoReader(video)
 
     def _shrink(self, frames: Tensor) -> Tensor:
         assert self.shorter_side is not None
@@ -187,7 +203,7 @@ class ClipMaker:
     def sample(self, video: dict[str, Any] | None, key: SampleKey, row: int) -> dict[str, Any]:
         if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"<row {row}>", "the row holds no video")
-        return {"clips": self(video, key), "index": key[1], "row": row, "source": source_name(video)}
+        return {"clips": self(video, key, row), "index": key[1], "row": row, "source": source_name(video)}
 
 
 class TrainingClips(Dataset):

@@ -198,6 +198,12 @@ class PretrainingRecipe(DatasetChoice):
 
     # Running
     num_workers: int = option(default=2, at_least=0, may_change=True, help="Data-loading workers per process.")
+    cache_gb: float = option(
+        default=0.0,
+        at_least=0,
+        may_change=True,
+        help="Gigabytes of decoded frames that each worker keeps in memory, for small data sets; 0 disables.",
+    )
     save_epochs: int = option(default=10, at_least=1, may_change=True, help="Epochs between checkpoints.")
     save_steps: int = option(
         default=0, at_least=0, may_change=True, help="Also save every this many steps; 0 disables."

@@ -44,6 +44,7 @@ def build_loader(
         make_clips = ClipMaker(num_clips=2, **clips)
         window = recipe.shuffle_window
         return StreamingClipLoader(videos, make_clips, recipe.batch_size, shuffle_window=window, **running)
+    clips["cache_bytes"] = int(recipe.cache_gb * 1e9)
     with accelerator.main_process_first():
         parts = [load_video_dataset(dataset or recipe.dataset, **recipe.place(), split=recipe.split)]
         parts += [load_video_dataset(name, split=recipe.split) for name in more]
