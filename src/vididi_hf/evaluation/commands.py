@@ -100,8 +100,8 @@ def evaluate_mteb(options: MTEBOptions) -> None:
     """Runs `vididi evaluate mteb`."""
     tasks = find_tasks(options.tasks)
     model, processor = load_encoder(options)
-    settings: Any = {"num_clips": options.num_clips, "num_workers": options.num_workers, "name": options.model}
-    encoders = {inputs: MTEBEncoder(model, processor, inputs=inputs, **settings) for inputs in options.inputs}
+    clips = options.num_clips, options.num_workers
+    encoders = {inputs: MTEBEncoder(model, processor, inputs, *clips) for inputs in options.inputs}
     output = Path(options.output_dir)
     for task in tasks:
         for result in evaluate_task(encoders, task, output / "mteb_results", options.batch_size, options.progress):
