@@ -1,6 +1,5 @@
 """`vididi evaluate mteb` with the real mteb on a small local task, against embeddings and scores computed by hand."""
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,28 +24,17 @@ LABELS = {"train": [2, 0, 1, 1, 2, 0, 0, 1, 2, 2, 0, 1], "test": [1, 0, 2, 2, 0,
 ORDERS = {"frames": [0], "derivative": [1], "both": [0, 1]}
 
 
-def labeled(files: list[Path], labels: list[int]) -> datasets.Dataset:
-    """Videos and labels in columns that mteb has no default for."""
-    return datasets.Dataset.from_dict({"clip": [str(file) for file in files], "kind": labels}).cast_column(
-        "clip", datasets.Video()
-    )
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory, write_video) -> datasets.DatasetDict:
-    """Videos of noise, whose frames all differ, with unsorted labels."""
-    folder = tmp_path_factory.mktemp("videos")
-    files = [write_video(folder / f"{seed}.mp4", frames=18 + seed, seed=seed) for seed in range(20)]
-    parts = {"train": files[:12], "test": files[12:]}
-    return datasets.DatasetDict({split: labeled(part, LABELS[split]) for split, part in parts.items()})
-
-
 @pytest.fixture
-def task(videos, monkeypatch: pytest.MonkeyPatch):
-    """A classification of these videos that mteb finds by the name `Local`."""
+def videos(tmp_path: Path, write_video, monkeypatch: pytest.MonkeyPatch) -> datasets.DatasetDict:
+    """Videos of noise, whose frames all differ, with unsorted labels. mteb finds their classification as `Local`."""
     from mteb.abstasks import AbsTaskClassification
     from mteb.abstasks.task_metadata import TaskMetadata
 
+    rows = datasets.DatasetDict()
+    for split, labels in LABELS.items():
+        files = [tmp_path / split / f"{index}.mp4" for index in range(len(labels))]
+        paths = [str(write_video(file, frames=18 + seed, seed=seed)) for seed, file in enumerate(files, 12 * len(rows))]
+        rows[split] = datasets.Dataset.from_dict({"clip": paths, "kind": labels}).cast_column("clip", datasets.Video())
     facts = {"name": "Local", "description": "Noise", "type": "VideoClassification", "category": "v2c"}
     facts |= {"modalities": ["video"], "main_score": "accuracy", "eval_splits": ["test"], "eval_langs": ["eng-Latn"]}
     facts |= {"dataset": {"path": "local/videos", "revision": "1"}, "reference": "https://example.org"}
@@ -54,10 +42,10 @@ def task(videos, monkeypatch: pytest.MonkeyPatch):
     class Local(AbsTaskClassification):
         metadata = TaskMetadata(**facts)
         input_column_name, label_column_name, samples_per_label, n_experiments = "clip", "kind", 8, 1
-        load_data = lambda self, **_: setattr(self, "dataset", videos)  # noqa: E731
+        load_data = lambda self, **_: setattr(self, "dataset", rows)  # noqa: E731
 
     monkeypatch.setitem(sys.modules["mteb.get_tasks"]._TASKS_REGISTRY, "Local", Local)
-    return Local
+    return rows
 
 
 @pytest.fixture
@@ -88,7 +76,7 @@ def by_hand(checkpoint: Path, rows: datasets.Dataset, inputs: str) -> np.ndarray
 @needs_mteb
 @pytest.mark.slow
 class TestWithMTEB:
-    def test_embeddings_and_scores_are_those_by_hand(self, evaluate, checkpoint, videos, task, tmp_path, monkeypatch):
+    def test_embeddings_and_scores_are_those_by_hand(self, evaluate, checkpoint, videos, monkeypatch):
         seen, encode = [], MTEBEncoder.encode
         monkeypatch.setattr(MTEBEncoder, "encode", lambda *a, **k: seen.append(encode(*a, **k)) or seen[-1])
         folder = evaluate("--tasks", "Local", "--inputs", *ORDERS)
@@ -99,10 +87,9 @@ class TestWithMTEB:
             np.testing.assert_allclose(seen[2 * index + 1], test, atol=1e-6)
             predicted = LogisticRegression(max_iter=100).fit(train, LABELS["train"]).predict(test)
             assert report["metrics"][inputs] == {"accuracy": np.mean(predicted == LABELS["test"])}
-            stored = json.loads((folder / "mteb_results" / f"Local-{inputs}.json").read_text(encoding="utf-8"))
-            assert stored["scores"]["test"][0]["main_score"] == report["metrics"][inputs]["accuracy"]
         assert (report["task"], report["dataset"], report["split"]) == ("mteb", "Local", "test")
         assert (report["protocol"]["clips_per_video"], report["protocol"]["dataset_revision"]) == (3, "1")
+        assert len(list((folder / "mteb_results").iterdir())) == len(ORDERS)
 
     def test_pairs_of_videos(self, checkpoint, tmp_path):
         from mteb.mocks import MockVideoPairClassificationTask
@@ -117,14 +104,11 @@ class TestWithMTEB:
         [
             ("HMDB51Clasification", "mteb has no task 'HMDB51Clasification': did you mean 'HMDB51Classification'?"),
             ("UCF101VideoAudioClassification", "needs video and audio, and these encoders see only video"),
-            ("Local", "1 of 2 videos cannot be decoded, and mteb leaves none out, such as"),
+            ("Local", "1 of 8 videos cannot be decoded, and mteb leaves none out, such as"),
         ],
     )
-    def test_what_cannot_be_run(
-        self, name, complaint, evaluate, task, videos, broken_videos, write_video, tmp_path, monkeypatch, capsys
-    ):
-        files = [broken_videos["text"], write_video(tmp_path / "good.mp4")]
-        monkeypatch.setitem(videos, "test", labeled(files, [0, 1]))
+    def test_what_cannot_be_run(self, name, complaint, evaluate, videos, tmp_path, capsys):
+        (tmp_path / "test" / "0.mp4").write_bytes(b"no video")
         with pytest.raises(SystemExit):
             evaluate("--tasks", name)
         assert complaint in capsys.readouterr().err.strip().splitlines()[-1]

@@ -18,8 +18,7 @@ from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.options import suggestion
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
-BENCHMARK = "MVEB(video)"
-"""The tasks of MVEB that need neither text nor sound."""
+BENCHMARK = "MVEB(video)"  # the tasks of MVEB that need neither text nor sound
 
 
 class MTEBEncoder:
@@ -61,17 +60,15 @@ class MTEBEncoder:
     def encode(self, inputs: Any, **kwargs: Any) -> NDArray[Any]:
         """Embeds the videos of mteb's `DataLoader`: float32 (videos, orders · hidden_size), in their order.
 
-        It reads the loader's data set, because clips are sampled while decoding.
-
         Raises:
             ValueError: If a video cannot be decoded, because mteb needs a row for each, or a feature is not finite.
         """
-        rows, progress = inputs.dataset, kwargs.get("show_progress_bar", False)
+        rows, progress = inputs.dataset, kwargs.get("show_progress_bar", False)  # clips are sampled while decoding
         settings: Any = self.settings | {"batch_size": kwargs.get("batch_size", 16), "progress": progress}
         found = extract_features(self.model, self.processor, rows, **settings)
         if found.broken:
-            count, [first, *_] = f"{len(found.broken)} of {len(rows)} videos", found.broken.items()
-            raise ValueError(f"{count} cannot be decoded, and mteb leaves none out, such as {': '.join(first)}")
+            what = "videos cannot be decoded, and mteb leaves none out, such as"
+            raise ValueError(f"{len(found.broken)} of {len(rows)} {what} {': '.join(next(iter(found.broken.items())))}")
         vectors = F.normalize(found.combined(self.orders), dim=-1)
         check_finite(vectors, found.rows, rows)
         return vectors.numpy()
@@ -90,8 +87,8 @@ def find_tasks(names: Sequence[str]) -> list[Any]:
             raise ValueError(f"mteb has no task {name!r}{hint or f': {BENCHMARK!r} takes all of MVEB'}") from None
     for task in tasks:
         if (needed := task.metadata.modalities) != ["video"]:
-            what = f"the task {task.metadata.name} needs {' and '.join(needed)}"
-            raise ValueError(f"{what}, and these encoders see only video: choose tasks of {BENCHMARK!r}")
+            what = f"needs {' and '.join(needed)}, and these encoders see only video: choose tasks of {BENCHMARK!r}"
+            raise ValueError(f"the task {task.metadata.name} {what}")
     return tasks
 
 
