@@ -80,6 +80,12 @@ COMMANDS: dict[str, Command] = {
         "Measure on generated videos how much motion an encoder sees. Needs no data and no network.",
         "vididi evaluate motion --model runs/mine",
     ),
+    "evaluate mteb": Command(
+        "evaluation.options:MTEBOptions",
+        "evaluation.commands:evaluate_mteb",
+        "Run video tasks of MVEB, the video benchmark of mteb.",
+        "vididi evaluate mteb --model runs/mine --tasks HMDB51Classification",
+    ),
     "embed": Command(
         "search.options:EmbeddingOptions",
         "search.embedding:run",

@@ -20,6 +20,7 @@ from vididi_hf.evaluation.knn import KNNEvaluator
 from vididi_hf.evaluation.linear import LinearEvaluator
 from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.evaluation.motion import interpret, motion_benchmark, page, plot
+from vididi_hf.evaluation.mteb_adapter import MTEBEncoder, evaluate_task, find_tasks
 from vididi_hf.evaluation.options import (
     ClassificationOptions,
     DetectionOptions,
@@ -27,6 +28,7 @@ from vididi_hf.evaluation.options import (
     KNNOptions,
     LinearOptions,
     MotionOptions,
+    MTEBOptions,
     RetrievalOptions,
 )
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, dataset_name, report_of, versions, write_report
@@ -92,6 +94,20 @@ def evaluate_motion(options: MotionOptions) -> None:
     save_figure(plot(table), output / "motion.png")
     write_text(output / "motion.md", text)
     print(f"{text.rsplit('![', 1)[0]}wrote {output / 'motion.md'}")
+
+
+def evaluate_mteb(options: MTEBOptions) -> None:
+    """Runs `vididi evaluate mteb`."""
+    tasks = find_tasks(options.tasks)
+    model, processor = load_encoder(options)
+    clips = options.num_clips, options.num_workers
+    encoders = {inputs: MTEBEncoder(model, processor, inputs, *clips) for inputs in options.inputs}
+    output = Path(options.output_dir)
+    for task in tasks:
+        for result in evaluate_task(encoders, task, output / "mteb_results", options.batch_size, options.progress):
+            report = report_of(result, options.model, random_init=options.random_init, seed=options.seed)
+            write_report(output / f"{result.dataset}-{result.split}.json", report)
+            print(f"{result.dataset}, split {result.split}\n{format_table(result.metrics)}")
 
 
 def json_path(output: str) -> Path:

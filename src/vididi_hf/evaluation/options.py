@@ -132,3 +132,15 @@ class MotionOptions(EncoderOptions):
     progress: bool = option(default=True, help="Show progress bars.")
     num_clips: int = field(default=1, init=False)
     num_workers: int = field(default=0, init=False)
+
+
+@dataclass(kw_only=True)
+class MTEBOptions(EncoderOptions):
+    """The options of `vididi evaluate mteb`."""
+
+    tasks: list[str] = option(help="Video tasks of mteb, or a benchmark: 'MVEB(video)'. mteb downloads their data.")
+    inputs: list[str] = option(
+        default_factory=lambda: ["frames"], choices=tuple(INPUTS), help=f"Some of {', '.join(INPUTS)}."
+    )
+    output_dir: str = option(default="mteb", help="Folder of a report per task and split, and of mteb's own results.")
+    progress: bool = option(default=True, help="Show progress bars.")

@@ -27,6 +27,7 @@ TASKS = {
     "linear": ("video-classification", "Video classification", "linear probe"),
     "classification": ("video-classification", "Video classification", "fine-tuned"),
     "detection": ("object-detection", "Action detection", "fine-tuned"),
+    "mteb": ("feature-extraction", "Video embedding", "MTEB"),
 }
 """By task, the Hub's identifier of its kind, the name of that kind, and the method."""
 
