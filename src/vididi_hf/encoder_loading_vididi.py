@@ -48,17 +48,10 @@ def config_values(config: PreTrainedConfig) -> dict[str, Any]:
 
 def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
     """Loads an encoder's weights into a `HubEncoder`. Weights that are missing or have no place are a ValueError."""
-    given: Any = {
-        "revision": revision,
-        "trust_remote_code": False,
-        "dtype": torch.float32,
-        "output_loading_info": True,
-        "key_mapping": _OLD_NAMES,
-    }
     with_head = backbone.norm is not None
-    loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(
-        encoder, config=read_encoder_config(encoder, revision), **given
-    )
+    given: Any = {"revision": revision, "trust_remote_code": False, "config": read_encoder_config(encoder, revision)}
+    given |= {"dtype": torch.float32, "output_loading_info": True, "key_mapping": _OLD_NAMES}
+    loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(encoder, **given)
     source = getattr(loaded, loaded.base_model_prefix) if with_head else loaded
     wanted, prefix = backbone.encoder.state_dict(), f"{source.base_model_prefix}."
     missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
@@ -69,7 +62,7 @@ def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
     if lost:
         raise ValueError(f"{encoder}: {len(lost)} weights of the encoder do not load, such as {min(lost)}")
     backbone.encoder.load_state_dict({name: one for name, one in source.state_dict().items() if name in wanted})
-    if backbone.norm is not None:
+    if with_head:
         backbone.norm.load_state_dict(loaded.fc_norm.state_dict())
 
 
@@ -106,9 +99,10 @@ def _normalization(processor: Any, side: int) -> tuple[tuple[float, ...], tuple[
     ends = []
     for gray in (0, 255):
         frames = torch.full((2, 3, side, side), gray, dtype=torch.uint8)
-        is_video = isinstance(processor, BaseVideoProcessor)
-        given: Any = {"do_sample_frames": False} if is_video else {}
-        pixels = processor([frames] if is_video else list(frames), return_tensors="pt", **given)
+        if isinstance(processor, BaseVideoProcessor):
+            pixels = processor([frames], return_tensors="pt", do_sample_frames=False)
+        else:
+            pixels = processor(list(frames), return_tensors="pt")
         [values] = [one for name, one in pixels.items() if name.startswith("pixel_values")]
         ends.append(values.double().flatten(0, -4)[0].mean(dim=(1, 2)))
     std = 1 / (ends[1] - ends[0])
