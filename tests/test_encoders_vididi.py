@@ -13,12 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, VideoMAEConfig, VideoMAEForVideoClassification
 
 from tests.tiny_encoders import CONFIGS, FRAMES, PATCH, PROCESSORS, SIZE, WIDTH, save_encoder
-from vididi_hf import (
-    ViDiDiForActionDetection,
-    ViDiDiForVideoClassification,
-    ViDiDiModel,
-    ViDiDiVideoProcessor,
-)
+from vididi_hf import ViDiDiForActionDetection, ViDiDiForVideoClassification, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.cli import main
 from vididi_hf.hub.export import ExportGraph, export_onnx
 from vididi_hf.search.embedding import encoder_digest

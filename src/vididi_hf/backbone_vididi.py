@@ -142,6 +142,8 @@ class VideoResNet(VideoBackbone):
 class InceptionBlock(SepInceptionBlock3D, CheckpointedBlock):
     """Four branches, concatenated over channels: direct, two of a reduction and an output, and pooled."""
 
+    branch3: nn.Sequential
+
     def __init__(self, *channels: int) -> None:
         super().__init__(*channels, _s3d_norm)
 

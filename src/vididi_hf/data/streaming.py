@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +197,16 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         needed = [self.videos.groups_of(rows).unique().tolist() for rows in batches]
         last_use = {group: step for step, groups in enumerate(needed) for group in groups}
         fetched: dict[int, Future[list[dict[str, Any] | None]]] = {}
-        requested = 0
-        pool = ThreadPoolExecutor(_GROUPS_AT_ONCE)
+        pool, ahead = ThreadPoolExecutor(_GROUPS_AT_ONCE), iter(needed)
         try:
             for step, rows in enumerate(batches):
-                while requested < min(step + 1 + _BATCHES_AHEAD, len(needed)):
-                    for group in needed[requested]:
+                for groups in islice(ahead, 1 + _BATCHES_AHEAD if step == 0 else 1):
+                    for group in groups:
                         if group not in fetched:
                             fetched[group] = pool.submit(self.videos.read_group, group)
-                    requested += 1
-                groups = self.videos.groups_of(rows)
-                offsets = rows - self.videos.group_starts[groups]
-                places = zip(rows.tolist(), groups.tolist(), offsets.tolist())
+                place = self.videos.groups_of(rows)
+                offsets = rows - self.videos.group_starts[place]
+                places = zip(rows.tolist(), place.tolist(), offsets.tolist())
                 yield {row: fetched[group].result()[offset] for row, group, offset in places}
                 for group in needed[step]:
                     if last_use[group] == step:
