@@ -132,11 +132,7 @@ class _SharedFile:
 
 
 def open_with(make: Callable[[Any, str], Any], source: Any) -> Any:
-    """Return what `make` makes of an open file and its container.
-
-    torchcodec gets an open file instead of the path. It would take names such as `a:b.mp4` for a protocol and `%d.mp4`
-    for a pattern, and it would open what a playlist names.
-    """
+    """Return what `make` makes of an open file, not a path, which FFmpeg may take for an address, and its container."""
     name, content = source_name(source), source
     if isinstance(source, dict):
         content = source["path"] if source.get("bytes") is None else source["bytes"]

@@ -101,11 +101,7 @@ class HubEncoder(nn.Module):
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """Encodes clips (batch, channels, frames, height, width).
-
-        Returns the features (batch, hidden_size, frames', height', width'), on request the hidden states as the encoder
-        returns them, and the pooled features (batch, hidden_size).
-        """
+        """Encodes (batch, channels, frames, height, width) to features of this shape, hidden states, pooled ones."""
         frames, (height, width) = clip.shape[2], clip.shape[3:]
         own = (self.num_frames, self.image_size, self.image_size)
         if self.takes_squares and (frames if self.family.fixed else own[0], height, width) != own:

@@ -126,10 +126,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
-    """Yields a hidden folder, and moves its files to `folder` once all are on the disk; the file `last` at the end.
-
-    Other files of `folder` stay. An exception removes what was written.
-    """
+    """Yields a hidden folder, and moves its files to `folder` once all are on the disk; the file `last` at the end."""
     folder = Path(folder)
     unfinished = folder / f".files{_UNFINISHED}"
     _remove(unfinished)

@@ -93,10 +93,7 @@ def default_root(name: str) -> Path:
 
 
 def find_files(folder: str | Path, skipped: dict[str, str] | None = None) -> list[str]:
-    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped.
-
-    Links to folders are followed, but not in circles. `skipped` collects what cannot be read, with the reason.
-    """
+    """Lists all files below a folder as sorted relative paths. `skipped` collects what cannot be read and why."""
     folder, skipped = os.fspath(folder), {} if skipped is None else skipped
     above = {_identity(parent) for parent in (Path(folder).absolute(), *Path(folder).absolute().resolve().parents)}
     return sorted(_walk(folder, "", above, skipped))
@@ -130,10 +127,7 @@ def with_video_column(
     features: dict[str, Any] | None = None,
     **columns: list,
 ) -> datasets.Dataset:
-    """Builds a 🤗 data set of video files, with the columns `video`, `label` (if labels are given) and others.
-
-    `names` are all class names in the order of their numbers, by default sorted. `features` are types of other columns.
-    """
+    """Builds a data set of video files. `names` are all classes in order; `features` are types of the other columns."""
     data: dict[str, list] = {"video": [video and {"bytes": None, "path": video} for video in videos]}
     types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:

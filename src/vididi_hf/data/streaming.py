@@ -216,10 +216,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
 
 
 class StreamingClipLoader(EpochLoader):
-    """Like `ClipLoader`, but from sharded Parquet anywhere. `indices` and `rows` are numbers of videos in the shards.
-
-    The seed of `make_clips` is also that of the order. Threads of this process fetch; `num_workers` processes decode.
-    """
+    """Like `ClipLoader`, but from sharded Parquet anywhere. Threads fetch; `num_workers` processes decode."""
 
     def __init__(
         self,

@@ -49,11 +49,7 @@ def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Te
 def augment_with_boxes(
     augmentation: ClipAugmentation, clip: Tensor, boxes: Tensor, generator: Random
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Augments uint8 (frames, 3, height, width) and boxes; returns both, and the indices of the kept boxes.
-
-    A crop is redrawn until it contains half of at least one box. Boxes with less than half inside are dropped. After
-    ten failed draws, the whole frame is used.
-    """
+    """Augments uint8 (frames, 3, height, width) and boxes; returns both, and which boxes are half inside."""
     height, width = clip.shape[-2:]
     for _ in range(10):
         limits = augmentation.area, augmentation.ratio

@@ -34,10 +34,7 @@ def box_features(names: list[str]) -> dict[str, Any]:
 
 
 def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = False) -> datasets.Dataset:
-    """Turns rows that are videos with boxes (JHMDB, UCF101-24) into one row per frame: a key frame, in order.
-
-    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes.
-    """
+    """Makes rows of the frames 0, `every`, 2·`every` … of videos that have boxes, or, if `include_empty`, of all."""
     if missing := [column for column in BOX_COLUMNS if column not in rows.column_names]:
         raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are not videos with boxes")
     if every < 1:
@@ -61,10 +58,7 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
 
 
 def checked_box(box: Sequence[float], tolerance: float = 0.01) -> tuple[float, ...]:
-    """Cuts a box at the edges of the frame. A ValueError says what is wrong if it is no part of the frame.
-
-    Rounding may move edges beyond the frame by the tolerance, as a fraction of its size.
-    """
+    """Cuts a box at the edges of the frame; a ValueError if it exceeds them by more than the tolerance."""
     if len(box) != 4 or not all(map(math.isfinite, box)):
         raise ValueError(f"the box {list(box)} must be four numbers x1, y1, x2, y2")
     if min(box) < -tolerance or max(box) > 1 + tolerance:
