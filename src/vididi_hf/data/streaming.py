@@ -37,11 +37,7 @@ _BATCHES_AHEAD = 2  # row groups are fetched for so many batches beyond those th
 
 
 def find_shards(name: str, split: str | None = "train") -> list[str]:
-    """Finds the Parquet files of a split, sorted: their order numbers the videos. None or `"all"` takes all files.
-
-    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), the id of a data set on the Hub, a Parquet
-    file, or a pattern of several (`data/train-*.parquet`, also as a URL).
-    """
+    """Finds the Parquet files of a split, sorted, in a folder, a URL, or a data set on the Hub, or by a pattern."""
     if name in DATASETS:
         raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
     if name.endswith(".parquet"):
@@ -153,10 +149,7 @@ class StreamedClips(Dataset):
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos. `of_the_rank` is as for `EpochSampler`.
-
-    Videos that are `shuffle_window` apart in the shards' (random) order keep their order.
-    """
+    """The batches of one rank with the bytes of their videos, in an order that moves rows by about `shuffle_window`."""
 
     def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: Any):
         super().__init__(len(videos), batch_size, **of_the_rank)
