@@ -1,5 +1,6 @@
 """Weights, configuration and processor settings of a transformers encoder, from a folder or the Hub."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -74,9 +75,12 @@ def processor_settings(encoder: str, revision: str = "main") -> dict[str, Any]:
     settings["crop_size"] = {"height": side, "width": side}
     if timm := getattr(config, "pretrained_cfg", None):
         return settings | {"image_mean": tuple(timm["mean"]), "image_std": tuple(timm["std"])}
-    try:
-        own = _load_processor(encoder, revision)
-    except (OSError, ValueError):
+    own: Any
+    for auto in (AutoVideoProcessor, AutoImageProcessor):
+        with suppress(OSError, ValueError):
+            own = auto.from_pretrained(encoder, revision=revision, trust_remote_code=False)
+            break
+    else:
         logger.warning(f"{encoder} has no processor: frames are normalized with the statistics of Kinetics-400")
         return settings
     settings["image_mean"], settings["image_std"] = _normalization(own, 2 * side)
@@ -85,13 +89,6 @@ def processor_settings(encoder: str, revision: str = "main") -> dict[str, Any]:
     settings["size"] = dict(own.size)
     settings["crop_size"] = dict(crop or (own.size if "height" in own.size else settings["crop_size"]))
     return settings
-
-
-def _load_processor(encoder: str, revision: str) -> Any:
-    try:
-        return AutoVideoProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError):  # an image encoder
-        return AutoImageProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
 
 
 def _normalization(processor: Any, side: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,8 +1,6 @@
-"""Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
+"""Train from sharded Parquet without downloading it. The order of an epoch depends only on the footers.
 
-The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
-depends only on the footers, so a run resumes at any place. A process fetches each row group once, ahead of its use, and
-passes the bytes of a batch to a worker, which decodes.
+So, unlike with the shuffle buffer of 🤗 Datasets, a run resumes exactly. A process fetches, and its workers decode.
 """
 
 from collections.abc import Iterator, Sequence

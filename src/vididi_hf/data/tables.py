@@ -17,7 +17,7 @@ VIDEO, FILE_NAME, LABEL, SPLIT = "video", "file_name", "label", "split"
 
 
 def read_table(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
-    """Reads the columns by name, and the place of each row for messages. CSV values are text, stripped but for file names."""
+    """Reads the columns by name, and the place of each row for messages. CSV values are stripped text but for paths."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         parquet = pq.read_table(path)

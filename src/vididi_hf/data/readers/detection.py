@@ -1,12 +1,4 @@
-"""Columns for action boxes (JHMDB, UCF101-24, AVA), and key frames of videos with boxes.
-
-Every box is one entry in the parallel columns `boxes` (x1, y1, x2, y2, as fractions of the width and height), `persons`
-(the number of the person within the video) and `box_labels` (the numbers of the classes that the person shows). If a
-row is a video (JHMDB, UCF101-24), `frames` says in which frame, from 0, of `num_frames`.
-
-A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_frames`) or `timestamp` (seconds, AVA) says
-where it is in its video.
-"""
+"""Columns for action boxes (docs/datasets.md), and key frames: rows of one `frame` or `timestamp` of a video."""
 
 import math
 from collections.abc import Sequence
