@@ -227,17 +227,8 @@ def test_search_takes_an_encoder(
 ) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", frames=9, seed=number)
-    flags = [
-        "--model",
-        str(folders("vjepa2")),
-        "--num_clips",
-        "1",
-        "--num_workers",
-        "0",
-        "--no_progress",
-        "--device",
-        "cpu",
-    ]
+    flags = ["--model", str(folders("vjepa2")), "--num_clips", "1", "--num_workers", "0", "--no_progress"]
+    flags += ["--device", "cpu"]
     main(["embed", str(tmp_path / "videos"), *flags, "--output_dir", str(tmp_path / "embeddings")])
     query = ["--query", str(tmp_path / "videos" / "1.mp4"), "--output_dir", str(tmp_path / "search"), "--pictured", "0"]
     main(["search", "--embeddings", str(tmp_path / "embeddings"), *query, *flags])
