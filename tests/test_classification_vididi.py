@@ -164,8 +164,7 @@ def test_round_trip_through_the_auto_class(clips, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForVideoClassification.from_pretrained(tmp_path)
     assert type(loaded) is ViDiDiForVideoClassification
-    assert loaded.config.id2label == LABELS
-    assert loaded.config.classifier_orders == (0, 1)
+    assert (loaded.config.id2label, loaded.config.classifier_orders) == (LABELS, (0, 1))
     assert torch.equal(loaded(clips).logits, model(clips).logits)
 
 

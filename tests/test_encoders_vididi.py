@@ -13,12 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, VideoMAEConfig, VideoMAEForVideoClassification
 
 from tests.tiny_encoders import CONFIGS, FRAMES, PATCH, PROCESSORS, SIZE, WIDTH, save_encoder
-from vididi_hf import (
-    ViDiDiForActionDetection,
-    ViDiDiForVideoClassification,
-    ViDiDiModel,
-    ViDiDiVideoProcessor,
-)
+from vididi_hf import ViDiDiForActionDetection, ViDiDiForVideoClassification, ViDiDiModel, ViDiDiVideoProcessor
 from vididi_hf.cli import main
 from vididi_hf.hub.export import ExportGraph, export_onnx
 from vididi_hf.search.embedding import encoder_digest
@@ -232,17 +227,8 @@ def test_search_takes_an_encoder(
 ) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", frames=9, seed=number)
-    flags = [
-        "--model",
-        str(folders("vjepa2")),
-        "--num_clips",
-        "1",
-        "--num_workers",
-        "0",
-        "--no_progress",
-        "--device",
-        "cpu",
-    ]
+    flags = ["--model", str(folders("vjepa2")), "--num_clips", "1", "--num_workers", "0", "--no_progress"]
+    flags += ["--device", "cpu"]
     main(["embed", str(tmp_path / "videos"), *flags, "--output_dir", str(tmp_path / "embeddings")])
     query = ["--query", str(tmp_path / "videos" / "1.mp4"), "--output_dir", str(tmp_path / "search"), "--pictured", "0"]
     main(["search", "--embeddings", str(tmp_path / "embeddings"), *query, *flags])

@@ -9,15 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vididi_hf.files import (
-    atomic_files,
-    atomic_write,
-    folder_lock,
-    printable,
-    remove_unfinished,
-    storable,
-    write_text,
-)
+from vididi_hf.files import atomic_files, atomic_write, folder_lock, printable, remove_unfinished, storable, write_text
 
 
 def names(folder):

@@ -44,30 +44,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_flags_positionals_and_their_spellings():
     expected = Sizes(model="m", output="o", num_clips=3, widths=[1, 2], inputs=["both", "frames"], progress=False)
-    assert (
-        parse(*["m", "o", "--num_clips", "3", "--widths", "1", "2", "--inputs", "both", "frames", "--no_progress"])
-        == expected
-    )
-    assert (
-        parse(
-            *[
-                "--num-clips=3",
-                "--widths",
-                "1",
-                "2",
-                "--inputs",
-                "both",
-                "frames",
-                "--progress",
-                "false",
-                "--model",
-                "m",
-                "--output",
-                "o",
-            ]
-        )
-        == expected
-    )
+    lists = "--widths 1 2 --inputs both frames"
+    assert parse(*f"m o --num_clips 3 {lists} --no_progress".split()) == expected
+    assert parse(*f"--num-clips=3 {lists} --progress false --model m --output o".split()) == expected
     assert parse("m", "--progress") == Sizes(model="m")
 
 

@@ -9,14 +9,8 @@ import vididi_hf
 
 ROOT = Path(vididi_hf.__file__).parent
 REPOSITORY = Path(__file__).parents[1]
-FLOORS = [
-    {"objectives", "data"},
-    {"detection"},
-    {"evaluation"},
-    {"pretraining", "visualization"},
-    {"finetuning"},
-    {"search", "hub"},
-]
+FLOORS = [{"objectives", "data"}, {"detection"}, {"evaluation"}, {"pretraining", "visualization"}, {"finetuning"}]
+FLOORS += [{"search", "hub"}]
 LEVEL = {package: level for level, packages in enumerate(FLOORS) for package in packages}
 # Commands sit on top of the package that they belong to, and may draw.
 COMMANDS = {"commands.py"}
@@ -57,13 +51,8 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
     """Whether a call of `open`, `read_text` or `write_text` names neither an encoding nor a binary mode."""
     if isinstance(call.func, ast.Attribute):
         owner = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
-        if call.func.attr not in ("open", "read_text", "write_text") or owner in (
-            "Image",
-            "os",
-            "av",
-            "tarfile",
-            "StoredEmbeddings",
-        ):
+        others = ("Image", "os", "av", "tarfile", "StoredEmbeddings")
+        if call.func.attr not in ("open", "read_text", "write_text") or owner in others:
             return False
     elif getattr(call.func, "id", "") != "open":
         return False

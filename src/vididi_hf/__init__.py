@@ -100,33 +100,23 @@ def __dir__() -> list[str]:
 @cache
 def register_auto_classes() -> None:
     """Registers the configuration, the models and the processor with transformers' Auto classes."""
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForObjectDetection,
-        AutoModelForPreTraining,
-        AutoModelForVideoClassification,
-        AutoVideoProcessor,
-    )
+    import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from vididi_hf.classification_vididi import ViDiDiForVideoClassification
     from vididi_hf.configuration_vididi import ViDiDiConfig
-    from vididi_hf.detection_vididi import ViDiDiForActionDetection
-    from vididi_hf.modeling_vididi import ViDiDiModel
     from vididi_hf.pipeline_vididi import ViDiDiVideoClassificationPipeline
-    from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
-    from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
+    from vididi_hf.saving_vididi import AUTO_MAPS
 
-    AutoConfig.register(ViDiDiConfig.model_type, ViDiDiConfig, exist_ok=True)
-    AutoModel.register(ViDiDiConfig, ViDiDiModel, exist_ok=True)
-    AutoModelForPreTraining.register(ViDiDiConfig, ViDiDiForPreTraining, exist_ok=True)
-    AutoModelForVideoClassification.register(ViDiDiConfig, ViDiDiForVideoClassification, exist_ok=True)
-    AutoModelForObjectDetection.register(ViDiDiConfig, ViDiDiForActionDetection, exist_ok=True)
-    AutoVideoProcessor.register(ViDiDiConfig, ViDiDiVideoProcessor, exist_ok=True)
+    places = {auto: place for auto_map in AUTO_MAPS.values() for auto, place in auto_map.items()}
+    places["AutoModelForPreTraining"] = "pretraining.modeling.ViDiDiForPreTraining"  # repositories do not carry it
+    for auto, place in places.items():
+        module, name = place.rsplit(".", 1)
+        key = ViDiDiConfig.model_type if auto == "AutoConfig" else ViDiDiConfig
+        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        getattr(transformers, auto).register(key, value, exist_ok=True)
     # The pipeline reads these names, not the registered classes, before it says that a model is not supported.
-    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ViDiDiConfig.model_type] = ViDiDiForVideoClassification.__name__
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ViDiDiConfig.model_type] = "ViDiDiForVideoClassification"
     PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = ViDiDiVideoClassificationPipeline
 
 

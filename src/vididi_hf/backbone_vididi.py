@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
+from torchvision.ops.misc import Conv3dNormActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .batch_norm_vididi import frozen_statistics, keep_statistics_per_order
@@ -26,6 +28,7 @@ STAGE_CONVOLUTIONS = {
     "mc3_18": ("full", "spatial", "spatial", "spatial"),
 }
 Size = tuple[int, int, int]
+_s3d_norm = partial(nn.BatchNorm3d, eps=1e-3, momentum=1e-3)
 
 
 class CheckpointedBlock(GradientCheckpointingLayer):
@@ -136,38 +139,13 @@ class VideoResNet(VideoBackbone):
             self.add_module(f"layer{number}", nn.Sequential(first, *rest))
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm as S3D sets it, and ReLU."""
+class InceptionBlock(SepInceptionBlock3D, CheckpointedBlock):
+    """Four branches, concatenated over channels: direct, two of a reduction and an output, and pooled."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Size = (1, 1, 1), stride: Size = (1, 1, 1)
-    ) -> None:
-        norm = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=1e-3)
-        super().__init__(_conv(in_channels, out_channels, kernel_size, stride), norm, nn.ReLU(inplace=True))
+    branch3: nn.Sequential
 
-
-def _separable_conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """A convolution over space followed by one over time."""
-    return nn.Sequential(
-        ConvNorm(in_channels, out_channels, (1, size, size), (1, stride, stride)),
-        ConvNorm(out_channels, out_channels, (size, 1, 1), (stride, 1, 1)),
-    )
-
-
-class InceptionBlock(CheckpointedBlock):
-    """Four branches, concatenated over channels: direct, two of (reduction, output) channels, and pooled."""
-
-    def __init__(
-        self, in_channels: int, direct: int, first: tuple[int, int], second: tuple[int, int], pooled: int
-    ) -> None:
-        super().__init__()
-        self.branch0 = ConvNorm(in_channels, direct)
-        self.branch1 = nn.Sequential(ConvNorm(in_channels, first[0]), _separable_conv(*first))
-        self.branch2 = nn.Sequential(ConvNorm(in_channels, second[0]), _separable_conv(*second))
-        self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), ConvNorm(in_channels, pooled))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return torch.cat((self.branch0(hidden), self.branch1(hidden), self.branch2(hidden), self.branch3(hidden)), 1)
+    def __init__(self, *channels: int) -> None:
+        super().__init__(*channels, _s3d_norm)
 
 
 class HalvingPool(nn.Module):
@@ -186,22 +164,22 @@ class S3D(VideoBackbone):
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _separable_conv(num_channels, 64, size=7, stride=2),
+            TemporalSeparableConv(num_channels, 64, 7, 2, 3, _s3d_norm),
             nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-            ConvNorm(64, 64),
-            _separable_conv(64, 192),
+            Conv3dNormActivation(64, 64, 1, norm_layer=_s3d_norm),
+            TemporalSeparableConv(64, 192, 3, 1, 1, _s3d_norm),
             nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-            InceptionBlock(192, 64, (96, 128), (16, 32), 32),
-            InceptionBlock(256, 128, (128, 192), (32, 96), 64),
+            InceptionBlock(192, 64, 96, 128, 16, 32, 32),
+            InceptionBlock(256, 128, 128, 192, 32, 96, 64),
             nn.MaxPool3d(3, stride=2, padding=1),
-            InceptionBlock(480, 192, (96, 208), (16, 48), 64),
-            InceptionBlock(512, 160, (112, 224), (24, 64), 64),
-            InceptionBlock(512, 128, (128, 256), (24, 64), 64),
-            InceptionBlock(512, 112, (144, 288), (32, 64), 64),
-            InceptionBlock(528, 256, (160, 320), (32, 128), 128),
+            InceptionBlock(480, 192, 96, 208, 16, 48, 64),
+            InceptionBlock(512, 160, 112, 224, 24, 64, 64),
+            InceptionBlock(512, 128, 128, 256, 24, 64, 64),
+            InceptionBlock(512, 112, 144, 288, 32, 64, 64),
+            InceptionBlock(528, 256, 160, 320, 32, 128, 128),
             HalvingPool(),
-            InceptionBlock(832, 256, (160, 320), (32, 128), 128),
-            InceptionBlock(832, 384, (192, 384), (48, 128), 128),
+            InceptionBlock(832, 256, 160, 320, 32, 128, 128),
+            InceptionBlock(832, 384, 192, 384, 48, 128, 128),
         )
 
     def stages(self) -> list[nn.Module]:

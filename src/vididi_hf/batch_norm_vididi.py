@@ -10,10 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class PerOrderBatchNorm3d(nn.BatchNorm3d):
-    """The auxiliary BatchNorm of https://arxiv.org/abs/1911.09665 with one set of weights.
-
-    Its running statistics are (orders, channels). An order without any uses those of the next lower order.
-    """
+    """The auxiliary BatchNorm of arXiv 1911.09665 with one set of weights; its statistics are (orders, channels)."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -82,6 +79,7 @@ def select_order(module: nn.Module, order: int) -> None:
     """Makes all BatchNorms of a module use the statistics of one derivative order."""
     for child in module.modules():
         if isinstance(child, PerOrderBatchNorm3d | PerOrderSyncBatchNorm):
+            # An order without statistics uses those of the next lower one.
             row = max(sum(one <= order for one in child.orders) - 1, 0)  # torch.compile cannot trace `bisect`
             if row != child.row:  # an assignment that changes nothing would still show in a traced graph
                 child.row = row

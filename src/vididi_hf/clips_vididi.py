@@ -15,10 +15,7 @@ MIDDLE = 0.49
 
 
 def frame_step(num_frames: int, frame_rate: float | None, frame_stride: int, frame_interval: float | None) -> float:
-    """Returns the distance of sampled frames in frames: of type float by `frame_interval`, int by `frame_stride`.
-
-    The interval counts if it is given and the frame rate is known. Warns if clips will repeat frames.
-    """
+    """Returns the distance of sampled frames: float by `frame_interval` if the rate is known, or int by stride."""
     if not frame_interval or not frame_rate:
         return frame_stride
     step = frame_interval * frame_rate

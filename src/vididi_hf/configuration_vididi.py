@@ -128,9 +128,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
             self.hidden_sizes = (64, 128, 256, 512) if self.hidden_sizes is None else self.hidden_sizes
             self.depths = (2, 2, 2, 2) if self.depths is None else self.depths
         if type(num_labels := kwargs.get("num_labels", 2)) is not int or not 0 <= num_labels <= _MAX["num_labels"]:
-            raise ValueError(
-                f"num_labels must be 0 to {_MAX['num_labels']}, got {num_labels!r}"
-            )  # before they are named
+            # Checked before they are named.
+            raise ValueError(f"num_labels must be 0 to {_MAX['num_labels']}, got {num_labels!r}")
         if self.batch_norm is None:
             self.batch_norm = "shared" if self.view_forward == "joint" else "per_order"
         super().__post_init__(**kwargs)
@@ -200,9 +199,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
         for name, sizes in (("hidden_sizes", self.hidden_sizes), ("depths", self.depths)):
             if self.backbone in ("s3d", HUB):
                 if sizes is not None:
-                    raise ValueError(
-                        f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {name}={sizes}"
-                    )
+                    given = f"{name}={sizes}"
+                    raise ValueError(f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {given}")
             elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
@@ -219,9 +217,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
             if not orders or min(orders) < 0 or max(orders) > _MAX_ORDER or len(set(orders)) != len(orders):
                 raise ValueError(f"{name} must be distinct integers of 0 to {_MAX_ORDER}, got {str(orders)[:99]}")
         if self.pooling != "mean" and self.backbone_config is None:
-            raise ValueError(
-                f"pooling {self.pooling!r} needs an encoder of transformers, not backbone {self.backbone!r}"
-            )
+            given = f"not backbone {self.backbone!r}"
+            raise ValueError(f"pooling {self.pooling!r} needs an encoder of transformers, {given}")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 

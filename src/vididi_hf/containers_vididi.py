@@ -1,12 +1,13 @@
 """Open video files so that FFmpeg reads no other file, and tell containers apart. Part of every checkpoint."""
 
+import io
 import os
 import re
 import stat
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO
 
 INSTALL_TORCHCODEC = (
     "torchcodec could not load, so no video can be read. It needs the libraries of FFmpeg 4 to 9 (`apt-get install "
@@ -40,16 +41,17 @@ _REASONS = {
 }
 
 
+def printable(text: str) -> str:
+    """Escape control characters, invisible characters and bytes that are not UTF-8, for messages."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class BrokenVideoError(ValueError):
     """A video that cannot be read: `source` is its name, `reason` what is wrong. Both fit on a line."""
 
     def __init__(self, source: str, reason: str) -> None:
-        source, reason = (
-            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-            for text in (str(source), reason)
-        )
-        super().__init__(source, reason)  # both in `args`, so that the error survives pickling
-        self.source, self.reason = source, reason
+        self.source, self.reason = printable(str(source)), printable(reason)
+        super().__init__(self.source, self.reason)  # both in `args`, so that the error survives pickling
 
     def __str__(self) -> str:
         return f"cannot read the video {self.source}: {self.reason}"
@@ -103,11 +105,10 @@ def file_problem(path: str) -> str:
         return "it is a link to nothing" if os.path.islink(path) else "there is no such file"
     except (OSError, ValueError) as error:
         return f"it cannot be opened: {getattr(error, 'strerror', None) or error}"
-    kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
-    kinds |= {"a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode)}
-    for kind, is_one in kinds.items():
-        if is_one(mode):
-            return f"it is {kind}"
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    kinds |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    if kind := kinds.get(stat.S_IFMT(mode)):
+        return f"it is {kind}"
     return "" if os.access(path, os.R_OK) else "it cannot be opened: Permission denied"
 
 
@@ -131,51 +132,40 @@ class _SharedFile:
 
 
 def open_with(make: Callable[[Any, str], Any], source: Any) -> Any:
-    """Return what `make` makes of an open file and its container.
-
-    torchcodec gets an open file instead of the path. It would take names such as `a:b.mp4` for a protocol and `%d.mp4`
-    for a pattern, and it would open what a playlist names.
-    """
-    name, content, close = source_name(source), source, None
+    """Return what `make` makes of an open file, not a path, which FFmpeg may take for an address, and its container."""
+    name, content = source_name(source), source
     if isinstance(source, dict):
         content = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(content, (str, os.PathLike)):
-        content = _open_file(name, content)
-        close = content.close
-    elif isinstance(content, (bytes, bytearray, memoryview)):
-        content = bytes(content)
-    else:
-        content = _SharedFile(content)
-    try:
+    with ExitStack() as opened:
+        if isinstance(content, (str, os.PathLike)):
+            content = opened.enter_context(open_file(name, content))
+        elif isinstance(content, (bytes, bytearray, memoryview)):
+            content = bytes(content)
+        else:
+            content = _SharedFile(content)
         with decoder_errors(name, "it is not a video that FFmpeg can read, or its header is damaged"):
             made = make(content, _container(name, content))
-    except BaseException:
-        if close is not None:
-            close()
-        raise
-    if close is not None:
-        weakref.finalize(made, close)
+        weakref.finalize(made, opened.pop_all().close)
     return made
 
 
-def _open_file(name: str, path: Any) -> Any:
+def open_file(name: str, path: Any) -> BinaryIO:
+    """Open a video file, or say in a `BrokenVideoError` why it cannot be opened."""
     path = local_path(path)
     if problem := file_problem(path):
         raise BrokenVideoError(name, problem)
     try:
-        return open(path, "rb")  # closed with the decoder
+        return open(path, "rb")
     except OSError as error:
         raise BrokenVideoError(name, f"it cannot be opened: {error.strerror}") from error
 
 
 def _container(name: str, content: Any) -> str:
     """Tell the container by its first bytes. What is none of the known ones is not given to FFmpeg."""
-    if isinstance(content, bytes):
-        head = content[:_HEAD]
-    else:
-        content.seek(0)
-        head = content.read(_HEAD)
-        content.seek(0)
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
     if not head:
         raise BrokenVideoError(name, "it is empty")
     lower = head.lower()  # many times faster than a regular expression

@@ -36,10 +36,7 @@ class DilatedPool(nn.Module):
 
 
 def densify_last_stage(backbone: VideoBackbone) -> None:
-    """Takes the spatial stride out of the last stage and dilates what follows by 2 (algorithme à trous).
-
-    Every second row and column of the new features are the old features.
-    """
+    """Takes the spatial stride out of the last stage: every second row and column are the old features (à trous)."""
     if isinstance(backbone, S3D):
         first = backbone.BOUNDS[-2]
         backbone.features[first] = DensePool()

@@ -1,5 +1,6 @@
 """Weights, configuration and processor settings of a transformers encoder, from a folder or the Hub."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -48,17 +49,10 @@ def config_values(config: PreTrainedConfig) -> dict[str, Any]:
 
 def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
     """Loads an encoder's weights into a `HubEncoder`. Weights that are missing or have no place are a ValueError."""
-    given: Any = {
-        "revision": revision,
-        "trust_remote_code": False,
-        "dtype": torch.float32,
-        "output_loading_info": True,
-        "key_mapping": _OLD_NAMES,
-    }
     with_head = backbone.norm is not None
-    loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(
-        encoder, config=read_encoder_config(encoder, revision), **given
-    )
+    given: Any = {"revision": revision, "trust_remote_code": False, "config": read_encoder_config(encoder, revision)}
+    given |= {"dtype": torch.float32, "output_loading_info": True, "key_mapping": _OLD_NAMES}
+    loaded, report = (AutoModelForVideoClassification if with_head else AutoModel).from_pretrained(encoder, **given)
     source = getattr(loaded, loaded.base_model_prefix) if with_head else loaded
     wanted, prefix = backbone.encoder.state_dict(), f"{source.base_model_prefix}."
     missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
@@ -69,7 +63,7 @@ def load_weights(backbone: Any, encoder: str, revision: str = "main") -> None:
     if lost:
         raise ValueError(f"{encoder}: {len(lost)} weights of the encoder do not load, such as {min(lost)}")
     backbone.encoder.load_state_dict({name: one for name, one in source.state_dict().items() if name in wanted})
-    if backbone.norm is not None:
+    if with_head:
         backbone.norm.load_state_dict(loaded.fc_norm.state_dict())
 
 
@@ -81,9 +75,12 @@ def processor_settings(encoder: str, revision: str = "main") -> dict[str, Any]:
     settings["crop_size"] = {"height": side, "width": side}
     if timm := getattr(config, "pretrained_cfg", None):
         return settings | {"image_mean": tuple(timm["mean"]), "image_std": tuple(timm["std"])}
-    try:
-        own = _load_processor(encoder, revision)
-    except (OSError, ValueError):
+    own: Any
+    for auto in (AutoVideoProcessor, AutoImageProcessor):
+        with suppress(OSError, ValueError):
+            own = auto.from_pretrained(encoder, revision=revision, trust_remote_code=False)
+            break
+    else:
         logger.warning(f"{encoder} has no processor: frames are normalized with the statistics of Kinetics-400")
         return settings
     settings["image_mean"], settings["image_std"] = _normalization(own, 2 * side)
@@ -94,21 +91,15 @@ def processor_settings(encoder: str, revision: str = "main") -> dict[str, Any]:
     return settings
 
 
-def _load_processor(encoder: str, revision: str) -> Any:
-    try:
-        return AutoVideoProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError):  # an image encoder
-        return AutoImageProcessor.from_pretrained(encoder, revision=revision, trust_remote_code=False)
-
-
 def _normalization(processor: Any, side: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Measures the mean and the standard deviation per channel, whatever a processor calls them and does besides."""
     ends = []
     for gray in (0, 255):
         frames = torch.full((2, 3, side, side), gray, dtype=torch.uint8)
-        is_video = isinstance(processor, BaseVideoProcessor)
-        given: Any = {"do_sample_frames": False} if is_video else {}
-        pixels = processor([frames] if is_video else list(frames), return_tensors="pt", **given)
+        if isinstance(processor, BaseVideoProcessor):
+            pixels = processor([frames], return_tensors="pt", do_sample_frames=False)
+        else:
+            pixels = processor(list(frames), return_tensors="pt")
         [values] = [one for name, one in pixels.items() if name.startswith("pixel_values")]
         ends.append(values.double().flatten(0, -4)[0].mean(dim=(1, 2)))
     std = 1 / (ends[1] - ends[0])

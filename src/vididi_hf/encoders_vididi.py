@@ -66,12 +66,7 @@ def encoder_sizes(config: PreTrainedConfig) -> tuple[int, int, int]:
 
 
 class HubEncoder(nn.Module):
-    """An encoder of transformers that takes and returns what our own networks do.
-
-    `pooling` is `"mean"` of the tokens, `"class_token"` (image encoders: its mean over the frames), or `"norm"`: the
-    mean behind the encoder's final norm. Most encoders normalize their tokens anyway. VideoMAE's classifiers normalize
-    the mean instead.
-    """
+    """An encoder of transformers that takes and returns what our own networks do; for `pooling`, see `ViDiDiConfig`."""
 
     def __init__(self, config: PreTrainedConfig, pooling: str = "mean") -> None:
         super().__init__()
@@ -96,16 +91,12 @@ class HubEncoder(nn.Module):
             self.takes_squares = getattr(getattr(timm, "patch_embed", None), "strict_img_size", False)
         if pooling == "class_token" and not self.class_tokens:
             raise ValueError(f"pooling 'class_token' needs one, which the encoder {config.model_type!r} lacks")
-        self.norm: nn.Module | None = None
+        self.norm: nn.Module | None = None  # behind the mean, in VideoMAE's classifiers; others normalize their tokens
         if pooling == "norm" and config.model_type == "videomae" and self.encoder.layernorm is None:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, clip: Tensor, output_hidden_states: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """Encodes clips (batch, channels, frames, height, width).
-
-        Returns the features (batch, hidden_size, frames', height', width'), on request the hidden states as the encoder
-        returns them, and the pooled features (batch, hidden_size).
-        """
+        """Encodes (batch, channels, frames, height, width) to features of this shape, hidden states, pooled ones."""
         frames, (height, width) = clip.shape[2], clip.shape[3:]
         own = (self.num_frames, self.image_size, self.image_size)
         if self.takes_squares and (frames if self.family.fixed else own[0], height, width) != own:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from vididi_hf.containers_vididi import printable as printable  # the same in the code that checkpoints carry
+
 _UNFINISHED = ".part"
 _LOCK = ".vididi.lock"
 _LOCKED_BYTE = 1 << 30  # behind the text: on Windows, nobody else can read a locked byte
@@ -124,10 +126,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
-    """Yields a hidden folder, and moves its files to `folder` once all are on the disk; the file `last` at the end.
-
-    Other files of `folder` stay. An exception removes what was written.
-    """
+    """Yields a hidden folder, and moves its files to `folder` once all are on the disk; the file `last` at the end."""
     folder = Path(folder)
     unfinished = folder / f".files{_UNFINISHED}"
     _remove(unfinished)
@@ -202,11 +201,6 @@ def _flush(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
-
-
-def printable(text: str) -> str:
-    """Escapes control characters, invisible characters and bytes that are not UTF-8, for messages."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def storable(path: str | os.PathLike[str]) -> str:

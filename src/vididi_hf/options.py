@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import os
 import signal
 import sys
@@ -125,13 +124,9 @@ class Options(metaclass=_AcceptsOldNames):
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises a ValueError if a field of a saved run differs that a resumed run must keep."""
-        changed = [
-            f"{spec.name} was {saved[spec.name]!r} and is {getattr(self, spec.name)!r}"
-            for spec in fields(self)
-            if spec.name in saved
-            and not spec.metadata.get("may_change")
-            and saved[spec.name] != getattr(self, spec.name)
-        ]
+        kept = [spec.name for spec in fields(self) if spec.name in saved and not spec.metadata.get("may_change")]
+        values = [(name, saved[name], getattr(self, name)) for name in kept]
+        changed = [f"{name} was {before!r} and is {now!r}" for name, before, now in values if before != now]
         if changed:
             raise ValueError(f"a resumed run must keep its options, but {'; '.join(changed)}")
 
@@ -272,13 +267,11 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
         if default is True:
             parser.add_argument(f"--no_{spec.name}", dest=spec.name, action="store_false", help=argparse.SUPPRESS)
         return
-    choices = spec.metadata.get("choices")
-    settings["type"] = get_args(plain)[0] if get_origin(plain) is list else plain
-    longest = 36
+    settings["type"], longest = plain, 36
     if get_origin(plain) is list:
-        settings["nargs"] = "+"
+        settings |= {"type": get_args(plain)[0], "nargs": "+"}
         longest = 28  # argparse shows it twice
-    names = "|".join(choices or ())
+    names = "|".join(spec.metadata.get("choices") or ())
     settings["metavar"] = names if 0 < len(names) <= longest else "VALUE"
     if spec.metadata.get("positional"):
         settings["metavar"] = spec.name.upper()
@@ -322,26 +315,21 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _check_rules(spec: Field[Any], value: Any) -> None:
-    rules = spec.metadata
-    if (choices := rules.get("choices")) is not None:
-        for item in value if isinstance(value, list) else [value]:
-            if item not in choices:
-                hint = suggestion(str(item), choices)
-                raise ValueError(f"{spec.name} must be one of {', '.join(choices)}, got {item!r}{hint}")
-    for number in value if isinstance(value, list) else [value]:
-        _check_bounds(spec.name, number, rules.get("at_least"), rules.get("at_most"), rules.get("below"))
-
-
-def _check_bounds(name: str, value: Any, low: float | None, high: float | None, below: float | None) -> None:
-    # NaN compares false with everything, so each condition states what must hold.
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = [f"at least {low}"] if low is not None else []
-        bounds += [f"at most {high}"] if high is not None else []
-        raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value}")
-    if below is not None and not value < below:
-        raise ValueError(f"{name} must be below {below}, got {value}")
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"{name} must be a number, got {value}")
+    rules = ("choices", "at_least", "at_most", "below")
+    choices, low, high, below = (spec.metadata.get(rule) for rule in rules)
+    for item in value if isinstance(value, list) else [value]:
+        if choices is not None and item not in choices:
+            hint = suggestion(str(item), choices)
+            raise ValueError(f"{spec.name} must be one of {', '.join(choices)}, got {item!r}{hint}")
+        # NaN compares false with everything, so each condition states what must hold.
+        if (low is not None and not item >= low) or (high is not None and not item <= high):
+            bounds = [f"at least {low}"] if low is not None else []
+            bounds += [f"at most {high}"] if high is not None else []
+            raise ValueError(f"{spec.name} must be {' and '.join(bounds)}, got {item}")
+        if below is not None and not item < below:
+            raise ValueError(f"{spec.name} must be below {below}, got {item}")
+        if item != item:
+            raise ValueError(f"{spec.name} must be a number, got {item}")
 
 
 def _is_required(spec: Field[Any]) -> bool:
@@ -353,12 +341,9 @@ def _without_none(kind: Any) -> Any:
 
 
 def _boolean(text: str) -> bool:
-    lowered = text.lower()
-    if lowered in ("true", "yes", "1"):
-        return True
-    if lowered in ("false", "no", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    if text.lower() not in (words := {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return words[text.lower()]
 
 
 def _is_a(value: Any, kind: Any) -> bool:

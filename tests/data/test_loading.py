@@ -5,13 +5,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import datasets
 import numpy as np
 import pytest
 import torch
 from torchcodec.decoders import VideoDecoder
 
+from tests.videos import encode
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.folders import with_video_column
@@ -47,8 +47,7 @@ def test_a_sample_is_two_adjacent_strided_clips_of_its_video(rows, motion_root, 
         sample = clips[epoch, 3]
         assert sample["index"] == 3
         assert sample["broken"] == {}
-        assert sample["clips"].shape == (2, 6, 3, 64, 64)
-        assert sample["clips"].dtype == torch.uint8
+        assert (sample["clips"].shape, sample["clips"].dtype) == ((2, 6, 3, 64, 64), torch.uint8)
         video = VideoDecoder(str(motion_root / "train" / "bob" / "000003.mp4")).get_frames_in_range(0, 24).data
         start = next(i for i in range(24) if torch.equal(video[i], sample["clips"][0, 0]))
         # 4 frames a clip 2 apart and 2 further frames: the second clip begins 8 frames after the first.
@@ -116,8 +115,7 @@ def test_a_batch(rows, num_workers):
     assert set(batch) == {"clips", "indices", "rows", "sources", "broken"}
     assert batch["sources"] == [clips.rows[row]["video"]["path"] for row in batch["rows"].tolist()]
     assert len(set(batch["sources"])) == 4
-    assert batch["clips"].shape == (4, 3, 6, 3, 16, 16)
-    assert batch["clips"].dtype == torch.uint8
+    assert (batch["clips"].shape, batch["clips"].dtype) == ((4, 3, 6, 3, 16, 16), torch.uint8)
     assert batch["clips"].movedim(-3, -1).is_contiguous()
     assert batch["indices"].dtype == torch.int64
     for position, index in enumerate(batch["indices"].tolist()):
@@ -160,26 +158,15 @@ def test_a_data_set_of_broken_videos_stops_and_says_so(broken_videos, num_worker
 
 def write_unusual(folder):
     """Good videos of every uncommon kind: codecs, depths and sizes, times, very few frames, and fewer than promised."""
-    kinds = {
-        "ten-bit": ("libx264", "yuv420p10le", (48, 64), 30),
-        "gray": ("ffv1", "gray", (48, 64), 30),
-        "odd": ("libx264", "yuv444p", (47, 63), 30),
-        "variable": ("libx264", "yuv420p", (48, 64), 30),
-        **{f"tiny-{length}": ("libx264", "yuv420p", (48, 64), length) for length in (1, 2, 3)},
-        "cut": ("libx264", "yuv420p", (48, 64), 30),
-    }
-    for kind, (codec, pixel_format, (height, width), length) in kinds.items():
+    kinds = {"ten-bit": ("libx264", "yuv420p10le"), "gray": ("ffv1", "gray"), "odd": ("libx264", "yuv444p")}
+    kinds |= dict.fromkeys(("variable", "tiny-1", "tiny-2", "tiny-3", "cut"), ("libx264", "yuv420p"))
+    for kind, form in kinds.items():
         path = folder / f"{kind}.{'mp4' if kind == 'cut' else 'mkv'}"
-        options = {"movflags": "faststart"} if kind == "cut" else {}
-        with av.open(str(path), "w", options=options) as container:
-            stream = container.add_stream(codec, rate=10, options={"g": "1"})
-            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
-            for index in range(length):
-                picture = np.random.default_rng(index).integers(256, size=(height, width, 3), dtype=np.uint8)
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts = index + (index**2 if kind == "variable" else 0)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+        length = int(kind[-1]) if "tiny" in kind else 30
+        size = (47, 63) if kind == "odd" else (48, 64)
+        frames = torch.randint(256, (length, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        times = [index + index**2 for index in range(length)] if kind == "variable" else None
+        encode(path, frames, *form, times, {"movflags": "faststart"} if kind == "cut" else {}, {"g": "1"})
         if kind == "cut":
             path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
         yield str(path)

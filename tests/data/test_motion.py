@@ -153,8 +153,7 @@ def test_what_leaves_on_one_side_comes_back_on_the_other():
 def test_sprites_move_over_the_background_of_the_shared_pool(split):
     for index in range(len(MOTIONS)):
         frames = render_motion(split, index)
-        assert frames.shape == (NUM_FRAMES, 3, SIZE, SIZE)
-        assert frames.dtype == torch.uint8
+        assert (frames.shape, frames.dtype) == ((NUM_FRAMES, 3, SIZE, SIZE), torch.uint8)
         background = (make_background(describe_motion(split, index)["background"]) * 255).round()
         uncovered = (frames == background).all(dim=1)
         assert uncovered.float().mean() > 0.3

@@ -21,14 +21,8 @@ PLAIN = {"video": ["a.mp4", "b.mp4"], "label": ["walk", ""], "split": ["train", 
         ("german.csv", b"Video;LABEL;split\na.mp4;walk;train\nb.mp4;;testing\n"),
         ("tabs.tsv", b"video\tlabel\tsplit\na.mp4\twalk\ttrain\nb.mp4\t\ttesting\n"),
         ("index.csv", b",video,label,split\n0,a.mp4,walk,train\n1,b.mp4,,testing\n"),
-        (
-            "list.jsonl",
-            JSON.replace(b"}, {", b"}\n{")[1:-1],
-        ),
-        (
-            "list.json",
-            JSON,
-        ),
+        ("list.jsonl", JSON.replace(b"}, {", b"}\n{")[1:-1]),
+        ("list.json", JSON),
     ],
 )
 def test_the_same_table_in_many_forms(tmp_path, name, content):

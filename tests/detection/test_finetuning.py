@@ -115,8 +115,7 @@ def test_ava_end_to_end_with_its_own_files(recipe, ava_root, tmp_path):
     result = finetune_detection(run)
     folder = Path(run.output_dir)
     model = ViDiDiForActionDetection.from_pretrained(folder)
-    assert model.config.problem_type == "multi_label_classification"
-    assert model.config.num_labels == 80
+    assert (model.config.problem_type, model.config.num_labels) == ("multi_label_classification", 80)
     assert result["protocol"]["key_frames"] == 896  # seconds 902 to 1798, annotated or not, but the excluded one
     assert result["protocol"]["boxes"] == 4
     assert result["protocol"]["scores"] == "sigmoid"

@@ -72,11 +72,7 @@ def existing_path(folder: Path, name: str) -> str:
 def choose_columns(
     names: Sequence[str], where: str, video_column: str | None = None, label_column: str | None = None
 ) -> dict[str, str]:
-    """Maps the columns to keep to their new names: those of videos and labels are called `video` and `label`.
-
-    Without a `video_column`, it is `video`, `file_name` (as 🤗 Datasets calls it) or, as in WebDataset, named after a
-    container (`mp4`). Without a `label_column`, it is `label` or, as in WebDataset, `cls`.
-    """
+    """Maps columns to new names. Videos may be in `file_name` or, as in WebDataset, `mp4`, and labels in `cls`."""
     usual = (VIDEO, FILE_NAME, *(name for name in names if f".{name.lower()}" in VIDEO_SUFFIXES))
     video = video_column or next((name for name in usual if name in names), VIDEO)
     label = label_column or next((name for name in (LABEL, "cls") if name in names), None)
@@ -93,10 +89,7 @@ def default_root(name: str) -> Path:
 
 
 def find_files(folder: str | Path, skipped: dict[str, str] | None = None) -> list[str]:
-    """Lists all files below a folder as sorted relative paths with forward slashes. Hidden names are skipped.
-
-    Links to folders are followed, but not in circles. `skipped` collects what cannot be read, with the reason.
-    """
+    """Lists all files below a folder as sorted relative paths. `skipped` collects what cannot be read and why."""
     folder, skipped = os.fspath(folder), {} if skipped is None else skipped
     above = {_identity(parent) for parent in (Path(folder).absolute(), *Path(folder).absolute().resolve().parents)}
     return sorted(_walk(folder, "", above, skipped))
@@ -130,10 +123,7 @@ def with_video_column(
     features: dict[str, Any] | None = None,
     **columns: list,
 ) -> datasets.Dataset:
-    """Builds a 🤗 data set of video files, with the columns `video`, `label` (if labels are given) and others.
-
-    `names` are all class names in the order of their numbers, by default sorted. `features` are types of other columns.
-    """
+    """Builds a data set of video files. `names` are all classes in order; `features` are types of the other columns."""
     data: dict[str, list] = {"video": [video and {"bytes": None, "path": video} for video in videos]}
     types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:
@@ -158,15 +148,7 @@ def as_dataset(columns: dict[str, list], types: dict[str, Any]) -> datasets.Data
 
 
 def read_video_folder(folder: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
-    """Reads a folder of videos, `[split/][label/…/]name.mp4`, sorted. None reads all splits.
-
-    Videos outside folders that are named after splits belong to `"train"`. Only if all videos have labels, rows do.
-    The columns of files `metadata.csv` (or `.jsonl`, `.parquet`), which 🤗 Datasets reads too, are added; their labels
-    replace those of the folders. `columns` are as for `choose_columns`.
-
-    Warns:
-        SkippedFilesWarning: If files are skipped that are or may be videos. Its attribute `files` says why.
-    """
+    """Reads `[split/][label/…/]name.mp4`, sorted. None means all splits. Warns with `SkippedFilesWarning`."""
     folder = Path(folder)
     skipped: dict[str, str] = {}
     found = find_files(folder, skipped)
@@ -201,11 +183,7 @@ def read_video_folder(folder: str | Path, split: str | None = "train", **columns
 
 
 def _splits_and_labels(files: Sequence[Path]) -> Iterator[tuple[str, str | None, Path]]:
-    """The split and the label of each file by its folders, of which the first that is named after a split counts.
-
-    🤗 Datasets also takes names that contain one, such as `test_videos`. Here they count if all outer folders have such
-    a name, because a class may be called `training dog`.
-    """
+    """The split and label of each file by its folders. `test_videos` counts if all outer folders are such."""
     words = re.compile(rf"(?:^|.*[-._ \d])({'|'.join(_SPLIT_ALIASES)})(?:[-._ \d].*|$)", re.IGNORECASE)
     outer = {file.parts[0]: words.fullmatch(file.parts[0]) for file in files if len(file.parts) > 1}
     for file in files:

@@ -1,9 +1,4 @@
-"""`motion-noise`: generated videos in which every single frame is noise, and only the motion carries the label.
-
-Disks of noise move over noise that moves the opposite way, as in SpookyBench (arXiv 2505.24867). Both shift by whole
-cells, so the cells of a frame are independent and fair coins wherever the disks are. The labels are eight ways to move.
-Flips and crops keep every motion.
-"""
+"""`motion-noise`: disks of noise move over noise that moves the opposite way, as in SpookyBench (arXiv 2505.24867)."""
 
 import math
 from collections.abc import Callable
@@ -30,15 +25,14 @@ def _linear(time: Tensor, generator: torch.Generator) -> Tensor:
     return sign * _uniform(1.5, 2.25, generator) * time
 
 
-def _wave(time: Tensor, generator: torch.Generator, harmonic: int = 1, phase: float | None = None) -> Tensor:
-    """A sine of 3 to 5 cells and a period of 8 to 9 frames, or a harmonic of it."""
+def _wave(time: Tensor, generator: torch.Generator) -> Tensor:
+    """A sine of 3 to 5 cells and a period of 8 to 9 frames."""
     amplitude, period = _uniform(3, 5, generator), _uniform(8, 9, generator)
-    phase = _uniform(0, 2 * math.pi, generator) if phase is None else phase
-    return amplitude * torch.sin(harmonic * 2 * math.pi * time / period + phase)
+    return amplitude * torch.sin(2 * math.pi * time / period + _uniform(0, 2 * math.pi, generator))
 
 
-def _diagonal(time: Tensor, generator: torch.Generator) -> Path2D:
-    x = _linear(time, generator) / math.sqrt(2)
+def _diagonal(x: Tensor, generator: torch.Generator) -> Path2D:
+    """The same path along both axes, with the same or the opposite sign."""
     return x, x * (int(torch.randint(2, (), generator=generator)) * 2 - 1)
 
 
@@ -49,11 +43,6 @@ def _orbit(time: Tensor, generator: torch.Generator) -> Path2D:
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
-def _tilt(time: Tensor, generator: torch.Generator) -> Path2D:
-    x = _wave(time, generator)
-    return x, x * (int(torch.randint(2, (), generator=generator)) * 2 - 1)
-
-
 def _jitter(time: Tensor, generator: torch.Generator) -> Path2D:
     x, y = _uniform(2, 2.5, generator) * torch.randn(2, len(time), generator=generator)
     return x, y
@@ -62,10 +51,10 @@ def _jitter(time: Tensor, generator: torch.Generator) -> Path2D:
 MOTIONS: dict[str, Callable[[Tensor, torch.Generator], Path2D]] = {
     "slide": lambda time, generator: (_linear(time, generator), torch.zeros_like(time)),
     "scroll": lambda time, generator: (torch.zeros_like(time), _linear(time, generator)),
-    "diagonal": _diagonal,
+    "diagonal": lambda time, generator: _diagonal(_linear(time, generator) / math.sqrt(2), generator),
     "sway": lambda time, generator: (_wave(time, generator), torch.zeros_like(time)),
     "bob": lambda time, generator: (torch.zeros_like(time), _wave(time, generator)),
-    "tilt": _tilt,
+    "tilt": lambda time, generator: _diagonal(_wave(time, generator), generator),
     "orbit": _orbit,
     "jitter": _jitter,
 }
@@ -85,6 +74,7 @@ def render_noise_at(time: Tensor, split: str, index: int, seed: int = 0) -> Tens
     """Renders the frames of video `index` at given times (frames,), in twelfths of a second."""
     generator = seeded_generator(f"motion-noise-{split}", seed, index)
     label = str(describe_noise(split, index, seed)["label"])
+    # Both shift by whole cells, so the cells of a frame are independent and fair coins wherever the disks are.
     shifts = torch.stack(MOTIONS[label](time, generator), dim=1).round().long().tolist()
     fields = torch.randint(2, (2, CELLS, CELLS), generator=generator)  # of the disks and of the background
     place = torch.arange(CELLS)

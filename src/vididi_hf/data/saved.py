@@ -25,10 +25,7 @@ def read_saved_dataset(path: str | Path, split: str | None = "train", **columns:
 def read_dataset_object(
     data: DatasetObject, split: str | None = "train", name: str = "the data set", **columns: str | None
 ) -> datasets.Dataset:
-    """Returns a split of an object of 🤗 Datasets; a single data set is the split that it says, or else `"train"`.
-
-    Streams are first written to the cache of 🤗 Datasets: training in a random order that resumes exactly needs it.
-    """
+    """Returns a split of an object of 🤗 Datasets. Streams are stored first: exact resuming needs it."""
     if isinstance(data, datasets.Dataset | datasets.IterableDataset):
         data = {str(data.split or "train").partition("[")[0]: data}  # a slice has the name train[:10%]
     splits = {standard_split(str(part)): rows for part, rows in data.items()}

@@ -1,14 +1,13 @@
-"""Train from sharded Parquet without downloading it: the streaming counterpart of `ClipLoader`.
+"""Train from sharded Parquet without downloading it. The order of an epoch depends only on the footers.
 
-The streams of 🤗 Datasets lose their shuffle buffer when they resume, and so skip samples. Here the order of an epoch
-depends only on the footers, so a run resumes at any place. A process fetches each row group once, ahead of its use, and
-passes the bytes of a batch to a worker, which decodes.
+So, unlike with the shuffle buffer of 🤗 Datasets, a run resumes exactly. A process fetches, and its workers decode.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,7 @@ _BATCHES_AHEAD = 2  # row groups are fetched for so many batches beyond those th
 
 
 def find_shards(name: str, split: str | None = "train") -> list[str]:
-    """Finds the Parquet files of a split, sorted: their order numbers the videos. None or `"all"` takes all files.
-
-    `name` is a folder, an fsspec URL of one (`s3://…`, `hf://datasets/…`), the id of a data set on the Hub, a Parquet
-    file, or a pattern of several (`data/train-*.parquet`, also as a URL).
-    """
+    """Finds the Parquet files of a split, sorted, in a folder, a URL, or a data set on the Hub, or by a pattern."""
     if name in DATASETS:
         raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
     if name.endswith(".parquet"):
@@ -152,10 +147,7 @@ class StreamedClips(Dataset):
 
 
 class StreamedBatches(EpochSampler[StreamedBatch]):
-    """The batches of one rank with the bytes of their videos. `of_the_rank` is as for `EpochSampler`.
-
-    Videos that are `shuffle_window` apart in the shards' (random) order keep their order.
-    """
+    """The batches of one rank with the bytes of their videos, in an order that moves rows by about `shuffle_window`."""
 
     def __init__(self, videos: ParquetVideos, batch_size: int, *, shuffle_window: int = 1024, **of_the_rank: Any):
         super().__init__(len(videos), batch_size, **of_the_rank)
@@ -196,18 +188,16 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
         needed = [self.videos.groups_of(rows).unique().tolist() for rows in batches]
         last_use = {group: step for step, groups in enumerate(needed) for group in groups}
         fetched: dict[int, Future[list[dict[str, Any] | None]]] = {}
-        requested = 0
-        pool = ThreadPoolExecutor(_GROUPS_AT_ONCE)
+        pool, ahead = ThreadPoolExecutor(_GROUPS_AT_ONCE), iter(needed)
         try:
             for step, rows in enumerate(batches):
-                while requested < min(step + 1 + _BATCHES_AHEAD, len(needed)):
-                    for group in needed[requested]:
+                for groups in islice(ahead, 1 + _BATCHES_AHEAD if step == 0 else 1):
+                    for group in groups:
                         if group not in fetched:
                             fetched[group] = pool.submit(self.videos.read_group, group)
-                    requested += 1
-                groups = self.videos.groups_of(rows)
-                offsets = rows - self.videos.group_starts[groups]
-                places = zip(rows.tolist(), groups.tolist(), offsets.tolist())
+                place = self.videos.groups_of(rows)
+                offsets = rows - self.videos.group_starts[place]
+                places = zip(rows.tolist(), place.tolist(), offsets.tolist())
                 yield {row: fetched[group].result()[offset] for row, group, offset in places}
                 for group in needed[step]:
                     if last_use[group] == step:
@@ -217,10 +207,7 @@ class StreamedBatches(EpochSampler[StreamedBatch]):
 
 
 class StreamingClipLoader(EpochLoader):
-    """Like `ClipLoader`, but from sharded Parquet anywhere. `indices` and `rows` are numbers of videos in the shards.
-
-    The seed of `make_clips` is also that of the order. Threads of this process fetch; `num_workers` processes decode.
-    """
+    """Like `ClipLoader`, but from sharded Parquet anywhere. Threads fetch; `num_workers` processes decode."""
 
     def __init__(
         self,

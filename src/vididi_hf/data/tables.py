@@ -17,11 +17,7 @@ VIDEO, FILE_NAME, LABEL, SPLIT = "video", "file_name", "label", "split"
 
 
 def read_table(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
-    """Reads the columns by name, and the place of each row, for messages.
-
-    Our own column names are recognized in upper case too. Values of CSV files are text without surrounding spaces,
-    except for names of files, which may not be UTF-8 either (surrogates). Columns without a name are left out.
-    """
+    """Reads the columns by name, and the place of each row for messages. CSV values are stripped text but for paths."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         parquet = pq.read_table(path)

@@ -26,11 +26,7 @@ _JOBS_PER_WORKER = 4
 def ordered_map(
     function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int, crashed: Callable[[Job], Result]
 ) -> Iterator[Result]:
-    """Applies a function to jobs in several processes and yields the results in the order of the jobs.
-
-    A job that kills its process, as a hostile file can, costs no other job its result; `crashed` returns its own.
-    Workers use one torch thread and end with their parent. 0 workers run the function in this process.
-    """
+    """Yields the results of jobs in their order; of one that kills its process, as a hostile file can, `crashed`."""
     if num_workers == 0:
         yield from map(function, jobs)
         return
@@ -113,10 +109,7 @@ def _end_with_parent() -> None:
 
 
 def leave_process_group(worker: int) -> None:
-    """A `worker_init_fn` that puts a `DataLoader` worker into its own process group.
-
-    Schedulers send SIGTERM to a whole group, and the training process still needs its workers to finish its step.
-    """
+    """A `worker_init_fn` that leaves the group to which schedulers send SIGTERM: the last step needs workers."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 

@@ -34,11 +34,7 @@ def visible_shares(boxes: Tensor, left: float, top: float, width: float, height:
 
 
 def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """Moves the center of each box by up to `amount` of its size, and stretches the sides by 1 ± up to `amount`.
-
-    All draws are uniform. With an amount of 0.1, the IoU with the original box is 0.81 on average and at least 0.66;
-    with 0.2, it is 0.66 and 0.43.
-    """
+    """Moves centers by up to `amount` of the size, stretches sides by 1 ± `amount`: 0.1 means an IoU of 0.81."""
     draws = amount * (2 * torch.rand(len(boxes), 4, generator=generator) - 1)
     sizes = boxes[:, 2:] - boxes[:, :2]
     centers = (boxes[:, 2:] + boxes[:, :2]) / 2 + draws[:, :2] * sizes
@@ -49,11 +45,7 @@ def jitter_boxes(boxes: Tensor, amount: float, generator: torch.Generator) -> Te
 def augment_with_boxes(
     augmentation: ClipAugmentation, clip: Tensor, boxes: Tensor, generator: Random
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Augments uint8 (frames, 3, height, width) and boxes; returns both, and the indices of the kept boxes.
-
-    A crop is redrawn until it contains half of at least one box. Boxes with less than half inside are dropped. After
-    ten failed draws, the whole frame is used.
-    """
+    """Augments uint8 (frames, 3, height, width) and boxes; returns both, and which boxes are half inside."""
     height, width = clip.shape[-2:]
     for _ in range(10):
         limits = augmentation.area, augmentation.ratio

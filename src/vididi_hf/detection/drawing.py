@@ -43,11 +43,7 @@ def save_picture(
     iou_threshold: float = 0.5,
     count: int = 6,
 ) -> None:
-    """Draws the detections of some key frames, chosen at random with a fixed seed.
-
-    Each box shows its most probable classes. A box is green if the first class is right for a person that it overlaps
-    by the threshold. Otherwise it is red and names the right class. Boxes of the ground truth are gray.
-    """
+    """Draws detections of random key frames: green if right by the IoU threshold, else red. The truth is gray."""
     names, reader = names_of(rows), KeyFrameReader(rows)
     with_boxes = [index for index, name in enumerate(names) if detections[name]["boxes"]]
     pictures: list[Tensor] = []

@@ -30,12 +30,7 @@ def load_key_frames(
     include_empty: bool = False,
     **place: Any,
 ) -> datasets.Dataset:
-    """Loads the key frames of "jhmdb", "ucf101-24", "ava", or another data set with their columns.
-
-    Takes frames 0, `every`, 2·`every` … of each video, but all key frames of AVA. `include_empty` includes frames
-    without boxes; of AVA, these are the seconds 902 to 1798 that are not excluded. `place` are more arguments of
-    `load_video_dataset`, such as `root`.
-    """
+    """Loads frames 0, `every`, 2·`every` … of videos with boxes, or all of AVA, with `load_video_dataset`."""
     name = str(dataset) if isinstance(dataset, str | Path) else object_name(dataset)
     options: dict[str, Any] = {"include_empty": True} if include_empty and name in ("ava", "ava-2.1") else {}
     rows = load_video_dataset(dataset, split=split, **options, **place)

@@ -16,10 +16,7 @@ from vididi_hf.detection.key_frames import KeyFrameReader, class_names
 
 
 class TrainingKeyFrames(Dataset):
-    """Maps (epoch, index) to an augmented clip around a key frame, with its boxes. `how` goes to `KeyFrameReader`.
-
-    Key frames without boxes are skipped. A broken video is replaced by another one.
-    """
+    """Maps (epoch, index) to an augmented clip around a key frame that has boxes; `how` goes to `KeyFrameReader`."""
 
     def __init__(self, rows: datasets.Dataset, augmentation: ClipAugmentation, seed: int = 0, **how: Any) -> None:
         with_boxes = [index for index, boxes in enumerate(rows["boxes"]) if boxes]

@@ -88,10 +88,7 @@ def read_detections(path: str | Path, rows: datasets.Dataset, min_score: float =
 def detect_persons(
     rows: datasets.Dataset, detector: Detector, path: str | Path, min_score: float = 0.9, progress: bool = False
 ) -> list[Tensor]:
-    """Returns the boxes (boxes, 4) of people in each key frame, and writes them to a CSV file in AVA's format.
-
-    Key frames that are already in the file are not detected again. So an interrupted run continues.
-    """
+    """Returns the boxes (boxes, 4) of people in each key frame, and writes AVA's CSV file or continues one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     known: set[KeyFrame] = set()

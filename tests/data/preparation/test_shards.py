@@ -40,8 +40,7 @@ def test_a_shard_holds_rows_in_groups_their_types_and_its_record(tmp_path):
     assert read_record(path) == {"dropped": ["ö.mp4"]}
     assert datasets.Features.from_arrow_schema(file.schema_arrow) == FEATURES
     column = file.metadata.row_group(0).column(0)
-    assert column.path_in_schema == "video.bytes"
-    assert column.compression == "UNCOMPRESSED"
+    assert (column.path_in_schema, column.compression) == ("video.bytes", "UNCOMPRESSED")
     assert not column.has_dictionary_page
     assert files(tmp_path) == [path.name]
 

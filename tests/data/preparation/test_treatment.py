@@ -1,9 +1,8 @@
 """What becomes of a video: one test for each fate, and its reason."""
 
-import os
-
 import pytest
 from torchcodec.decoders import VideoDecoder
+from torchcodec.encoders import VideoEncoder
 
 from vididi_hf.data.preparation import treatment
 from vididi_hf.data.preparation.options import PreparationOptions
@@ -17,8 +16,6 @@ def options(**values):
 @pytest.fixture
 def promising(tmp_path, write_video):
     """A file that promises 24 frames and ends before the last ones."""
-    from torchcodec.encoders import VideoEncoder
-
     path = tmp_path / "promising.mp4"
     frames = VideoDecoder(write_video(tmp_path / "a.mp4"))[:]
     VideoEncoder(frames, frame_rate=12).to_file(path, extra_options={"threads": "1", "movflags": "faststart"})
@@ -94,11 +91,3 @@ def test_short_videos_are_dropped_and_all_are_reencoded_where_that_is_asked_for(
     monkeypatch.setattr(treatment, "probe_video", fail)
     with pytest.raises(ImportError):  # other errors are not taken for faults of a video
         treat_video(video, options())
-
-
-def test_a_fifo_does_not_block(tmp_path):
-    os.mkfifo(tmp_path / "pipe.mp4")
-    treated = treat_video(
-        {"path": str(tmp_path / "pipe.mp4"), "bytes": None}, PreparationOptions(dataset="x", output_dir="y")
-    )
-    assert (treated.status, treated.reason) == ("dropped", "it is a FIFO")

@@ -126,11 +126,7 @@ def test_absent_movies_and_missing_or_damaged_lists(root, write):
     (root / "annotations" / "ava_train_excluded_timestamps_v2.2.csv").unlink()
     with pytest.warns(UserWarning, match=r"found no ava_train_excluded_timestamps_v2\.2\.csv .* no key frame is excl"):
         assert len(load_video_dataset("ava", root=root)) == 4
-    wrong = {
-        "0.1,0.1,0.2,0.2,4": "",
-        "0.9,0.1,0.2,0.2,4,1": "reversed or empty",
-        "0.1,0.2,0.3,0.2,4,1": "empty",
-    }
+    wrong = {"0.1,0.1,0.2,0.2,4": "", "0.9,0.1,0.2,0.2,4,1": "reversed or empty", "0.1,0.2,0.3,0.2,4,1": "empty"}
     wrong |= {"0.1,nan,0.2,0.2,4,1": "must be four numbers", "10,10,200,90,4,1": "not in the frame"}
     for line, reason in wrong.items():
         write(root / "annotations" / "ava_train_v2.2.csv", TRAIN[0], f"movieA-_0001,0902,{line}")

@@ -16,11 +16,7 @@ from vididi_hf.files import folder_lock, remove_unfinished, write_text
 
 
 class OutputFolder:
-    """A folder whose files appear complete or not at all.
-
-    Stores of objects (`s3://`, `hf://`) show an object once it is complete, so a file is written locally and uploaded.
-    They have no locks: two processes of the same part write the same bytes twice, which costs time only.
-    """
+    """A folder whose files appear complete or not at all; stores of objects (`s3://`, `hf://`) have no locks."""
 
     def __init__(self, folder: str) -> None:
         self.name = folder.rstrip("/")

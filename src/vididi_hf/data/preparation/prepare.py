@@ -19,14 +19,7 @@ from vididi_hf.data.options import SPLIT_NAMES
 from vididi_hf.data.preparation.card import dataset_card
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.output import OutputFolder
-from vididi_hf.data.preparation.shards import (
-    DATA_FOLDER,
-    FACTS,
-    StoredSplit,
-    common_folder,
-    shard_path,
-    write_shard,
-)
+from vididi_hf.data.preparation.shards import DATA_FOLDER, FACTS, StoredSplit, common_folder, shard_path, write_shard
 from vididi_hf.data.preparation.treatment import DROPPED, KEPT, REENCODED, REPAIRED, TreatedVideo, treat_video
 from vididi_hf.data.registry import load_video_dataset
 from vididi_hf.data.workers import ordered_map

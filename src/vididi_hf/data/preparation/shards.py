@@ -28,11 +28,7 @@ _VERSION = 1  # raise this when the same videos and settings give other shards
 
 
 class StoredSplit:
-    """The rows of one split, in the order and under the names in which shards store them.
-
-    `features` are the columns of `rows` plus the measured `FACTS`. `shards` are the rows of each shard. `identity` is a
-    digest of all that the shards depend on; names, relative to `root`, and sizes stand for the files.
-    """
+    """The rows of one split as shards store them. `identity` is a digest of all that they depend on."""
 
     def __init__(
         self,

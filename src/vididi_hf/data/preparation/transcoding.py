@@ -45,11 +45,7 @@ def probe_video(source: Any) -> VideoFacts:
 def reencode_video(
     source: Any, *, short_side: int | None = None, key_frame_interval: int | None = None, crf: int = 18
 ) -> tuple[bytes, VideoFacts]:
-    """Decodes a video as far as possible and re-encodes it as H.264 in MP4, with a header that tells the truth.
-
-    The frames keep their numbers, time stamps become evenly spaced, and sound is dropped. Frames are shrunk to
-    `short_side`, never enlarged. The bytes depend only on the source and the versions of the libraries.
-    """
+    """Encodes what can be decoded as H.264 in MP4, always alike: evenly spaced, silent, shrunk to `short_side`."""
     reader = VideoReader(source)
     try:
         from torchcodec.encoders import Encoder

@@ -1,10 +1,10 @@
 """What happens to one video of a preparation: it is kept, repaired, re-encoded or dropped, with a reason."""
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vididi_hf.containers_vididi import file_problem, local_path, source_name
+from vididi_hf.containers_vididi import decoder_errors, open_file, source_name
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.options import PreparationOptions
 from vididi_hf.data.preparation.shards import MAX_CELL_BYTES
@@ -36,44 +36,27 @@ def _with_bytes(video: dict[str, Any] | None) -> dict[str, Any]:
         raise BrokenVideoError("<no video>", "the row holds no video")
     if video["bytes"] is not None:
         return video
-    path = local_path(video["path"])
-    if problem := file_problem(path):
-        raise BrokenVideoError(video["path"], problem)
-    try:
-        return {**video, "bytes": Path(path).read_bytes()}
-    except OSError as error:
-        raise BrokenVideoError(video["path"], f"its file cannot be read: {error.strerror}") from error
+    with open_file(video["path"], video["path"]) as file, decoder_errors(video["path"], "its file cannot be read"):
+        return {**video, "bytes": file.read()}
 
 
 def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
-    facts = probe_video(video)
-    status, reason = KEPT, ""
+    facts, status, reason = probe_video(video), KEPT, ""
+    is_large = min(facts.height, facts.width) > (options.short_side or math.inf)
     if facts.num_frames < options.min_frames:
         return TreatedVideo(DROPPED, f"it has {facts.num_frames} frames, and min_frames is {options.min_frames}")
     if not facts.is_whole and options.partial != "keep":
-        status = DROPPED if options.partial == "drop" else REPAIRED
         reason = f"only {facts.num_frames} of the {facts.promised_frames} frames that it promises can be decoded"
-    elif (
-        not facts.seeks
-        or options.key_frame_interval
-        or min(facts.height, facts.width) > (options.short_side or float("inf"))
-    ):
+        if options.partial == "drop":
+            return TreatedVideo(DROPPED, reason)
+        status = REPAIRED
+    elif not facts.seeks or options.key_frame_interval or is_large:
         status = REENCODED
-    if status == DROPPED:
-        return TreatedVideo(DROPPED, reason)
     encoded: bytes = video["bytes"]
     if status != KEPT:
-        how: Any = {
-            "short_side": options.short_side,
-            "key_frame_interval": options.key_frame_interval,
-            "crf": options.crf,
-        }
-        try:
+        how: Any = {name: getattr(options, name) for name in ("short_side", "key_frame_interval", "crf")}
+        with decoder_errors(source_name(video), "its frames cannot be re-encoded"):
             encoded, facts = reencode_video(video, **how)
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, BrokenVideoError):
-                raise
-            raise BrokenVideoError(source_name(video), f"its frames cannot be re-encoded ({error})") from error
     if len(encoded) > MAX_CELL_BYTES:
         return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
     return TreatedVideo(status, reason, encoded, facts)

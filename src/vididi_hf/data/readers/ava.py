@@ -31,15 +31,7 @@ def read_ava(
     starts_at: float | None = None,
     include_empty: bool = False,
 ) -> datasets.Dataset:
-    """Reads AVA: `ava_{train,val}_v<version>.csv`, `ava_action_list_v<version>*.pbtxt` and the excluded timestamps.
-
-    The files `ava_{train,val}_excluded_timestamps_v<version>.csv` name the key frames that count nowhere. `starts_at`
-    is the second of the movie at which the files begin, by default 900 in a folder `videos_15min`, else 0.
-    `include_empty` also returns key frames without annotations.
-
-    Returns one row per key frame, sorted: `video`, `video_id`, `second` (as annotated: 902 to 1798), `timestamp`
-    (seconds from the start of the file), `boxes`, `box_labels` (AVA's number less 1) and `persons`.
-    """
+    """Reads AVA: a row per key frame, also without people if `include_empty`. Files begin at second `starts_at`."""
     if version not in ("2.1", "2.2"):
         raise ValueError(f"ava: version must be '2.1' or '2.2', got {version!r}")
     splits = choose_splits("ava", split, tuple(_FILE_NAMES))

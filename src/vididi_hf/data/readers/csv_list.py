@@ -17,11 +17,7 @@ from vididi_hf.data.tables import LABEL, SPLIT, VIDEO, read_table, typed
 
 
 def read_video_list(path: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
-    """Reads a table with the column `video` (or `file_name`) and, optionally, `label`, `split` and others.
-
-    Paths are relative to the folder of the list. Labels are names, even if they look like numbers; an empty label is
-    None. A list without the column `split` is one split, `"train"`. `columns` are as for `choose_columns`.
-    """
+    """Reads a table of videos, with paths relative to it and, if given, labels (text), splits and other columns."""
     path = Path(path)
     table, places = read_table(path)
     table = {new: table[old] for old, new in choose_columns(list(table), str(path), **columns).items()}

@@ -1,12 +1,4 @@
-"""Columns for action boxes (JHMDB, UCF101-24, AVA), and key frames of videos with boxes.
-
-Every box is one entry in the parallel columns `boxes` (x1, y1, x2, y2, as fractions of the width and height), `persons`
-(the number of the person within the video) and `box_labels` (the numbers of the classes that the person shows). If a
-row is a video (JHMDB, UCF101-24), `frames` says in which frame, from 0, of `num_frames`.
-
-A **key frame** is a row without `frames`. Instead, `frame` (from 0, by `key_frames`) or `timestamp` (seconds, AVA) says
-where it is in its video.
-"""
+"""Columns for action boxes (docs/datasets.md), and key frames: rows of one `frame` or `timestamp` of a video."""
 
 import math
 from collections.abc import Sequence
@@ -34,10 +26,7 @@ def box_features(names: list[str]) -> dict[str, Any]:
 
 
 def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = False) -> datasets.Dataset:
-    """Turns rows that are videos with boxes (JHMDB, UCF101-24) into one row per frame: a key frame, in order.
-
-    Takes frames 0, `every`, 2·`every` … of each video. `include_empty` also takes frames without boxes.
-    """
+    """Makes rows of the frames 0, `every`, 2·`every` … of videos that have boxes, or, if `include_empty`, of all."""
     if missing := [column for column in BOX_COLUMNS if column not in rows.column_names]:
         raise ValueError(f"the data set has no column {', '.join(missing)}: its rows are not videos with boxes")
     if every < 1:
@@ -61,10 +50,7 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
 
 
 def checked_box(box: Sequence[float], tolerance: float = 0.01) -> tuple[float, ...]:
-    """Cuts a box at the edges of the frame. A ValueError says what is wrong if it is no part of the frame.
-
-    Rounding may move edges beyond the frame by the tolerance, as a fraction of its size.
-    """
+    """Cuts a box at the edges of the frame; a ValueError if it exceeds them by more than the tolerance."""
     if len(box) != 4 or not all(map(math.isfinite, box)):
         raise ValueError(f"the box {list(box)} must be four numbers x1, y1, x2, y2")
     if min(box) < -tolerance or max(box) > 1 + tolerance:

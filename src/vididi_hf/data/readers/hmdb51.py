@@ -14,10 +14,7 @@ FLAGS = {"1": "train", "2": "test"}  # the number after a clip in a list; HMDB51
 def read_hmdb51(
     root: str | Path | None = None, split: str | None = "train", *, official_split: int = 1
 ) -> datasets.Dataset:
-    """Reads HMDB51 by `<action>_test_split<N>.txt` or else `hmdb51_vid_{train,val,test}_split_<N>.txt`.
-
-    Returns the columns `video`, `label` (names sorted) and `source`, the film or upload that a clip was cut from.
-    """
+    """Reads HMDB51 by either kind of its lists (layouts and columns: docs/datasets.md)."""
     splits = choose_splits("hmdb51", split, ("train", "test"), official_split)
     folder = DatasetFolder("hmdb51", root)
     found = read_flags(folder, official_split) or _read_plain_lists(folder, official_split)

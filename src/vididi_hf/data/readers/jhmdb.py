@@ -17,14 +17,7 @@ _NO_BOXES: BoxColumns = {"num_frames": None, "frames": [], "boxes": []}
 def read_jhmdb(
     root: str | Path | None = None, split: str | None = "train", *, official_split: int = 1
 ) -> datasets.Dataset:
-    """Reads JHMDB as published, or from two tables.
-
-    *As published:* `ReCompress_Videos/<action>/*.avi`, `splits/<action>_test_split<N>.txt` and, optionally, masks
-    (`puppet_mask/<action>/<clip>/puppet_mask.mat`). *From tables:* `clips.csv` (`video,label,split,frames,…`, the first
-    official split) and, optionally, `boxes.csv` (`video,frame,x1,y1,x2,y2`, fractions).
-
-    Returns the columns `video`, `label` (names sorted), `source` and, if there are boxes, those of `box_features`.
-    """
+    """Reads JHMDB as published, or from the tables clips.csv and boxes.csv (layouts and columns: docs/datasets.md)."""
     splits = choose_splits("jhmdb", split, ("train", "test"), official_split)
     folder = DatasetFolder("jhmdb", root)
     flags = read_flags(folder, official_split)

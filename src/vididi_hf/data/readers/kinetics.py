@@ -15,11 +15,7 @@ _CLIP_COLUMNS = ["youtube_id", "time_start", "time_end"]
 def read_kinetics(
     root: str | Path | None = None, split: str | None = "train", *, classes: int = 400
 ) -> datasets.Dataset:
-    """Reads Kinetics by its CSV lists (`label,youtube_id,time_start,time_end,split`).
-
-    Videos are `<id>_<start>_<end>.mp4` (seconds in six digits) or `<id>.mp4`, in any subfolders. Lists named after a
-    version other than `classes` (400, 600 or 700, also 700-2020) are ignored. The classes are sorted over all lists.
-    """
+    """Reads Kinetics by its CSV lists, but not by lists named after a version other than `classes`."""
     name = f"kinetics{classes}"
     splits = choose_splits(name, split, tuple(_FILE_NAMES))
     folder = DatasetFolder(name, root, least=0.0)  # published videos disappear

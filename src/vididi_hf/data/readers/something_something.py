@@ -13,11 +13,7 @@ NAME = "something-something-v2"
 
 
 def read_something_something(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
-    """Reads Something-Something V2 by `[labels/][something-something-v2-]{train,validation,test,labels}.json`.
-
-    The labels of the test split come from `test-answers.csv` (`id;label`), if it exists. Returns the columns `video`,
-    `label` (the template, numbered as in `labels.json`) and `caption`, which names the objects.
-    """
+    """Reads Something-Something V2 by its JSON lists and, for the labels of the test split, `test-answers.csv`."""
     splits = choose_splits(NAME, split, SPLIT_NAMES)
     folder = DatasetFolder(NAME, root)
     index = _find(folder, "labels") or folder.find_list(r"labels\.json", "list of classes labels.json")

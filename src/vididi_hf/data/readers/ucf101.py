@@ -10,11 +10,7 @@ from vididi_hf.data.readers.common import DatasetFolder, choose_splits, without_
 def read_ucf101(
     root: str | Path | None = None, split: str | None = "train", *, official_split: int = 1
 ) -> datasets.Dataset:
-    """Reads UCF101 by its official lists, `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`.
-
-    Returns the columns `video`, `label` (numbered as in `classInd.txt`, from 0) and `source`, the group of clips from
-    one recording (`Archery_g08`).
-    """
+    """Reads UCF101 by its official lists (layout and columns: docs/datasets.md)."""
     splits = choose_splits("ucf101", split, ("train", "test"), official_split)
     folder = DatasetFolder("ucf101", root)
     index = folder.find_list(r"classInd\.txt", "class index classInd.txt")

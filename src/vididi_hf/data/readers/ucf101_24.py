@@ -14,10 +14,7 @@ WIDTH, HEIGHT = 320, 240  # of every video of UCF101
 
 
 def read_ucf101_24(root: str | Path | None = None, split: str | None = "train") -> datasets.Dataset:
-    """Reads UCF101-24 with the corrected annotations (Singh et al. 2017), `finalAnnots.mat` and `testlist.mat`.
-
-    Returns the columns `video`, `label` and those of `box_features`. Only the first official split has corrected boxes.
-    """
+    """Reads UCF101-24 with the corrected annotations (Singh et al. 2017) of its first official split."""
     splits = choose_splits("ucf101-24", split, ("train", "test"))
     folder = DatasetFolder("ucf101-24", root)
     annotations = load_mat(folder.find_list(r"finalAnnots\.mat", "annotations finalAnnots.mat"))["annot"].ravel()
