@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from vididi_hf.pretraining.optimization import LARS, build_lr_schedule, build_optimizer, learning_rate_at
+from vididi_hf.pretraining.optimization import (
+    LARS,
+    Muon,
+    build_lr_schedule,
+    build_optimizer,
+    learning_rate_at,
+    orthogonalize,
+)
 from vididi_hf.pretraining.recipe import OPTIMIZERS, PretrainingRecipe
 
 
@@ -53,6 +60,55 @@ def test_lars_follows_the_formula_step_by_step(decay: float, trust: float) -> No
             assert parameter.grad is not None
             stated.step(parameter.grad, rate, 0.8, decay, trust)
             assert parameter.flatten().tolist() == pytest.approx(stated.values, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 6), (8, 3, 3, 2, 2), (1, 5)])
+def test_muon_follows_the_formula_step_by_step(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+    expected, momentum = weight.detach().clone(), torch.zeros(shape, dtype=torch.float64)
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.3)
+    for _ in range(3):
+        weight.grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+        momentum = 0.9 * momentum + 0.1 * weight.grad
+        u, singular, v = torch.linalg.svd((0.1 * weight.grad + 0.9 * momentum).flatten(1), full_matrices=False)
+        singular = singular / singular.norm()
+        for _ in range(5):  # each Newton-Schulz step is this polynomial of the singular values
+            singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+        scale = 0.2 * max(shape[0], math.prod(shape[1:])) ** 0.5
+        expected = expected * (1 - 0.1 * 0.3) - 0.1 * scale * (u @ singular.diag() @ v).reshape(shape)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_agrees_with_torch_and_with_adam_on_vectors() -> None:
+    ours, theirs = network().float(), network().float()
+    optimizer = Muon(ours.parameters(), lr=0.01)
+    matrices, vectors = ([p for p in theirs.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    references = [
+        torch.optim.Muon(matrices, lr=0.01, weight_decay=0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(vectors, lr=0.01, betas=(0.9, 0.99)),
+    ]
+    for step in range(4):
+        for one in (ours, theirs):
+            one.double()
+            backward(one, step)
+            one.float()
+        optimizer.step()
+        for reference in references:
+            reference.step()
+    before = network().float()
+    for mine, other, first in zip(ours.parameters(), theirs.parameters(), before.parameters()):
+        moved = (other - first).norm()
+        assert (mine - other).norm() <= (0.05 if mine.ndim > 1 else 0.01) * moved  # theirs rounds to bfloat16
+
+
+def test_updates_of_muon_have_singular_values_near_one() -> None:
+    for size in (2, 30):
+        matrix = torch.randn(10, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+        singular = torch.linalg.svdvals(orthogonalize(matrix))
+        assert singular.min() > 0.3
+        assert singular.max() < 1.3
 
 
 def test_lars_defaults_are_those_of_the_reference() -> None:
@@ -108,7 +164,9 @@ def test_matrices_decay_and_what_is_frozen_is_left_out(name: str) -> None:
     assert [id(p) for p in vectors["params"]] == [id(p) for p in (model[1].weight, model[1].bias, model[3].bias)]
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.05, 0.0)
     assert matrices["lr"] == vectors["lr"] == 0.2
-    assert (matrices["betas"] == (0.9, 0.999)) if name == "adamw" else (matrices["momentum"] == 0.9)
+    settings = {"adamw": ("betas", (0.9, 0.999)), "muon": ("momentum", 0.95)}
+    setting, value = settings.get(name, ("momentum", 0.9))
+    assert matrices[setting] == value
     backward(model, 0)
     before = model[3].weight.clone()
     optimizer.step()

@@ -102,11 +102,91 @@ class LARS(Optimizer):
         return state["momentum_buffer"]
 
 
+class Muon(Optimizer):
+    r"""Momentum whose matrices are made orthogonal, and Adam for biases and norms.
+
+    .. math::
+        m \leftarrow \mu m + (1 - \mu) g, \quad
+        u = \text{orthogonal}\big((1 - \mu) g + \mu m\big), \quad
+        w \leftarrow (1 - \alpha \lambda) w - 0.2 \, \alpha \sqrt{\max(a, b)} \, u
+
+    The weight of a convolution counts as a matrix of a = output channels by b = all else. The factor gives the update
+    the size that AdamW's has, so both take similar learning rates.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate alpha.
+        momentum: Momentum mu.
+        weight_decay: Weight decay lambda.
+        betas: Decay rates of Adam.
+
+    Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the factor is of arXiv 2502.16982.
+
+    Example:
+        >>> layer = torch.nn.Conv2d(3, 4, kernel_size=3)
+        >>> optimizer = Muon(layer.parameters(), lr=0.01)
+        >>> layer(torch.randn(8, 3, 9, 9)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Updates every parameter that has a gradient, and returns the loss of the closure, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    update = self._matrix_update if param.ndim > 1 else self._adam_update
+                    param.mul_(1 - group["lr"] * group["weight_decay"])
+                    param.add_(update(param, param.grad, group), alpha=-group["lr"])
+        return loss
+
+    def _matrix_update(self, param: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        momentum = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        matrix = gradient.lerp(momentum, group["momentum"]).flatten(1)
+        return (0.2 * max(matrix.shape) ** 0.5 * orthogonalize(matrix)).view(param.shape)
+
+    def _adam_update(self, param: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        state, (first, second) = self.state[param], group["betas"]
+        if not state:
+            state |= {"step": torch.zeros(()), "mean": torch.zeros_like(param), "square": torch.zeros_like(param)}
+        step = state["step"].add_(1)
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].lerp_(gradient.square(), 1 - second)
+        return state["mean"] / (1 - first**step) / ((state["square"] / (1 - second**step)).sqrt() + 1e-8)
+
+
+def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
+    """Replaces the singular values of a matrix by values near 1, by five Newton-Schulz steps."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), wide, beta=3.4445)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
 def build_optimizer(model: nn.Module, recipe: PretrainingRecipe) -> Optimizer:
     """Builds the optimizer of a recipe. Frozen parameters, such as BYOL's target, are left out."""
     groups = parameter_groups(model, recipe.weight_decay, recipe.layer_decay)
     if recipe.optimizer == "adamw":
         return AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), fused=recipe.fused_optimizer or None)
+    if recipe.optimizer == "muon":
+        return Muon(groups, lr=recipe.learning_rate)
     if recipe.optimizer == "sgd":
         return SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=recipe.fused_optimizer or None)
     return LARS(groups, lr=recipe.learning_rate)

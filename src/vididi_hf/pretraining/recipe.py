@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vididi_hf.data.augment import ClipAugmentation
 
 RECIPE_FILE = "recipe.json"
-OPTIMIZERS = ("lars", "adamw", "sgd")
+OPTIMIZERS = ("lars", "adamw", "sgd", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
@@ -248,8 +248,8 @@ class PretrainingRecipe(DatasetChoice):
         for name, divisor in (("gradient_accumulation", self.gradient_accumulation), ("chunk_size", self.chunk_size)):
             if divisor and self.batch_size % divisor:
                 raise ValueError(f"{name} must divide batch_size ({self.batch_size}), got {divisor}")
-        if self.fused_optimizer and self.optimizer == "lars":
-            raise ValueError("fused_optimizer needs optimizer adamw or sgd, got lars")
+        if self.fused_optimizer and self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"fused_optimizer needs optimizer adamw or sgd, got {self.optimizer}")
         if self.torch_compile and self.activation_checkpointing:
             raise ValueError(
                 "torch_compile and activation_checkpointing cannot be combined: a compiled graph recomputes with "
