@@ -1,7 +1,5 @@
 """What must hold before features are scored: otherwise the numbers look plausible and mean nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import datasets

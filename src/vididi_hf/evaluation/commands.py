@@ -1,7 +1,5 @@
 """The commands `vididi evaluate ...`: they load, evaluate, write the report and print a table."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

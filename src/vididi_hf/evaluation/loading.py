@@ -1,7 +1,5 @@
 """Loading the model and the processor that an evaluation asks for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

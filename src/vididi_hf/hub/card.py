@@ -1,7 +1,5 @@
 """Model cards, written from the files of a repository. A card does not mention what the repository does not hold."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

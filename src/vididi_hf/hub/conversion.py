@@ -6,8 +6,6 @@ SimCLR have the network under `module.encoder.net.`. BYOL has it under `module.n
 next to the target. A conversion accounts for every tensor and compares the outputs before and after.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

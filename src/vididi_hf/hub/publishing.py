@@ -1,7 +1,5 @@
 """Publishes a checkpoint on the Hub: prepares a repository in a local folder and sends it in one commit."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Embedding a data set once, into Parquet shards that 🤗 Datasets reads, with the protocol next to them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Finding the videos of a data set that are most similar to a query video."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
@@ -64,7 +62,7 @@ class StoredEmbeddings:
     vectors: NDArray[np.float32]  # (videos, dimensions), of unit length
 
     @classmethod
-    def open(cls, folder: str | Path) -> StoredEmbeddings:
+    def open(cls, folder: str | Path) -> "StoredEmbeddings":
         """Reads the embeddings in a folder; a FileNotFoundError or ValueError says what is wrong with it."""
         folder = Path(folder)
         report = embedding.read_report(folder)

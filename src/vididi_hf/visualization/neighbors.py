@@ -1,7 +1,5 @@
 """Figures of retrieval: query videos and their nearest neighbors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

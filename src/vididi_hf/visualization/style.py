@@ -1,7 +1,5 @@
 """What all figures share: colors, image grids, how a frame is drawn, and how a figure is written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """AVA's mAP at IoU 0.5 and its file formats."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
