@@ -230,7 +230,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     def embed(self, model: ViDiDiModel) -> tuple[EmbeddedVideos, EmbeddedVideos]:
         """Computes the features of gallery and queries."""
         names = ("num_clips", "batch_size", "num_workers", "progress")
-        settings: Any = {"orders": orders_of(self.inputs), **{name: getattr(self, name) for name in names}}
+        settings: Any = {name: getattr(self, name) for name in names} | {"orders": orders_of(self.inputs)}
         parts = []
         for rows in [self.gallery] if self.queries is self.gallery else [self.gallery, self.queries]:
             features = extract_features(model, self.processor, rows, **settings)

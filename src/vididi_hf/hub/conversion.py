@@ -106,8 +106,7 @@ class _Inert:
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the state dict in a file without executing code, and why the other entries of the file are left out."""
-    path = Path(path)
-    if not path.exists():
+    if not (path := Path(path)).exists():
         raise FileNotFoundError(f"{path} does not exist")
     check_file(path)
     try:
@@ -204,9 +203,7 @@ def to_torchvision(
     """
     config = model.config
     if config.backbone_config is not None:
-        raise ValueError(
-            f"torchvision has no {config.backbone_name!r}: only networks of its own can be converted to it"
-        )
+        raise ValueError(f"torchvision has no {config.backbone_name!r}: only its own networks can be converted to it")
     classifier = model if isinstance(model, ViDiDiForVideoClassification) else None
     if (order or (classifier and config.classifier_orders[0])) and config.derivative_scale != "none":
         raise ValueError(f"torchvision lacks derivative_scale {config.derivative_scale!r}: convert order 0")

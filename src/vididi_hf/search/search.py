@@ -31,8 +31,7 @@ from vididi_hf.search.options import SearchOptions
 from vididi_hf.visualization import plot_retrieval, save_figure
 from vididi_hf.visualization.neighbors import video_label
 
-# Similarities computed at a time, which limits the memory.
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**24  # limits the memory
 
 
 def run(options: SearchOptions) -> None:
