@@ -8,8 +8,6 @@ from torch import Tensor
 
 from vididi_hf.decoding_vididi import source_name
 
-_SHOWN = 3
-
 
 def count_unlabeled(rows: datasets.Dataset) -> int:
     """Counts the videos without a label, which is null, NaN, -1, an empty text or a class without a name."""
@@ -33,7 +31,7 @@ def check_finite(features: Tensor, rows: Tensor, dataset: datasets.Dataset) -> N
     if (finite := features.isfinite().all(dim=1)).all():
         return
     bad = rows[~finite].tolist()
-    videos = dataset.select(bad[:_SHOWN]).cast_column("video", datasets.Video(decode=False))["video"]
+    videos = dataset.select(bad[:3]).cast_column("video", datasets.Video(decode=False))["video"]
     names = ", ".join(source_name(video) for video in videos)
     raise ValueError(
         f"the features of {len(bad)} videos are not finite ({names}): check the weights of the model for NaN"

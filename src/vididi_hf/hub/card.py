@@ -203,14 +203,11 @@ def training_table(recipe: Mapping[str, Any], options: Sequence[str], rows: Sequ
 
 
 def read_emissions(path: Path) -> dict[str, Any] | None:
-    """Reads codecarbon's `emissions.csv` as the card's `co2_eq_emissions`, in grams of CO2 equivalent.
-
-    The rows of one run accumulate, so the last row of each run counts. The runs are added.
-    """
+    """Reads codecarbon's `emissions.csv` as the card's `co2_eq_emissions`, in grams of CO2 equivalent."""
     if not path.exists():
         return None
     with path.open(newline="", encoding="utf-8") as file:
-        last = {row["run_id"]: row for row in csv.DictReader(file)}
+        last = {row["run_id"]: row for row in csv.DictReader(file)}  # the rows of one run accumulate
     if not last:
         return None
     *_, newest = last.values()

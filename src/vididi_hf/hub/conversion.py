@@ -1,10 +1,4 @@
-"""Reads the checkpoints of torchvision's video models and of ViDiDi's authors, and writes torchvision's layout.
-
-The authors' code (github.com/ChicyChen/Func-Spec) trains torchvision's networks. Its `resnet_epoch*.pth.tar` is a state
-dict with a classifier that was never trained; `net3d_epoch*.pth.tar` is `{"model": …, "optimizer": …}`. VICReg and
-SimCLR have the network under `module.encoder.net.`. BYOL has it under `module.net.` and `module.online_encoder.net.`,
-next to the target. A conversion accounts for every tensor and compares the outputs before and after.
-"""
+"""Reads checkpoints of torchvision and of ViDiDi's authors (github.com/ChicyChen/Func-Spec); writes torchvision's."""
 
 import json
 from collections.abc import Mapping
