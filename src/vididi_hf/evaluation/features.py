@@ -93,7 +93,7 @@ class EvaluationClips(DecodedRows):
         super().__init__(range(len(rows)))
         self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
         self.processor = processor
-        self.settings = {"num_clips": num_clips, "extra_frames": extra_frames}  # derivatives use up the latter
+        self.settings: Any = {"num_clips": num_clips, "extra_frames": extra_frames}  # derivatives use up the latter
 
     def read(self, row: int) -> Tensor:
         video = self.rows[row]["video"]
