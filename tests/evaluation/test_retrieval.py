@@ -16,7 +16,6 @@ from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.inputs import INPUTS, sampling_facts
 from vididi_hf.evaluation.knn import KNNEvaluator, nearest_neighbors
 from vididi_hf.evaluation.linear import LinearEvaluator
-from vididi_hf.evaluation.metrics import RecallAtK
 from vididi_hf.evaluation.metrics.recall_at_k import RECALL_AT
 from vididi_hf.evaluation.retrieval import ROW, RetrievalEvaluator, load_retrieval_splits
 
@@ -51,21 +50,6 @@ def test_of_equally_similar_videos_the_first_wins():
     assert found.tolist() == [list(range(query, 120, 3)) for query in range(3)]
     collapsed = nearest_neighbors(torch.ones(2, 3), torch.ones(50, 3), 50)
     assert collapsed.tolist() == [list(range(50))] * 2
-
-
-def test_perfect_features_find_everything_at_once_and_random_ones_what_chance_finds():
-    def recall(queries, gallery, gallery_labels):
-        neighbors = gallery_labels[nearest_neighbors(queries, gallery, 50)]
-        return RecallAtK(keep_in_memory=True).compute(predictions=neighbors, references=labels)
-
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(8).repeat(50)
-    perfect = torch.eye(8)[labels] + 0.01 * torch.randn(400, 8, generator=generator)
-    assert recall(perfect, perfect.flip(0), labels.flip(0)) == {f"R@{k}": 1.0 for k in RECALL_AT}
-    found = recall(*torch.randn(2, 400, 64, generator=generator), labels)
-    for k, share in zip(RECALL_AT, found.values(), strict=True):
-        chance = 1 - (7 / 8) ** k
-        assert share == pytest.approx(chance, abs=4 * (chance * (1 - chance) / 400) ** 0.5 + 0.01)
 
 
 @pytest.fixture(scope="module")

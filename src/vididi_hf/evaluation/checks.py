@@ -1,7 +1,5 @@
 """What must hold before features are scored: otherwise the numbers look plausible and mean nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import datasets
@@ -9,8 +7,6 @@ import torch
 from torch import Tensor
 
 from vididi_hf.decoding_vididi import source_name
-
-_SHOWN = 3
 
 
 def count_unlabeled(rows: datasets.Dataset) -> int:
@@ -35,7 +31,7 @@ def check_finite(features: Tensor, rows: Tensor, dataset: datasets.Dataset) -> N
     if (finite := features.isfinite().all(dim=1)).all():
         return
     bad = rows[~finite].tolist()
-    videos = dataset.select(bad[:_SHOWN]).cast_column("video", datasets.Video(decode=False))["video"]
+    videos = dataset.select(bad[:3]).cast_column("video", datasets.Video(decode=False))["video"]
     names = ", ".join(source_name(video) for video in videos)
     raise ValueError(
         f"the features of {len(bad)} videos are not finite ({names}): check the weights of the model for NaN"

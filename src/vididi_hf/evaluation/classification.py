@@ -1,10 +1,8 @@
 """Action recognition by a fine-tuned classifier: the mean probabilities of several clips per video."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import torch
@@ -98,8 +96,9 @@ class ClassificationEvaluator:
             "failed_videos": sorted(broken),
         }
         metrics = score_inputs(inputs, probabilities, labels[rows])
-        where: Any = {"dataset": self.dataset, "split": self.split}
-        return EvaluationResult(self.task, metrics, protocol, primary=self.primary_metric, **where)
+        return EvaluationResult(
+            self.task, metrics, protocol, self.primary_metric, dataset=self.dataset, split=self.split
+        )
 
     @torch.no_grad()
     def classify(
@@ -113,14 +112,20 @@ class ClassificationEvaluator:
         with evaluation_mode(model):
             for batch_rows, batch in clips.batches(self.batch_size, self.num_workers, self.progress, "classification"):
                 rows += batch_rows
-                frames = batch.flatten(0, 1).to(model.device, non_blocking=True)
-                frames = self.processor.views(frames, orders=(0,))[0].to(model.dtype)
-                for name in names:
-                    # Derivatives use up frames; the clips of all inputs have the same length.
-                    used = frames[:, : self.processor.num_frames + max(INPUTS[name])]
-                    logits = model(used, derivative_orders=INPUTS[name]).logits
-                    found[name].append(logits.float().softmax(-1).unflatten(0, (len(batch_rows), -1)).mean(1).cpu())
+                for name, logits in logits_by_input(model, self.processor, batch.flatten(0, 1), names):
+                    found[name].append(logits.softmax(-1).unflatten(0, (len(batch_rows), -1)).mean(1).cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(rows), clips.broken
+
+
+def logits_by_input(
+    model: ViDiDiClassifier, processor: ViDiDiVideoProcessor, clips: Tensor, names: Sequence[str], *boxes: list[Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields each single input and its float32 logits of uint8 clips (clips, frames, 3, height, width)."""
+    frames = processor.views(clips.to(model.device, non_blocking=True), orders=(0,))[0].to(model.dtype)
+    for name in names:
+        # Derivatives use up frames; the clips of all inputs have the same length.
+        shown = frames[:, : processor.num_frames + max(INPUTS[name])]
+        yield name, model(shown, *boxes, derivative_orders=INPUTS[name]).logits.float()
 
 
 def own_input(model: ViDiDiClassifier) -> str:
@@ -142,14 +147,18 @@ def suitable_inputs(model: ViDiDiClassifier, inputs: Sequence[str]) -> list[str]
 
 def class_numbers(rows: datasets.Dataset, model: ViDiDiForVideoClassification) -> Tensor:
     """Returns the model's class of each video, (videos,). Labels are matched by name, integers are class numbers."""
-    number_of = {str(name): number for number, name in (model.config.id2label or {}).items()}
     kind = rows.features["label"]
-    if isinstance(kind, datasets.Value) and "int" in kind.dtype:
+    return torch.tensor(match_names(label_names(rows), model, isinstance(kind, datasets.Value) and "int" in kind.dtype))
+
+
+def match_names(names: Sequence[str], model: ViDiDiClassifier, are_numbers: bool = False) -> list[int]:
+    """Returns the model's number of each class."""
+    number_of = {str(name): int(number) for number, name in (model.config.id2label or {}).items()}
+    if are_numbers:
         number_of = {str(number): number for number in number_of.values()}
-    names = label_names(rows)
     if unknown := sorted(set(names) - set(number_of)):
         raise ValueError(
             f"{len(unknown)} labels of the data set are not among the model's {len(number_of)} classes "
             f"({', '.join(list(number_of)[:5])}, ...): {', '.join(unknown[:5])}"
         )
-    return torch.tensor([number_of[name] for name in names])
+    return [number_of[name] for name in names]

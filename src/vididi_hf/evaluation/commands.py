@@ -1,7 +1,5 @@
 """The commands `vididi evaluate ...`: they load, evaluate, write the report and print a table."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -133,10 +131,8 @@ def _evaluate_frozen(
 ) -> tuple[FrozenEvaluator, Any]:
     model, processor = load_encoder(options)
     gallery = load_video_dataset(options.dataset, **options.place(), split=options.gallery_split)
-    queries, split = gallery, options.gallery_split
-    if not options.group_column:
-        split = options.query_split
-        queries = load_video_dataset(options.dataset, **options.place(), split=split)
+    split = options.gallery_split if options.group_column else options.query_split
+    queries = gallery if options.group_column else load_video_dataset(options.dataset, **options.place(), split=split)
     settings |= {**_shared_settings(options), "num_clips": options.num_clips, "group_column": options.group_column}
     evaluator: Any = kind(gallery, queries, processor, **settings, split=split)
     result = evaluator(model)

@@ -1,42 +1,30 @@
 """Action detection: the scores of all classes for the boxes of key frames, and their mean average precision."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as vision
-from tqdm.auto import tqdm
 
-from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.readers.ava import EVALUATED_ACTIONS
-from vididi_hf.data.workers import ordered_loader
 from vididi_hf.detection.drawing import save_picture
 from vididi_hf.detection.key_frames import KeyFrame, KeyFrameReader, class_names, is_ava, load_key_frames, names_of
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.detection.sources import ground_truth_boxes, load_boxes
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
-from vididi_hf.evaluation.classification import own_input, suitable_inputs
-from vididi_hf.evaluation.features import evaluation_mode
-from vididi_hf.evaluation.inputs import (
-    CLASSIFIER_INPUTS,
-    ENSEMBLE,
-    ENSEMBLE_OF,
-    INPUTS,
-    check_inputs,
-    orders_of,
-    sampling_facts,
-)
-from vididi_hf.evaluation.metrics import FrameMeanAP, VideoMeanAP
+from vididi_hf.evaluation.classification import logits_by_input, match_names, own_input, suitable_inputs
+from vididi_hf.evaluation.features import DecodedRows, evaluation_mode
+from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, check_inputs, orders_of, sampling_facts, single_inputs
+from vididi_hf.evaluation.metrics import VideoMeanAP
 from vididi_hf.evaluation.metrics.ava_map import ava_mean_ap, write_ava_csv
+from vididi_hf.evaluation.metrics.detection import average_precisions, flatten_frames
 from vididi_hf.evaluation.results import METRICS_JSON, EvaluationResult, report_of, write_report
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -126,8 +114,8 @@ class DetectionEvaluator:
         names, classes = names_of(self.rows), class_names(self.rows)
         metrics = {}
         for name in inputs:
-            parts = ENSEMBLE_OF if name == ENSEMBLE else (name,)
-            found = [torch.stack(of_parts).mean(0) for of_parts in zip(*(scores[part] for part in parts))]
+            parts = [scores[part] for part in single_inputs([name])]
+            found = [torch.stack(of_parts).mean(0) for of_parts in zip(*parts)]
             self.detections[name] = {
                 key: {
                     "boxes": of_frame.repeat_interleave(len(classes), dim=0).tolist(),
@@ -136,8 +124,7 @@ class DetectionEvaluator:
                 }
                 for key, of_frame, of_boxes in zip(names, boxes, found)
             }
-            means, precisions = self._measure(self.detections[name])
-            metrics[name] = means
+            metrics[name], precisions = self._measure(self.detections[name])
             self.average_precisions[name] = {
                 classes[number]: None if math.isnan(value) else value for number, value in precisions.items()
             }
@@ -157,26 +144,23 @@ class DetectionEvaluator:
             "detection_stride": model.config.detection_stride,
             "failed_videos": sorted(clips.broken),
         }
-        named: dict[str, Any] = {"primary": self.primary_metric, "dataset": self.dataset, "split": self.split}
-        return EvaluationResult(self.task, metrics, protocol, **named)
+        return EvaluationResult(
+            self.task, metrics, protocol, self.primary_metric, dataset=self.dataset, split=self.split
+        )
 
     @torch.no_grad()
     def _score(
-        self, model: ViDiDiForActionDetection, clips: EvaluationKeyFrames, inputs: Sequence[str], is_single: bool
+        self, model: ViDiDiForActionDetection, clips: "EvaluationKeyFrames", inputs: Sequence[str], is_single: bool
     ) -> dict[str, list[Tensor]]:
         """For each single input, the scores (boxes, classes) of each row, 0 if its video is broken."""
         names = suitable_inputs(model, inputs)
-        order = _class_order(self.rows, model)
+        order = match_names(class_names(self.rows), model)
         scores = {name: [torch.zeros(len(one), len(order)) for one in clips.boxes] for name in names}
         with evaluation_mode(model):
-            for rows, batch in clips.batches(self.batch_size, self.num_workers, self.progress):
-                frames = self.processor.views(batch.to(model.device, non_blocking=True), orders=(0,))[0].to(model.dtype)
+            loading = self.batch_size, self.num_workers, self.progress, "detection"
+            for rows, batch in clips.batches(*loading) if len(clips) else ():
                 of_rows = [clips.boxes[row].to(model.device) for row in rows]
-                for name in names:
-                    orders = INPUTS[name]
-                    # Every input gets as many frames as it needs for clips of the same length.
-                    shown = frames[:, : self.processor.num_frames + max(orders)]
-                    logits = model(shown, of_rows, derivative_orders=orders).logits.float()
+                for name, logits in logits_by_input(model, self.processor, batch, names, of_rows):
                     found = (logits.softmax(-1) if is_single else logits.sigmoid()).cpu()[:, order]
                     for row, part in zip(rows, found.split([len(one) for one in of_rows])):
                         scores[name][row] = part
@@ -198,21 +182,21 @@ class DetectionEvaluator:
                 detections, truth, evaluated, iou_threshold=self.iou_threshold, max_detections=self.max_detections
             )
             return {self.primary_metric: mean}, precisions
-        of_frames: Any = FrameMeanAP(keep_in_memory=True)
-        boxes = [{"boxes": frame["boxes"], "labels": frame["labels"]} for frame in truth.values()]
-        frames = {"predictions": list(detections.values()), "references": boxes}
-        numbers = of_frames.compute(**frames, iou_threshold=self.iou_threshold)
+        boxes, true = (flatten_frames(list(part.values())) for part in (detections, truth))
+        mean, precisions = average_precisions(boxes, true, np.unique(true.labels), self.iou_threshold)
         of_videos: Any = VideoMeanAP(keep_in_memory=True)
         found, wanted = (
             [{"video": video, "frame": frame, **one} for (video, frame), one in part.items()]
             for part in (detections, truth)
         )
         tubes = of_videos.compute(predictions=found, references=wanted)
-        return {self.primary_metric: numbers["frame-mAP"], **tubes}, numbers["AP"]
+        return {self.primary_metric: mean, **tubes}, precisions
 
 
-class EvaluationKeyFrames(Dataset):
-    """The clips around key frames that have boxes, resized in the workers but still `uint8`."""
+class EvaluationKeyFrames(DecodedRows):
+    """The clips (frames + extra_frames, 3, height, width) around key frames that have boxes."""
+
+    unit = "key frames"
 
     def __init__(
         self,
@@ -220,44 +204,18 @@ class EvaluationKeyFrames(Dataset):
         processor: ViDiDiVideoProcessor,
         boxes: Sequence[Tensor],
         extra_frames: int,
-        squares: bool = False,
+        squares: bool,
     ) -> None:
-        self.squares = squares  # for encoders of one size
+        super().__init__([row for row, one in enumerate(boxes) if len(one)])
         clip = processor.num_frames, processor.frame_stride, extra_frames, processor.frame_interval
         self.reader = KeyFrameReader(rows, *clip)
-        self.boxes, self.wanted = boxes, [row for row, one in enumerate(boxes) if len(one)]
-        self.side = processor.crop_size["height"]
-        self.broken: dict[str, str] = {}  # filled while `batches` is iterated
+        self.boxes, self.side = boxes, processor.crop_size["height"]
+        self.squares = squares  # for encoders of one size
 
-    def __len__(self) -> int:
-        return len(self.wanted)
-
-    def __getitem__(self, place: int) -> tuple[int, Tensor | None, dict[str, str]]:
-        row = self.wanted[place]
-        try:
-            clip, _ = self.reader.read(row)
-        except BrokenVideoError as error:
-            return row, None, {error.source: error.reason}
+    def read(self, row: int) -> Tensor:
+        clip, _ = self.reader.read(row)
         size = [round(length * self.side / min(clip.shape[-2:])) for length in clip.shape[-2:]]
-        size = [self.side, self.side] if self.squares else size
-        return row, vision.resize(clip, size, antialias=True), {}
-
-    def batches(self, batch_size: int, num_workers: int, progress: bool) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields rows and their clips, uint8 (rows, frames + extra_frames, 3, height, width), grouped by size."""
-        decoded = not self.wanted
-        loader = ordered_loader(self, batch_size, num_workers)
-        for samples in tqdm(loader, desc="detection", unit="batch", disable=not progress):
-            by_size: dict[torch.Size, dict[int, Tensor]] = {}
-            for row, clip, broken in samples:
-                self.broken |= broken
-                if clip is not None:
-                    by_size.setdefault(clip.shape, {})[row] = clip
-            for group in by_size.values():
-                decoded = True
-                yield list(group), torch.stack(list(group.values()))
-        if not decoded:
-            examples = "; ".join(f"{name}: {reason}" for name, reason in list(self.broken.items())[:3])
-            raise ValueError(f"none of the {len(self.broken)} videos can be decoded: {examples}")
+        return vision.resize(clip, [self.side, self.side] if self.squares else size, antialias=True)
 
 
 def build_evaluator(
@@ -282,12 +240,3 @@ def write_results(
         write_ava_csv(output / f"predictions-{name}.csv", numbered)
     detections = evaluator.detections[next(iter(result.metrics))]
     save_picture(output / "detections.png", evaluator.rows, detections, evaluator.iou_threshold)
-
-
-def _class_order(rows: datasets.Dataset, model: ViDiDiForActionDetection) -> list[int]:
-    """The model's number of each class of the data set."""
-    number_of = {str(name): int(number) for number, name in (model.config.id2label or {}).items()}
-    names = class_names(rows)
-    if unknown := [name for name in names if name not in number_of]:
-        raise ValueError(f"{len(unknown)} classes of the data set are not the model's: {', '.join(unknown[:5])}")
-    return [number_of[name] for name in names]

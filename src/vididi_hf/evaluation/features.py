@@ -1,7 +1,5 @@
 """Features of whole data sets, and the base of all evaluators of a frozen encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,44 +43,63 @@ class NothingDecodedError(ValueError):
     """None of the videos can be decoded."""
 
 
-class EvaluationClips(Dataset):
-    """The clips that an evaluation uses. Workers decode and crop them, and return `uint8`."""
+class DecodedRows(Dataset):
+    """Base of the clips that an evaluation uses. Workers decode and crop them, and return `uint8`."""
 
-    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
-        self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
-        self.processor, self.num_clips = processor, num_clips
-        self.extra_frames = extra_frames  # which derivatives use up
+    unit = "videos"
+
+    def __init__(self, wanted: Sequence[int]) -> None:
+        self.wanted = wanted  # rows
         # Why videos cannot be decoded, by file and by row. `batches` fills both.
         self.broken: dict[str, str] = {}
         self.broken_rows: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.wanted)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, dict[str, str]]:
-        video = self.rows[index]["video"]
-        if video is None:
-            return index, None, {f"row {index}": "there is no video in it"}
+    def read(self, row: int) -> Tensor:
+        raise NotImplementedError
+
+    def __getitem__(self, place: int) -> tuple[int, Tensor | None, dict[str, str]]:
+        row = self.wanted[place]
         try:
-            clips = self.processor.sample_clips(video, num_clips=self.num_clips, extra_frames=self.extra_frames)
-            return index, clips, {}
+            return row, self.read(row), {}
         except BrokenVideoError as error:
-            return index, None, {error.source: error.reason}
+            return row, None, {error.source: error.reason}
 
     def batches(
         self, batch_size: int, num_workers: int = 0, progress: bool = False, title: str = "features"
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields rows and clips (videos, clips, frames, channels, height, width) of the videos that can be decoded."""
+        """Yields the rows that can be decoded and their clips, grouped by size."""
         loader = ordered_loader(self, batch_size, num_workers)
         for samples in tqdm(loader, desc=title, unit="batch", disable=not progress, leave=False):
-            for index, _, reasons in samples:
+            by_size: dict[torch.Size, dict[int, Tensor]] = {}
+            for row, clips, reasons in samples:
                 for source, reason in reasons.items():
-                    self.broken[source] = self.broken_rows[index] = reason
-            if good := {index: clips for index, clips, _ in samples if clips is not None}:
-                yield list(good), torch.stack(list(good.values()))
+                    self.broken[source] = self.broken_rows[row] = reason
+                if clips is not None:
+                    by_size.setdefault(clips.shape, {})[row] = clips
+            for group in by_size.values():
+                yield list(group), torch.stack(list(group.values()))
         if len(self.broken_rows) == len(self):
             examples = "; ".join(f"{source}: {reason}" for source, reason in list(self.broken.items())[:3])
-            raise NothingDecodedError(f"none of the {len(self)} videos can be decoded: {examples}")
+            raise NothingDecodedError(f"none of the {len(self)} {self.unit} can be decoded: {examples}")
+
+
+class EvaluationClips(DecodedRows):
+    """Evenly spaced clips (clips, frames + extra_frames, channels, height, width) of each video."""
+
+    def __init__(self, rows: datasets.Dataset, processor: ViDiDiVideoProcessor, num_clips: int, extra_frames: int):
+        super().__init__(range(len(rows)))
+        self.rows = rows.select_columns(["video"]).cast_column("video", datasets.Video(decode=False))
+        self.processor = processor
+        self.settings: Any = {"num_clips": num_clips, "extra_frames": extra_frames}  # derivatives use up the latter
+
+    def read(self, row: int) -> Tensor:
+        video = self.rows[row]["video"]
+        if video is None:
+            raise BrokenVideoError(f"row {row}", "there is no video in it")
+        return self.processor.sample_clips(video, **self.settings)
 
 
 @contextmanager
@@ -213,7 +230,7 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
     def embed(self, model: ViDiDiModel) -> tuple[EmbeddedVideos, EmbeddedVideos]:
         """Computes the features of gallery and queries."""
         names = ("num_clips", "batch_size", "num_workers", "progress")
-        settings: Any = {"orders": orders_of(self.inputs), **{name: getattr(self, name) for name in names}}
+        settings: Any = {name: getattr(self, name) for name in names} | {"orders": orders_of(self.inputs)}
         parts = []
         for rows in [self.gallery] if self.queries is self.gallery else [self.gallery, self.queries]:
             features = extract_features(model, self.processor, rows, **settings)
@@ -248,8 +265,9 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
             "failed_videos": sorted(gallery.features.broken | queries.features.broken),
             **more,
         }
-        where: Any = {"dataset": self.dataset, "split": self.split}
-        return EvaluationResult(self.task, metrics, protocol, primary=self.primary_metric, **where)
+        return EvaluationResult(
+            self.task, metrics, protocol, self.primary_metric, dataset=self.dataset, split=self.split
+        )
 
 
 def with_class_labels(rows: datasets.Dataset, others: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:

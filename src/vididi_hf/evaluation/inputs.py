@@ -1,7 +1,5 @@
 """What an encoder sees when it is evaluated: the frames, their derivative, or both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

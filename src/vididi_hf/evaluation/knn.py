@@ -1,7 +1,5 @@
 """k-NN classification: the nearest training videos vote."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

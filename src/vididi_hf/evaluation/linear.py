@@ -1,7 +1,5 @@
 """Linear probe: how well can a linear classifier separate the features of a frozen encoder?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Loading the model and the processor that an evaluation asks for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +25,27 @@ def load_encoder(options: EncoderOptions, kind: type[Any] = ViDiDiModel) -> tupl
     if Path(location).is_dir():
         check_model_folder(location)
     with reading(location):
-        return _load(location, options, kind, device)
-
-
-def _load(
-    location: str, options: EncoderOptions, kind: type[Any], device: torch.device
-) -> tuple[Any, ViDiDiVideoProcessor]:
-    values, _ = ViDiDiConfig.get_config_dict(location)
-    if not values:
-        raise FileNotFoundError(f"{options.model} is not a checkpoint: it has no config.json")
-    if options.random_init:
-        torch.manual_seed(options.seed)
-    names = ("num_frames", *FRAME_DISTANCES)
-    overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if (found := values.get("model_type")) != ViDiDiConfig.model_type:
-        if kind is not ViDiDiModel:
-            raise ValueError(f"{options.model} is not a ViDiDi checkpoint but {found!r}: fine-tune it first")
-        model = kind.from_encoder(location, random_init=options.random_init)
-    elif options.random_init:
-        model = kind(ViDiDiConfig.from_dict(values))
-    else:
-        model, report = kind.from_pretrained(location, output_loading_info=True)
-        if missing := sorted(report["missing_keys"]):
-            part, hint = ("encoder", "") if kind is ViDiDiModel else ("model", ": fine-tune it first")
-            raise ValueError(f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}{hint}")
-    return model.to(device).eval(), load_processor(location, **overrides)
+        values, _ = ViDiDiConfig.get_config_dict(location)
+        if not values:
+            raise FileNotFoundError(f"{options.model} is not a checkpoint: it has no config.json")
+        if options.random_init:
+            torch.manual_seed(options.seed)
+        names = ("num_frames", *FRAME_DISTANCES)
+        overrides: Any = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+        if (found := values.get("model_type")) != ViDiDiConfig.model_type:
+            if kind is not ViDiDiModel:
+                raise ValueError(f"{options.model} is not a ViDiDi checkpoint but {found!r}: fine-tune it first")
+            model = kind.from_encoder(location, random_init=options.random_init)
+        elif options.random_init:
+            model = kind(ViDiDiConfig.from_dict(values))
+        else:
+            model, report = kind.from_pretrained(location, output_loading_info=True)
+            if missing := sorted(report["missing_keys"]):
+                part, hint = ("encoder", "") if kind is ViDiDiModel else ("model", ": fine-tune it first")
+                raise ValueError(
+                    f"{options.model} lacks {len(missing)} weights of the {part}, such as {missing[0]}{hint}"
+                )
+        return model.to(device).eval(), load_processor(location, **overrides)
 
 
 def load_processor(location: str, **settings: Any) -> ViDiDiVideoProcessor:

@@ -1,7 +1,5 @@
 """The options of `vididi evaluate`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The result of an evaluation, its report (`metrics.json`, see docs/evaluation.md), and its model-card entries."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping

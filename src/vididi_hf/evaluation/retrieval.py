@@ -1,7 +1,5 @@
 """Video retrieval: does the nearest training video show the same action?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple

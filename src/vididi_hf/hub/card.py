@@ -1,9 +1,6 @@
 """Model cards, written from the files of a repository. A card does not mention what the repository does not hold."""
 
-from __future__ import annotations
-
 import csv
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +21,7 @@ from vididi_hf.options import rename_old
 from vididi_hf.pretraining.logging import read_metrics
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.public import markdown_text
-from vididi_hf.reading import reading
+from vididi_hf.reading import read_json, reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CARD_FILE = "README.md"
@@ -74,8 +71,7 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
     recipe: dict[str, Any] = {}
     if recipe_file:
         recipe_class, shown_options = RECIPES[recipe_file]
-        saved = json.loads((folder / recipe_file).read_text(encoding="utf-8"))
-        recipe = rename_old(recipe_class, saved, warn=False)
+        recipe = rename_old(recipe_class, read_json(folder / recipe_file), warn=False)
     reports = [read_report(path) for path in sorted((folder / RESULTS).glob("*.json"))]
     model_class = (config.architectures or ["ViDiDiModel"])[0]
     classifies = model_class != "ViDiDiModel"
@@ -132,12 +128,11 @@ def check_links(card: str, folder: Path) -> None:
 
 def list_figures(folder: Path) -> list[dict[str, str]]:
     """Lists the path and the caption of each figure, in the order of the card."""
+    order = list(_CAPTIONS)
     names = sorted(path.stem for path in (folder / FIGURES).glob("*.png"))
-    names = [name for name in _CAPTIONS if name in names] + [name for name in names if name not in _CAPTIONS]
-    return [
-        {"path": f"{FIGURES}/{name}.png", "caption": _CAPTIONS.get(name, markdown_text(name.replace("_", " ")))}
-        for name in names
-    ]
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
+    captions = {name: _CAPTIONS.get(name, markdown_text(name.replace("_", " "))) for name in names}
+    return [{"path": f"{FIGURES}/{name}.png", "caption": caption} for name, caption in captions.items()]
 
 
 def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
@@ -208,14 +203,11 @@ def training_table(recipe: Mapping[str, Any], options: Sequence[str], rows: Sequ
 
 
 def read_emissions(path: Path) -> dict[str, Any] | None:
-    """Reads codecarbon's `emissions.csv` as the card's `co2_eq_emissions`, in grams of CO2 equivalent.
-
-    The rows of one run accumulate, so the last row of each run counts. The runs are added.
-    """
+    """Reads codecarbon's `emissions.csv` as the card's `co2_eq_emissions`, in grams of CO2 equivalent."""
     if not path.exists():
         return None
     with path.open(newline="", encoding="utf-8") as file:
-        last = {row["run_id"]: row for row in csv.DictReader(file)}
+        last = {row["run_id"]: row for row in csv.DictReader(file)}  # the rows of one run accumulate
     if not last:
         return None
     *_, newest = last.values()

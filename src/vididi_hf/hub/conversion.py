@@ -1,12 +1,4 @@
-"""Reads the checkpoints of torchvision's video models and of ViDiDi's authors, and writes torchvision's layout.
-
-The authors' code (github.com/ChicyChen/Func-Spec) trains torchvision's networks. Its `resnet_epoch*.pth.tar` is a state
-dict with a classifier that was never trained; `net3d_epoch*.pth.tar` is `{"model": …, "optimizer": …}`. VICReg and
-SimCLR have the network under `module.encoder.net.`. BYOL has it under `module.net.` and `module.online_encoder.net.`,
-next to the target. A conversion accounts for every tensor and compares the outputs before and after.
-"""
-
-from __future__ import annotations
+"""Reads checkpoints of torchvision and of ViDiDi's authors (github.com/ChicyChen/Func-Spec); writes torchvision's."""
 
 import json
 from collections.abc import Mapping
@@ -108,8 +100,7 @@ class _Inert:
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the state dict in a file without executing code, and why the other entries of the file are left out."""
-    path = Path(path)
-    if not path.exists():
+    if not (path := Path(path)).exists():
         raise FileNotFoundError(f"{path} does not exist")
     check_file(path)
     try:
@@ -206,9 +197,7 @@ def to_torchvision(
     """
     config = model.config
     if config.backbone_config is not None:
-        raise ValueError(
-            f"torchvision has no {config.backbone_name!r}: only networks of its own can be converted to it"
-        )
+        raise ValueError(f"torchvision has no {config.backbone_name!r}: only its own networks can be converted to it")
     classifier = model if isinstance(model, ViDiDiForVideoClassification) else None
     if (order or (classifier and config.classifier_orders[0])) and config.derivative_scale != "none":
         raise ValueError(f"torchvision lacks derivative_scale {config.derivative_scale!r}: convert order 0")

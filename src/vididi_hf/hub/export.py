@@ -1,7 +1,5 @@
 """Exports encoders and classifiers to ONNX and `torch.export`, with normalization and derivative inside the graph."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Options of the commands that publish, convert and export checkpoints."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from vididi_hf.options import Options, option

@@ -1,7 +1,5 @@
 """Publishes a checkpoint on the Hub: prepares a repository in a local folder and sends it in one commit."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -212,8 +210,8 @@ def _copy_run(checkpoint: Path, folder: Path) -> None:
         if (checkpoint / name).exists():
             recipe = without_local_paths(read_json(_inside(checkpoint / name, checkpoint)))
             write_text(folder / name, json.dumps(recipe, indent=2) + "\n")
-    if (run_folder / METRICS_FILE).exists():
-        _inside(run_folder / METRICS_FILE, run_folder)
+    if (metrics := run_folder / METRICS_FILE).exists():
+        _inside(metrics, run_folder)
         rows = [json.dumps(without_local_paths(row)) + "\n" for row in read_metrics(run_folder)]
         write_text(folder / METRICS_FILE, "".join(rows))
     if (run_folder / EMISSIONS_FILE).exists():

@@ -1,7 +1,5 @@
 """The hidden comment in a card that lists what we wrote, so that what somebody else wrote on the Hub stays."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Embedding a data set once, into Parquet shards that 🤗 Datasets reads, with the protocol next to them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -40,13 +38,10 @@ from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor, ViDiDiVideoP
 EMBEDDINGS_JSON = "embeddings.json"
 VIDEO, ROW, EMBEDDING = "video", "row", "embedding"
 SCHEMA = 1
-# The slowest process may finish this much later than the fastest.
-_PATIENCE = timedelta(days=7)
+_PATIENCE = timedelta(days=7)  # the slowest process may finish this much later than the fastest
 # What a processor does to a video. The other settings are number of clips, orders and place of computation.
 _OTHER_SETTINGS = ("num_clips", "derivative_orders", "device", "return_tensors", "do_sample_frames")
 _PROCESSING = tuple(name for name in ViDiDiVideoProcessorKwargs.__annotations__ if name not in _OTHER_SETTINGS)
-# What the weights of an encoder do not show.
-_CHOICES = ("backbone", "batch_norm", "derivative_orders", "derivative_scale")
 
 
 @record  # so that a launcher of several processes reports the error of the one that failed first
@@ -137,11 +132,6 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     report = read_json(path)
     if report.get("schema") != SCHEMA or "protocol" not in report:
         raise ValueError(f"{path} does not describe embeddings: it has no 'protocol', or its 'schema' is not {SCHEMA}")
-    _check_report(report, path)
-    return report
-
-
-def _check_report(report: dict[str, Any], path: Path) -> None:
     counts = {name: report.get(name) for name in ("videos", "embedded", "dimensions")}
     if not all(type(number) is int and number >= 0 for number in counts.values()) or counts["dimensions"] == 0:
         raise ValueError(f"{path} is damaged: it counts {counts}")
@@ -155,10 +145,9 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
         if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or type(count) is not int:
             raise ValueError(f"{path} is damaged: it lists the shard {str(shard)[:99]}")
         rows += count
-    if rows != report["embedded"]:
-        raise ValueError(
-            f"{path} is damaged: its shards have {rows} rows, and {report['embedded']} videos are embedded"
-        )
+    if (embedded := report["embedded"]) != rows:
+        raise ValueError(f"{path} is damaged: its shards have {rows} rows, and {embedded} videos are embedded")
+    return report
 
 
 def make_protocol(model: ViDiDiModel, processor: ViDiDiVideoProcessor, inputs: str, num_clips: int) -> dict[str, Any]:
@@ -177,7 +166,8 @@ def processor_of(protocol: Mapping[str, Any]) -> ViDiDiVideoProcessor:
 
 def encoder_digest(model: ViDiDiModel) -> str:
     """Returns 16 hexadecimal digits that identify what an encoder computes, the same on every device."""
-    choices = [getattr(model.config, name) for name in _CHOICES]
+    unseen = ("backbone", "batch_norm", "derivative_orders", "derivative_scale")  # by the weights
+    choices = [getattr(model.config, name) for name in unseen]
     if (encoder := model.config.backbone_config) is not None:
         fields = {name: one for name, one in encoder.to_dict().items() if name != "transformers_version"}
         choices += [model.config.pooling, json.dumps(fields, sort_keys=True)]

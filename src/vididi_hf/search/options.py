@@ -1,7 +1,5 @@
 """The options of `vididi embed` and `vididi search`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 from vididi_hf.data.options import ALL_ROWS, DATASET_HELP

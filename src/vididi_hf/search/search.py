@@ -1,7 +1,5 @@
 """Finding the videos of a data set that are most similar to a query video."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
@@ -33,8 +31,7 @@ from vididi_hf.search.options import SearchOptions
 from vididi_hf.visualization import plot_retrieval, save_figure
 from vididi_hf.visualization.neighbors import video_label
 
-# Similarities computed at a time, which limits the memory.
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**24  # limits the memory
 
 
 def run(options: SearchOptions) -> None:
@@ -64,7 +61,7 @@ class StoredEmbeddings:
     vectors: NDArray[np.float32]  # (videos, dimensions), of unit length
 
     @classmethod
-    def open(cls, folder: str | Path) -> StoredEmbeddings:
+    def open(cls, folder: str | Path) -> "StoredEmbeddings":
         """Reads the embeddings in a folder; a FileNotFoundError or ValueError says what is wrong with it."""
         folder = Path(folder)
         report = embedding.read_report(folder)
@@ -210,15 +207,13 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
     features = extract_features(model, processor, with_video_column(options.query), **how)
     if features.broken:
         raise ValueError("; ".join(f"cannot read the video {video}: {why}" for video, why in features.broken.items()))
-    places: dict[str, list[int]] = {os.path.abspath(query): [] for query in options.query}  # among the videos searched
-    for row, video in enumerate(stored.rows[VIDEO]):
-        if video in places:
-            places[video].append(row)
+    videos = np.array(stored.rows[VIDEO][:])
+    places = {query: np.flatnonzero(videos == os.path.abspath(query)).tolist() for query in options.query}
     most = options.k + max(map(len, places.values()))
     neighbors = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
     answers = []
     for query, (scores, rows) in zip(options.query, neighbors):
-        own = places[os.path.abspath(query)]
+        own = places[query]  # among the videos searched
         others = [(score, row) for score, row in zip(scores, rows) if row not in own][: options.k]
         found = [
             FoundVideo(rank, score, video_label(stored.rows, row), stored.rows[row][VIDEO], row)

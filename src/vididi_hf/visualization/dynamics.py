@@ -1,7 +1,5 @@
 """Figures of a clip's temporal derivatives and of the frames that they predict."""
 
-from __future__ import annotations
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor

@@ -1,14 +1,11 @@
 """Figures of retrieval: query videos and their nearest neighbors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
@@ -56,6 +53,7 @@ def plot_retrieval(
             raise ValueError(f"neighbors of {name!r} are for {len(rows)} queries, but {len(query_rows)} are shown")
     asked = [_middle_frames(queries, int(row)) for row in query_rows]
     aspect = asked[0].shape[-1] / asked[0].shape[-2]
+    shape = [_THUMBNAIL, round(_THUMBNAIL * aspect)]  # of every frame, cropped at its center
 
     # Positions are in inches from the top left, so that all figures have strips of the same size.
     strip, gap = STRIP_FRAMES * aspect * SIDE, 0.1
@@ -68,7 +66,12 @@ def plot_retrieval(
 
     def draw(x: float, y: float, frames: Tensor, color: str, label: str) -> None:
         axis = figure.add_axes((x / width, 1 - (y + SIDE) / height, strip / width, SIDE / height))
-        _show_strip(axis, frames, aspect)
+        scale = max(side / length for side, length in zip(shape, frames.shape[-2:]))
+        covering = [math.ceil(length * scale) for length in frames.shape[-2:]]
+        frames = vision.center_crop(vision.resize(frames, covering, antialias=True), shape)
+        show_frame(axis, torch.cat(frames.unbind(), dim=-1))
+        for seam in range(1, len(frames)):
+            axis.axvline(seam * shape[1] - 0.5, color="white", linewidth=1.5)
         for spine in axis.spines.values():
             spine.set(visible=True, color=color, linewidth=2.5)
         axis.set_xlabel(label, fontsize=8, color=color, labelpad=3)
@@ -104,18 +107,6 @@ def _middle_frames(rows: datasets.Dataset, row: int) -> Tensor:
     [sample] = rows.select([row]).select_columns("video").cast_column("video", datasets.Video(decode=False))
     places = torch.arange(1, STRIP_FRAMES + 1)
     return decode_clips(sample["video"], lambda length: (places * length // (STRIP_FRAMES + 1))[None])[0]
-
-
-def _show_strip(axis: Axes, frames: Tensor, aspect: float) -> None:
-    """Shows frames side by side, each cropped at its center to the aspect ratio width / height."""
-    height, width = frames.shape[-2:]
-    shape = [_THUMBNAIL, round(_THUMBNAIL * aspect)]
-    scale = max(shape[0] / height, shape[1] / width)
-    covering = [math.ceil(height * scale), math.ceil(width * scale)]
-    frames = vision.center_crop(vision.resize(frames, covering, antialias=True), shape)
-    show_frame(axis, torch.cat(frames.unbind(), dim=-1))
-    for seam in range(1, len(frames)):
-        axis.axvline(seam * shape[1] - 0.5, color="white", linewidth=1.5)
 
 
 def video_label(rows: datasets.Dataset, row: int) -> str | None:

@@ -1,7 +1,5 @@
 """Saliency: which pixels and frames an encoder's embedding of a video depends on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

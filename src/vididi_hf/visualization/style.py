@@ -1,7 +1,5 @@
 """What all figures share: colors, image grids, how a frame is drawn, and how a figure is written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,15 +53,11 @@ def show_row(axes: Sequence[Axes], frames: Tensor, name: str, numbered: bool = F
 
 
 def signed_image(values: Tensor, colors: str) -> tuple[Tensor, float]:
-    """Maps signed gray levels (…, 3, height, width) to colors of 0 to 255; returns these and the limit of the scale.
-
-    The scale is symmetric, up to the 99.5th percentile of the absolute values or 1, so that the noise of a still video
-    stays invisible. `"rgb"` shows each channel around mid-gray, `"diverging"` their mean from blue to red.
-    """
+    """Maps signed gray levels (…, 3, height, width) to colors of 0 to 255; returns these and the limit of the scale."""
     if colors not in ("rgb", "diverging"):
         raise ValueError(f"colors must be one of rgb, diverging, got {colors!r}")
     values = values.mean(dim=-3) if colors == "diverging" else values
-    limit = max(float(np.percentile(values.abs().numpy(), 99.5)), 1.0)
+    limit = max(float(np.percentile(values.abs().numpy(), 99.5)), 1.0)  # the noise of a still video stays invisible
     if colors == "rgb":
         return 127.5 + 127.5 * values / limit, limit
     painted = colormaps["RdBu_r"]((0.5 + 0.5 * values / limit).clamp(0, 1).numpy())[..., :3]

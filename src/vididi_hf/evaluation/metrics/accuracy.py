@@ -1,7 +1,5 @@
 """Metrics of classifiers: top-k accuracy and mean class accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """AVA's mAP at IoU 0.5 and its file formats."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,13 +23,25 @@ def ava_mean_ap(
     predictions: Mapping[KeyFrame, Mapping[str, Any]],
     references: Mapping[KeyFrame, Mapping[str, Any]],
     classes: Collection[int],
-    excluded: Iterable[KeyFrame] = (),
+    excluded: Iterable[Sequence[Any]] = (),
     iou_threshold: float = 0.5,
     max_detections: int | None = None,
 ) -> tuple[float, dict[int, float]]:
     """Computes `AVAMeanAP` for frames by key frame: the mean, and the average precision of each class."""
-    found, truth = align_key_frames(predictions, references)
-    return _mean_ap(found, truth, classes, excluded, iou_threshold, max_detections)
+    if not classes:
+        raise ValueError("classes is empty: give the numbers of the evaluated classes")
+    if max_detections is not None and max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
+    skipped = {(video, int(second)) for video, second in excluded}
+    sides = ({key: side[key] for key in side if key not in skipped} for side in (predictions, references))
+    detections, wanted = map(flatten_frames, align_key_frames(*sides))
+    if max_detections is not None:
+        detections = detections.select(np.isin(detections.labels, list(classes)))
+        order = np.lexsort((-detections.scores, detections.frames))  # the better ones first; of equals, the earlier
+        detections = detections.select(order)
+        place = np.arange(len(order)) - np.searchsorted(detections.frames, detections.frames)
+        detections = detections.select(place < max_detections)
+    return average_precisions(detections, wanted, sorted(classes), iou_threshold)
 
 
 def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
@@ -108,10 +118,10 @@ class AVAMeanAP(VideoMetric):
         iou_threshold: float = 0.5,
         max_detections: int | None = None,
     ) -> dict[str, Any]:
-        found, truth = ([(row["video"], row["second"]) for row in rows] for rows in (predictions, references))
-        if found != truth or len(set(found)) < len(found):
+        found, truth = ({(row["video"], row["second"]): row for row in rows} for rows in (predictions, references))
+        if list(found) != list(truth) or len(found) < len(predictions):
             raise ValueError("predictions and references must name the same key frames in the same order, each once")
-        mean, precisions = _mean_ap(predictions, references, classes, excluded, iou_threshold, max_detections)
+        mean, precisions = ava_mean_ap(found, truth, classes, excluded, iou_threshold, max_detections)
         return {f"mAP@{iou_threshold:g}": mean, "AP": precisions}
 
 
@@ -126,27 +136,3 @@ def align_key_frames(
         wanted = references.get(key, _NOTHING)
         truth.append({**where, "boxes": wanted["boxes"], "labels": wanted["labels"]})
     return found, truth
-
-
-def _mean_ap(
-    found: list[dict],
-    truth: list[dict],
-    classes: Collection[int],
-    excluded: Iterable[Sequence],
-    iou_threshold: float,
-    max_detections: int | None,
-) -> tuple[float, dict[int, float]]:
-    if not classes:
-        raise ValueError("classes is empty: give the numbers of the evaluated classes")
-    if max_detections is not None and max_detections < 1:
-        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-    skipped = {(video, int(second)) for video, second in excluded}
-    kept = [number for number, row in enumerate(truth) if (row["video"], row["second"]) not in skipped]
-    detections, wanted = (flatten_frames([rows[number] for number in kept]) for rows in (found, truth))
-    if max_detections is not None:
-        detections = detections.select(np.isin(detections.labels, list(classes)))
-        order = np.lexsort((-detections.scores, detections.frames))  # the better ones first; of equals, the earlier
-        detections = detections.select(order)
-        place = np.arange(len(order)) - np.searchsorted(detections.frames, detections.frames)
-        detections = detections.select(place < max_detections)
-    return average_precisions(detections, wanted, sorted(classes), iou_threshold)

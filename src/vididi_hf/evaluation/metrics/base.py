@@ -1,7 +1,5 @@
 """The base of the metrics."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import datasets

@@ -1,7 +1,5 @@
 """Average precision of detections (PASCAL VOC), and frame-mAP for JHMDB and UCF101-24."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,7 +24,7 @@ class LabelledBoxes(NamedTuple):
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
 
-    def select(self, chosen: NDArray) -> LabelledBoxes:
+    def select(self, chosen: NDArray) -> "LabelledBoxes":
         return LabelledBoxes(*(column[chosen] for column in self))
 
 

@@ -1,7 +1,5 @@
 """Metrics of retrieval: R@k and mean average precision."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

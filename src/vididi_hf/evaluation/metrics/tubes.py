@@ -1,7 +1,5 @@
 """Action tubes: boxes linked over time by score and overlap, and their mean average precision (video-mAP)."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
