@@ -37,8 +37,7 @@ def derivative_views(
     """
     num_frames -= 0 if extra_frames else max(orders)
     views = []
-    for view, order in enumerate(orders):
-        frames = processor.views(clips[:, view, : num_frames + order], orders=(0,))[0]
-        views.append(temporal_derivative(frames, order))
+    for clip, order in zip(clips.unbind(dim=1), orders):
+        views.append(temporal_derivative(processor.views(clip[:, : num_frames + order], orders=(0,))[0], order))
     # Each view is contiguous in memory, as the encoder reads it.
     return stack_frames(views).transpose(0, 1)
