@@ -1,8 +1,4 @@
-"""The `vididi` command: a table of subcommands, each imported when it is used.
-
-A subcommand is an options dataclass, whose fields are the flags, and a function that takes it. The modules of the
-dataclasses import neither torch nor transformers, so that `--help` answers at once.
-"""
+"""The `vididi` command: a table of subcommands, each imported when it is used, so that `--help` answers at once."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ class _Step(NamedTuple):
 class RunLog:
     """Reports a run. All processes must call all methods; the main process writes.
 
-    The row of an epoch holds means over its steps. Measures of collapse are means over the measured steps, for each
-    pair of derivative orders: `rank_me/01` is for orders (0, 1). They use the main process's part of the batch.
+    A row holds means over an epoch. Measures of collapse are those of the main process, for each pair of derivative
+    orders: `rank_me/01` is for orders (0, 1).
     """
 
     def __init__(self, recipe: PretrainingRecipe, accelerator: Accelerator, total_steps: int) -> None:

@@ -93,10 +93,7 @@ class StopRequest:
 
 
 class RunState:
-    """The state of a run: progress, checkpoints, log and stop requests.
-
-    Entering the context resumes from the newest checkpoint, if there is one. All processes must call all methods.
-    """
+    """Progress, checkpoints, log and stop requests of a run; entering it resumes. All processes call all methods."""
 
     def __init__(
         self,
