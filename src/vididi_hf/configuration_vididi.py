@@ -217,8 +217,8 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
             if not orders or min(orders) < 0 or max(orders) > _MAX_ORDER or len(set(orders)) != len(orders):
                 raise ValueError(f"{name} must be distinct integers of 0 to {_MAX_ORDER}, got {str(orders)[:99]}")
         if self.pooling != "mean" and self.backbone_config is None:
-            given = f"not backbone {self.backbone!r}"
-            raise ValueError(f"pooling {self.pooling!r} needs an encoder of transformers, {given}")
+            needs = f"pooling {self.pooling!r} needs an encoder of transformers"
+            raise ValueError(f"{needs}, not backbone {self.backbone!r}")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be at least 0 and below 1, got {self.classifier_dropout}")
 

@@ -16,8 +16,6 @@ _LOCKED_BYTE = 1 << 30  # behind the text: on Windows, nobody else can read a lo
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # What some network mounts answer to requests that they do not know, such as fsync of a folder.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
-
-
 _held: dict[Path, int] = {}  # the locks of this process, with its id: a fork inherits the table, but no lock
 
 
@@ -25,8 +23,7 @@ _held: dict[Path, int] = {}  # the locks of this process, with its id: a fork in
 def folder_lock(folder: str | Path, name: str = _LOCK) -> Iterator[None]:
     """Keeps other processes out of a folder, which is created; a BlockingIOError names the process that holds it.
 
-    The system releases the lock when the process ends, however it ends. Forked children do not inherit it. On file
-    systems without locks, this does nothing. `name` is that of the lock file.
+    The lock ends with the process. Forked children do not inherit it. On file systems without locks, it does nothing.
     """
     path = Path(folder).resolve() / name
     if _held.get(path) == os.getpid():
@@ -79,10 +76,8 @@ def _open_locked(path: Path) -> int:
             return descriptor
         holder = os.read(descriptor, 1024).decode(errors="replace") or "unknown"
         os.close(descriptor)
-        raise BlockingIOError(
-            f"{path.parent} is in use by process {holder}: wait until it ends, or choose another folder (if its "
-            f"machine is gone, remove {path.name} there)"
-        ) from None
+        advice = f"or choose another folder (if its machine is gone, remove {path.name} there)"
+        raise BlockingIOError(f"{path.parent} is in use by process {holder}: wait until it ends, {advice}") from None
     os.close(descriptor)  # its last holder has just removed the file
     return _open_locked(path)
 
@@ -103,10 +98,9 @@ def _lock(descriptor: int) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields a hidden path in the same folder, and renames it to `path` once its content is on the disk.
+    """Yields a hidden path for a file or a new folder, and renames it to `path` once its content is on the disk.
 
-    An existing file or folder is replaced, and stays until then. An exception removes what was written; the next write
-    to the same path, or `remove_unfinished`, removes what a kill left. To write a folder, create it at the hidden path.
+    What exists there stays until then. An exception removes what was written; the next write removes what a kill left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -195,9 +195,8 @@ class ViDiDiModel(ViDiDiPreTrainedModel):
             wanted = "(batch, frames, channels, height, width), with clips after batch or without"
             raise ValueError(f"pixel_values must be {wanted}, got shape {shape}")
         if shape[-3] != (num_channels := self.config.num_channels):
-            raise ValueError(
-                f"pixel_values must have {num_channels} channels in dimension {len(shape) - 3}, got shape {shape}"
-            )
+            wanted = f"{num_channels} channels in dimension {len(shape) - 3}"
+            raise ValueError(f"pixel_values must have {wanted}, got shape {shape}")
         if shape[-4] < MIN_NUM_FRAMES or min(shape[-2:]) < MIN_IMAGE_SIZE:
             minimum = f"{MIN_NUM_FRAMES} frames of {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels"
             raise ValueError(f"pixel_values must have at least {minimum}, got shape {shape}")

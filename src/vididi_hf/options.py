@@ -136,11 +136,15 @@ Kind = TypeVar("Kind", bound=Options)
 
 def rename_old(kind: type, values: dict[str, Any], warn: bool = True) -> dict[str, Any]:
     """Replaces old field names by current ones."""
-    current = {old: spec.name for spec in fields(kind) for old in spec.metadata.get("old_names", ())}
+    current = _current_names(kind)
     for old in set(values) & set(current):
         if warn:
             warnings.warn(f"{old} is now called {current[old]}", FutureWarning, stacklevel=4)
     return {current.get(name, name): value for name, value in values.items()}
+
+
+def _current_names(kind: Any) -> dict[str, str]:
+    return {old: spec.name for spec in fields(kind) for old in spec.metadata.get("old_names", ())}
 
 
 def parse_options(
@@ -175,11 +179,7 @@ def parse_options(
 
 @contextmanager
 def errors_in_one_line(prog: str, after_interrupt: str = "run the same command again") -> Iterator[None]:
-    """Ends the process with one line and exit status 2 if a path, a data set, a value or a library is at fault.
-
-    `--debug` on the command line shows the traceback instead. Ctrl-C also ends it with one line, and with status 130;
-    a second Ctrl-C at once.
-    """
+    """Ends the process with one line and exit status 2 after a wrong input, or with 130 after Ctrl-C."""
     try:
         with _interruptible():
             yield
@@ -253,11 +253,10 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
     flag = f"--{spec.name}"
     text = spec.metadata.get("help", "").replace("%", "%%")
     default = spec.default if spec.default_factory is MISSING else spec.default_factory()
-    if default not in (MISSING, None, "", []):
-        shown = default
-        if isinstance(default, list):
-            shown = " ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
-        text += f" (default: {shown})"
+    if isinstance(default, list) and default:
+        text += f" (default: {' '.join(f'{one:g}' if isinstance(one, float) else str(one) for one in default)})"
+    elif default not in (MISSING, None, "", []):
+        text += f" (default: {default})"
     elif _is_required(spec):
         text += " (required)"
     settings: dict[str, Any] = {"dest": spec.name, "help": text}
@@ -280,8 +279,7 @@ def _add_flag(parser: argparse.ArgumentParser, spec: Field[Any], kind: Any) -> N
 
 def _current_flags(kind: type[Options], arguments: Sequence[str]) -> list[str]:
     """Writes flags with underscores, and old names as current ones."""
-    current = {old: spec.name for spec in fields(kind) for old in spec.metadata.get("old_names", ())}
-    result = []
+    current, result = _current_names(kind), []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
@@ -296,16 +294,13 @@ def _current_flags(kind: type[Options], arguments: Sequence[str]) -> list[str]:
 def _take_positionals(kind: type[Options], parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
     """Gives the arguments without a flag to the positional fields, in their order."""
     names = [spec.name for spec in fields(kind) if spec.metadata.get("positional")]
-    known = [flag for action in parser._actions for flag in action.option_strings]
-    values: dict[str, str] = {}
-    for argument in rest:
-        name = argument.split("=")[0]
+    for place, argument in enumerate(rest):
         if argument.startswith("-"):
+            name, known = argument.split("=")[0], [flag for action in parser._actions for flag in action.option_strings]
             raise ValueError(f"unknown option {name!r}{suggestion(name, known)}")
-        if len(values) == len(names):
+        if place == len(names):
             raise ValueError(f"unexpected argument {argument!r}")
-        values[names[len(values)]] = argument
-    return values
+    return dict(zip(names, rest))
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
@@ -315,8 +310,7 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _check_rules(spec: Field[Any], value: Any) -> None:
-    rules = ("choices", "at_least", "at_most", "below")
-    choices, low, high, below = (spec.metadata.get(rule) for rule in rules)
+    choices, low, high, below = (spec.metadata.get(rule) for rule in ("choices", "at_least", "at_most", "below"))
     for item in value if isinstance(value, list) else [value]:
         if choices is not None and item not in choices:
             hint = suggestion(str(item), choices)

@@ -186,9 +186,8 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             metadata.append(VideoMetadata(**facts))
         shapes = sorted({tuple(clip.shape) for clip in clips})
         if len(shapes) > 1:
-            raise ValueError(
-                f"clips of a batch must have one shape, got {shapes}: keep do_center_crop and do_sample_frames"
-            )
+            advice = "keep do_center_crop and do_sample_frames"
+            raise ValueError(f"clips of a batch must have one shape, got {shapes}: {advice}")
         batch = torch.stack(clips)
         views = self.views(batch.squeeze(1) if settings["num_clips"] == 1 else batch, **kwargs)
         if settings["data_format"] == ChannelDimension.LAST:
@@ -232,9 +231,8 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             else:
                 chosen = torch.arange(num_video_frames).unsqueeze(0)
             if metadata is not None:
-                frames = frames_at(chosen) if chosen.is_floating_point() else chosen
                 facts = {"total_num_frames": num_video_frames, "fps": frame_rate or None}
-                metadata.update(facts, frames_indices=frames.flatten().tolist())
+                metadata.update(facts, frames_indices=_whole_frames(chosen).flatten().tolist())
             return chosen
 
         def shrink(frames: Tensor) -> Tensor:
@@ -304,19 +302,14 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         self, video: Any, fps: float | None, choose: Callable[[int, float | None], Tensor], settings: dict[str, Any]
     ) -> Tensor:
         """Reads the (clips, frames, channels, height, width) that `choose` picks from a URL or from frames."""
-
-        def whole_frames(num_video_frames: int, frame_rate: float | None) -> Tensor:
-            chosen = choose(num_video_frames, frame_rate)
-            return frames_at(chosen) if chosen.is_floating_point() else chosen
-
         if isinstance(video, str):
             frames, _ = self.fetch_videos(
-                video, lambda metadata: whole_frames(metadata.total_num_frames, metadata.fps).flatten()
+                video, lambda one: _whole_frames(choose(one.total_num_frames, one.fps)).flatten()
             )
             return frames.unflatten(0, (settings["num_clips"], -1))
         if len(video) == 0:
             raise ValueError("a video needs at least 1 frame, got 0")
-        distinct, positions = torch.unique(whole_frames(len(video), fps), return_inverse=True)
+        distinct, positions = torch.unique(_whole_frames(choose(len(video), fps)), return_inverse=True)
         frames = torch.stack([self._frame(video[index], settings) for index in distinct.tolist()])
         if settings["do_convert_rgb"]:
             rgb: Any = self.convert_to_rgb(frames)
@@ -338,6 +331,10 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         if isinstance(frame, np.ndarray):
             frame = np.ascontiguousarray(frame)
         return self.process_image(frame, input_data_format=settings["input_data_format"])
+
+
+def _whole_frames(chosen: Tensor) -> Tensor:
+    return frames_at(chosen) if chosen.is_floating_point() else chosen
 
 
 def _frame_rates(fps: float | None, video_metadata: Any, num_videos: int) -> list[float | None]:

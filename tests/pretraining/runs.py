@@ -38,24 +38,11 @@ def write_videos(folder: Path) -> Path:
 
 def make_recipe(videos: Path, output_dir: Path, objective: str = "vicreg", **options: Any) -> PretrainingRecipe:
     optimizer, learning_rate = OPTIMIZERS[objective]
-    defaults = {
-        "hidden_sizes": [4, 4, 8, 8],
-        "depths": [1, 1, 1, 1],
-        "projector_sizes": [8, 8],
-        "num_frames": 4,
-        "frame_stride": 1,
-        "image_size": 32,
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
-        "num_workers": 0,
-        "warmup_epochs": 0,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "progress": False,
-    }
-    return PretrainingRecipe(
-        **{**defaults, "dataset": str(videos), "output_dir": str(output_dir), "objective": objective, **options}
-    )
+    defaults = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "projector_sizes": [8, 8], "objective": objective}
+    defaults |= {"num_frames": 4, "frame_stride": 1, "image_size": 32, "num_workers": 0, "progress": False}
+    defaults |= {"epochs": EPOCHS, "batch_size": BATCH, "warmup_epochs": 0}
+    defaults |= {"optimizer": optimizer, "learning_rate": learning_rate}
+    return PretrainingRecipe(**{**defaults, "dataset": str(videos), "output_dir": str(output_dir), **options})
 
 
 def final_state(folder: Path) -> dict[str, Any]:

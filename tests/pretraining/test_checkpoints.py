@@ -26,15 +26,8 @@ from vididi_hf.pretraining.checkpoints import (
 from vididi_hf.pretraining.modeling import ViDiDiForPreTraining
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
-RECIPE = PretrainingRecipe(
-    objective="byol",
-    hidden_sizes=[4, 4, 8, 8],
-    depths=[1, 1, 1, 1],
-    projector_sizes=[8, 4],
-    num_frames=4,
-    image_size=32,
-    keep_checkpoints=2,
-)
+SIZES = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "projector_sizes": [8, 4], "num_frames": 4}
+RECIPE = PretrainingRecipe(objective="byol", image_size=32, keep_checkpoints=2, **SIZES)
 PROCESSOR = ViDiDiVideoProcessor(num_frames=4, frame_stride=2, crop_size=32, size=36)
 PROGRESS = Progress(epoch=3, step=2, total_steps=17, steps_per_epoch=5, broken={"a.mp4": "empty", "b.mp4": "no video"})
 

@@ -47,19 +47,15 @@ def build_augmentation(recipe: FinetuningRecipe, processor: ViDiDiVideoProcessor
 def load_classifier(
     kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], **settings: Any
 ) -> Classifier:
-    """Loads the checkpoint's encoder with a new classifier of the named classes, and freezes what is not trained.
-
-    The settings are further values of the configuration.
-    """
+    """Loads the encoder with a new classifier of the named classes, and freezes what is not trained."""
     location = check_location(recipe.model)
     values, _ = ViDiDiConfig.get_config_dict(location)
-    is_other = values.get("model_type") != ViDiDiConfig.model_type
     sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
     settings |= {name: value for name, value in sizes.items() if value is not None}
     settings |= {"classifier_orders": INPUTS[recipe.inputs[0]], "classifier_dropout": recipe.dropout}
     settings["id2label"] = dict(enumerate(names))
     settings["label2id"] = {name: number for number, name in enumerate(names)}
-    if is_other:  # an encoder of transformers
+    if values.get("model_type") != ViDiDiConfig.model_type:  # an encoder of transformers
         encoder = ViDiDiModel.from_encoder(location, random_init=recipe.random_init, **settings)
         model = kind(encoder.config)
         model.vididi.load_state_dict(encoder.state_dict())
@@ -86,10 +82,7 @@ def load_classifier(
 
 
 def match_head(model: ViDiDiClassifier, saved: dict[str, Any], report: Any) -> None:
-    """Gives each class of a loaded classifier the weights of its name, or starts anew if the classes have changed.
-
-    `saved` is the configuration of the checkpoint, and `report` what `from_pretrained` says about the loading.
-    """
+    """Gives each class of a loaded classifier the weights of its name, or starts anew if the classes have changed."""
     if "classifier.weight" in report["missing_keys"]:  # the checkpoint of an encoder
         return
     old = {str(name): int(number) for number, name in (saved.get("id2label") or {}).items()}
@@ -108,10 +101,7 @@ def match_head(model: ViDiDiClassifier, saved: dict[str, Any], report: Any) -> N
 
 
 def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:
-    """Gives each derivative order its own BatchNorm statistics, which start from those that served it before.
-
-    Common statistics of frames and derivatives would be a mixture that fits neither at test time.
-    """
+    """Gives each derivative order its own BatchNorm statistics, which start from those that served it before."""
     backbone, config = model.vididi.backbone, model.config
     before: dict[str, Any] = {name: norm for name, norm in backbone.named_modules() if isinstance(norm, nn.BatchNorm3d)}
     config.derivative_orders = tuple(sorted({*orders, *config.derivative_orders}))

@@ -60,16 +60,10 @@ def finetune(recipe: FinetuningRecipe, dataset: DatasetObject | None = None) -> 
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
     processor = build_processor(recipe)
     model = load_classifier(ViDiDiForVideoClassification, recipe, names, problem_type="single_label_classification")
-    samples = TrainingClips(
-        train,
-        num_clips=1,
-        num_frames=processor.num_frames,
-        frame_stride=processor.frame_stride,
-        frame_interval=processor.frame_interval,
-        extra_frames=recipe.extra_frames,
-        augmentation=build_augmentation(recipe, processor),
-        seed=recipe.seed,
-    )
+    names = ("num_frames", "frame_stride", "frame_interval")
+    shape: dict[str, Any] = {name: getattr(processor, name) for name in names} | {"extra_frames": recipe.extra_frames}
+    augmentation = build_augmentation(recipe, processor)
+    samples = TrainingClips(train, num_clips=1, augmentation=augmentation, seed=recipe.seed, **shape)
     labels = class_numbers(train, model).to(arguments.device)
 
     def loss_of(model: nn.Module, frames: Tensor, orders: tuple[int, ...], batch: dict[str, Any]) -> dict[str, Tensor]:

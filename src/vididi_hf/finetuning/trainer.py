@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,7 +32,7 @@ from vididi_hf.pretraining.accelerator import check_environment, usable_precisio
 from vididi_hf.pretraining.checkpoints import named_disk_errors
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
 from vididi_hf.pretraining.optimization import parameter_groups
-from vididi_hf.pretraining.run_state import StopRequest
+from vididi_hf.pretraining.run_state import StopRequest, changed_videos
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
@@ -53,12 +53,11 @@ def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
         raise ImportError(f"the tracker {recipe.tracker} is not installed: run `pip install {recipe.tracker}`")
     precision = usable_precision(recipe.mixed_precision)
     numbers: Any = {"num_train_epochs": recipe.epochs, "per_device_train_batch_size": recipe.batch_size}
+    numbers |= {} if precision == "no" else {precision: True}
     arguments = TrainingArguments(
         str(output_dir / CHECKPOINTS),
         **numbers,
         max_grad_norm=0.0,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
         seed=recipe.seed,
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
@@ -91,10 +90,10 @@ def _steps(checkpoint: Path) -> int:
 class FinetuningTrainer(Trainer):
     """A `Trainer` for batches of augmented clips, whose model differentiates them as the input of the batch asks.
 
-    Every batch is a pure function of (seed, epoch, step, rank), and checkpoints contain the state of the random
-    generators. So a resumed run equals an unbroken one. `samples` maps (epoch, index) to a sample. `collate` returns a
-    batch with `clips`, and the `broken` videos that were replaced. `loss_of(model, frames, orders, batch)` returns the
-    `loss` of normalized frames, seen in some derivative orders, and further scalars for `metrics.jsonl`.
+    Batches depend on (seed, epoch, step, rank) only, so a resumed run equals an unbroken one. `samples` maps (epoch,
+    index) to a sample. `collate` returns a batch with `clips`, and the `broken` videos that were replaced.
+    `loss_of(model, frames, orders, batch)` returns the `loss` of normalized frames, seen in some derivative orders, and
+    further scalars for `metrics.jsonl`.
     """
 
     def __init__(
@@ -126,7 +125,12 @@ class FinetuningTrainer(Trainer):
     def fit(self) -> None:
         """Trains, from the newest checkpoint if there is one, and saves model, processor and recipe."""
         checkpoint = find_checkpoint(self.output_dir)
-        self._check_videos(checkpoint)
+        file = self.output_dir / CHECKPOINTS / _VIDEOS
+        videos = VideoList.of(self.train_dataset.rows) if self.is_world_process_zero() else None  # type: ignore[union-attr]
+        changed_videos(videos if checkpoint else None, file, checkpoint, self.recipe.accept_changed_data)
+        if videos is not None:
+            with atomic_write(file) as unfinished:
+                videos.write(unfinished)
         if self.is_world_process_zero():
             write_text(self.output_dir / RECIPE_FILE, self.recipe.to_json())
             self.metrics_file = MetricsFile(self.output_dir, _steps(checkpoint) if checkpoint else 0)
@@ -140,10 +144,8 @@ class FinetuningTrainer(Trainer):
         if self.is_world_process_zero():
             if self.broken:
                 print(f"replaced training videos that cannot be decoded: {printable(', '.join(sorted(self.broken)))}")
-            with (
-                named_disk_errors(f"cannot write the model to {self.output_dir}"),
-                atomic_files(self.output_dir, last=CONFIG_NAME) as unfinished,
-            ):
+            named = named_disk_errors(f"cannot write the model to {self.output_dir}")
+            with named, atomic_files(self.output_dir, last=CONFIG_NAME) as unfinished:
                 self.classifier.save_pretrained(unfinished)
                 self.processor.save_pretrained(unfinished)
 
@@ -157,20 +159,6 @@ class FinetuningTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _check_videos(self, checkpoint: Path | None) -> None:
-        """Compares the videos with those of the run to resume, and lists them. The main process decides for all."""
-        found, file = [""], self.output_dir / CHECKPOINTS / _VIDEOS
-        if self.is_world_process_zero():
-            videos: VideoList = VideoList.of(self.train_dataset.rows)  # type: ignore[union-attr]
-            if checkpoint and file.is_file():
-                found = [videos.difference(VideoList.read(file))]
-            if not found[0] or self.recipe.accept_changed_data:
-                with atomic_write(file) as unfinished:
-                    videos.write(unfinished)
-        if (difference := broadcast_object_list(found)[0]) and not self.recipe.accept_changed_data:
-            where = f"the videos are not those of {checkpoint}: {difference}"
-            raise ValueError(f"{where}; restore them, or add --accept_changed_data")
-
     def test_settings(self) -> dict[str, Any]:
         """Returns the arguments that both evaluators take."""
         recipe, dataset = self.recipe, dataset_name(self.recipe.dataset)
@@ -180,14 +168,9 @@ class FinetuningTrainer(Trainer):
     def describe(self, result: EvaluationResult, **protocol: Any) -> dict[str, Any]:
         """Adds the training to the protocol of a test, and returns further facts for `metrics.json`."""
         recipe = self.recipe
-        result.protocol |= {
-            **protocol,
-            "train_split": recipe.train_split,
-            "trained_part": recipe.train,
-            "trained_inputs": recipe.inputs,
-            "epochs": recipe.epochs,
-            "failed_training_videos": sorted(self.broken),
-        }
+        trained = {"train_split": recipe.train_split, "trained_part": recipe.train, "trained_inputs": recipe.inputs}
+        broken = sorted(self.broken)
+        result.protocol |= {**protocol, **trained, "epochs": recipe.epochs, "failed_training_videos": broken}
         started = {"pretrained": recipe.model, "random_init": recipe.random_init, "seed": recipe.seed}
         return {**started, "source": recipe.dataset}
 

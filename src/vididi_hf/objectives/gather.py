@@ -31,10 +31,8 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     # tell that another one's size changed.
     counts = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
     if len(set(counts)) > 1:
-        raise ValueError(
-            f"every process must hold the same number of rows, but ranks 0 to {len(counts) - 1} hold {counts}: "
-            "drop or pad the last incomplete batch"
-        )
+        found = f"ranks 0 to {len(counts) - 1} hold {counts}: drop or pad the last incomplete batch"
+        raise ValueError(f"every process must hold the same number of rows, but {found}")
     return _Gather.apply(tensor)
 
 

@@ -15,9 +15,8 @@ from vididi_hf.pretraining.recipe import PretrainingRecipe
 def usable_precision(requested: str) -> str:
     """Returns the requested mixed precision if there is a GPU, and "no" otherwise.
 
-    fp16 needs a loss scaler, which accelerate has only for GPUs. bf16 is wrong on CPUs: with torch 2.14.1, the weight
-    gradient of a 3-D convolution reads uninitialized memory if its kernel is three frames long and its input two, as in
-    the last stage of every backbone here.
+    accelerate has fp16's loss scaler only for GPUs. bf16 is wrong on CPUs: with torch 2.14.1, the weight gradient of a
+    3-D convolution of three frames reads uninitialized memory if its input has two, as in every last stage here.
     """
     has_gpu = torch.accelerator.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     return requested if has_gpu else "no"
@@ -27,24 +26,16 @@ def check_environment() -> None:
     """Raises a ValueError if accelerate's environment variables, as of its configuration, would change the training."""
     for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise ValueError(
-                f"accelerate is configured for {name} (ACCELERATE_USE_{name}), but checkpoints need whole parameters: "
-                "configure it for DistributedDataParallel (MULTI_GPU)"
-            )
+            found = f"accelerate is configured for {name} (ACCELERATE_USE_{name})"
+            advice = "configure it for DistributedDataParallel (MULTI_GPU)"
+            raise ValueError(f"{found}, but checkpoints need whole parameters: {advice}")
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() not in ("no", ""):
-        raise ValueError(
-            f"ACCELERATE_DYNAMO_BACKEND={backend} would compile the model: unset it (to compile, vididi pretrain has "
-            "--torch_compile)"
-        )
+        advice = "unset it (to compile, vididi pretrain has --torch_compile)"
+        raise ValueError(f"ACCELERATE_DYNAMO_BACKEND={backend} would compile the model: {advice}")
 
 
 def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
-    """Builds the accelerator of a run, and says so if it does not use the requested precision.
-
-    Raises:
-        ImportError: If the tracker is not installed.
-        ValueError: If accelerate is configured to shard the parameters over the processes.
-    """
+    """Builds the accelerator of a run, and says so if it does not use the requested precision."""
     check_environment()
     precision = usable_precision(recipe.mixed_precision)
     # accelerate warns and goes on without the tracker. Below, that is an error.

@@ -1,8 +1,6 @@
 """Checkpoints: written atomically, verified when loaded, and never unpickled.
 
-A checkpoint is a folder that `ViDiDiModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load. Besides the
-encoder it holds `recipe.json` and `training_state/`: the objective's heads, BYOL's target, the optimizer, the progress,
-and the sizes and hashes of all files.
+A checkpoint is a folder that `from_pretrained` loads, with `recipe.json` and all else of the run in `training_state/`.
 """
 
 from __future__ import annotations
@@ -113,9 +111,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes `output_dir/checkpoints/step-N`, and removes all but the newest `recipe.keep_checkpoints` and the best.
 
-    `training` is the state of the optimizer, the log and the loss scaler; `videos` are those of the run. A full disk
-    (an OSError) or a kill leaves the earlier checkpoints as they were. What a kill left half-written is removed by the
-    next call.
+    `training` is the state of the optimizer, the log and the loss scaler. A full disk (an OSError) or a kill leaves the
+    earlier checkpoints as they were.
     """
     parent = Path(output_dir) / CHECKPOINTS
     final = parent / f"step-{progress.total_steps:08d}"
@@ -142,7 +139,7 @@ def save_checkpoint(
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Returns the finished checkpoints of a run, oldest first."""
-    folders = (Path(output_dir) / CHECKPOINTS).glob("step-*")
+    folders = Path(output_dir, CHECKPOINTS).glob("step-*")
     return sorted((path for path in folders if re.fullmatch(r"step-\d+", path.name)), key=_step_of)
 
 
@@ -161,8 +158,7 @@ def load_checkpoint(
         if _read(folder, name, partial(_fingerprint, expected_size=int(fingerprint[0]))) != fingerprint:
             raise DamagedCheckpointError(f"{folder} is damaged: {name} has changed")
     saved_recipe = _read(folder, RECIPE_FILE, PretrainingRecipe.read_values)
-    encoder = _read(folder, _ENCODER, load_file)
-    rest = _read(folder, _OBJECTIVE, load_file)
+    encoder, rest = (_read(folder, name, load_file) for name in (_ENCODER, _OBJECTIVE))
     training = _read(folder, _TRAINING, _read_training)
     progress = _read(folder, _PROGRESS, lambda path: Progress(**read_json(path)))
     recipe.check_resumes(saved_recipe)
@@ -190,12 +186,10 @@ def _fingerprint(path: Path, expected_size: int | None = None) -> list[int | str
     digest, size = hashlib.sha256(), path.stat().st_size
     if expected_size not in (None, size):
         return [size, ""]  # it has changed, so there is no need to read it
-    size = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-            size += len(block)
-    return [size, digest.hexdigest()]
+        return [file.tell(), digest.hexdigest()]
 
 
 def _fingerprints(folder: Path) -> dict[str, list[int | str]]:
@@ -208,8 +202,7 @@ def _read_fingerprints(path: Path) -> dict[str, list[int | str]]:
     if not {RECIPE_FILE, _ENCODER, _OBJECTIVE, _TRAINING, _PROGRESS} <= set(written):
         raise ValueError("it does not list all files")
     for name, noted in written.items():
-        parts = PurePath(name).parts
-        if not parts or PurePath(name).is_absolute() or ".." in parts:
+        if PurePath(name).is_absolute() or not (parts := PurePath(name).parts) or ".." in parts:
             raise ValueError(f"it lists {name!r}, which is not in the checkpoint")
         if not isinstance(noted, list) or len(noted) != 2:
             raise ValueError(f"it notes no size and hash of {name}")

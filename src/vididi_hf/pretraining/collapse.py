@@ -75,18 +75,11 @@ def describe_representation(features: Tensor, embeddings: Tensor) -> dict[str, T
     features, embeddings = features.detach().cpu().double(), embeddings.detach().cpu().double()
     views = embeddings.unbind(dim=1)
 
-    def mean_over_views(measure: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.stack([measure(view) for view in views]).mean()
-
-    values = {
-        "rank_me": rank_me(features.flatten(0, 1)),
-        "std": mean_over_views(relative_std),
-        "alignment": alignment(*views),
-        "uniformity": mean_over_views(uniformity),
-    }
+    measures: dict[str, Callable[[Tensor], Tensor]] = {"std": relative_std, "uniformity": uniformity}
     if min(views[0].shape) >= _MIN_DIRECTIONS:
-        values["participation"] = mean_over_views(participation_ratio)
-    return values
+        measures["participation"] = participation_ratio
+    means = {name: torch.stack([measure(view) for view in views]).mean() for name, measure in measures.items()}
+    return {"rank_me": rank_me(features.flatten(0, 1)), "alignment": alignment(*views), **means}
 
 
 def collapse_warnings(values: dict[str, Tensor]) -> dict[str, str]:

@@ -1,21 +1,13 @@
-"""Gradients of batches that do not fit into memory: accumulation and caching.
+"""Gradients of batches that do not fit into memory, part by part: accumulation and caching.
 
-Both pass the batch through the network in parts. They differ in the loss:
-
-- *Accumulation* computes the objective of each part and averages. Negatives (SimCLR) and statistics (VICReg) come from
-  one part. BYOL's loss is a mean over pairs, so there the result is that of the whole batch.
-- *Caching* computes the objective of the whole batch: it embeds all parts without a graph, takes the gradient of the
-  loss with respect to the embeddings, and embeds each part again with a graph to carry its gradients on to the
-  parameters. It costs one more forward pass and needs the memory of one part.
-
-BatchNorm normalizes each part by its own statistics in both cases, as each process of a distributed run does. Without
-batch statistics, the cached gradient is exactly that of the whole batch.
+BatchNorm normalizes each part by its own statistics in both cases, as each process of a distributed run does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -39,8 +31,8 @@ def accumulate_gradients(
 ) -> ViDiDiForPreTrainingOutput:
     """Adds the gradient of the mean of the parts' losses to the parameters.
 
-    `model` is prepared by the accelerator, `clips` are the batch of this process, and `parts` divides its size. Returns
-    the output for the whole batch without a graph; loss and terms are means over the parts.
+    Negatives (SimCLR) and statistics (VICReg) come from one part. `model` is prepared by the accelerator, and `parts`
+    divides the batch of this process. Returns the output for the whole batch without a graph, with means of the losses.
     """
     outputs = []
     for index, part in enumerate(clips.chunk(parts)):
@@ -49,14 +41,10 @@ def accumulate_gradients(
             accelerator.backward(output.loss / parts)
         outputs.append(output.detached())  # without the graph, or all activations would stay in memory
         del output
-    return ViDiDiForPreTrainingOutput(
-        loss=torch.stack([output.loss for output in outputs]).mean(),
-        loss_terms={
-            name: torch.stack([output.loss_terms[name] for output in outputs]).mean() for name in outputs[0].loss_terms
-        },
-        pooler_output=torch.cat([output.pooler_output for output in outputs]),
-        embeddings=torch.cat([output.embeddings for output in outputs]),
-    )
+    loss = torch.stack([output.loss for output in outputs]).mean()
+    names = outputs[0].loss_terms
+    terms = {name: torch.stack([output.loss_terms[name] for output in outputs]).mean() for name in names}
+    return _joined(outputs, loss, terms)
 
 
 def cache_gradients(
@@ -69,8 +57,8 @@ def cache_gradients(
 ) -> ViDiDiForPreTrainingOutput:
     """Adds the gradient of the whole batch's loss to the parameters, with the activations of one chunk in memory.
 
-    Takes and returns what `accumulate_gradients` does; a chunk has `chunk_size` videos. Source: GradCache, Gao et al.
-    (https://arxiv.org/abs/2101.06983).
+    Takes and returns what `accumulate_gradients` does; a chunk has `chunk_size` videos. Without batch statistics, the
+    gradient is exactly that of the whole batch. Source: GradCache, Gao et al. (https://arxiv.org/abs/2101.06983).
     """
     network: ViDiDiForPreTraining = accelerator.unwrap_model(model)
     chunks = clips.split(chunk_size)
@@ -93,9 +81,9 @@ def cache_gradients(
             output = model(differentiate(chunk, orders), orders, compare=False)
             accelerator.backward((output.predictions * gradient).sum())
         del output
-    return ViDiDiForPreTrainingOutput(
-        loss=loss.detach(),
-        loss_terms=terms,
-        pooler_output=torch.cat([output.pooler_output for output in outputs]),
-        embeddings=torch.cat([output.embeddings for output in outputs]),
-    )
+    return _joined(outputs, loss.detach(), terms)
+
+
+def _joined(outputs: list[Any], loss: Tensor, terms: dict[str, Tensor]) -> ViDiDiForPreTrainingOutput:
+    features, embeddings = (torch.cat([output[name] for output in outputs]) for name in ("pooler_output", "embeddings"))
+    return ViDiDiForPreTrainingOutput(loss=loss, loss_terms=terms, pooler_output=features, embeddings=embeddings)

@@ -61,10 +61,7 @@ class RunningMeans:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object per line.
-
-    A resumed run keeps the rows up to step `keep_until`, because it takes later steps again. 0 starts an empty file.
-    """
+    """`metrics.jsonl`: one JSON object per line. A resumed run keeps the rows up to step `keep_until`."""
 
     def __init__(self, output_dir: str | Path, keep_until: int = 0) -> None:
         self.path = Path(output_dir) / METRICS_FILE
@@ -79,10 +76,8 @@ class MetricsFile:
 
 def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
     """Reads the rows of a run's `metrics.jsonl`. A last line that a kill cut off is left out."""
-    path = Path(output_dir) / METRICS_FILE
-    if not path.exists():
+    if not (path := Path(output_dir, METRICS_FILE)).exists():
         return []
-    # The last part is empty, or cut off.
     *lines, _ = check_file(path).read_text(encoding="utf-8").split("\n")
     try:
         rows = [json.loads(line) for line in lines]
@@ -114,35 +109,24 @@ class _Step(NamedTuple):
 class RunLog:
     """Reports a run. All processes must call all methods; the main process writes.
 
-    The row of an epoch holds means over its steps. Measures of collapse are means over the measured steps, for each
-    pair of derivative orders: `rank_me/01` is for orders (0, 1). They use the main process's part of the batch.
+    A row holds means over an epoch. Measures of collapse are those of the main process, for each pair of derivative
+    orders: `rank_me/01` is for orders (0, 1).
     """
 
     def __init__(self, recipe: PretrainingRecipe, accelerator: Accelerator, total_steps: int) -> None:
-        self.recipe = recipe
-        self.accelerator = accelerator
-        self.total_steps = total_steps
-        self.means = RunningMeans()
-        self.representation = RunningMeans()
+        self.recipe, self.accelerator, self.total_steps = recipe, accelerator, total_steps
+        self.means, self.representation = RunningMeans(), RunningMeans()
         self.warned: set[tuple[OrderPair, str]] = set()
         self.unchecked: list[_Step] = []
-        self.learning_rate = 0.0
-        self.videos = 0
-        self.seconds = 0.0
+        self.learning_rate, self.videos, self.seconds = 0.0, 0, 0.0
         self.epoch_start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the current epoch."""
-        return {
-            "means": self.means.state_dict(),
-            "representation": self.representation.state_dict(),
-            "learning_rate": self.learning_rate,
-            "videos": self.videos,
-            "seconds": self.seconds,
-        }
+        means = {"means": self.means.state_dict(), "representation": self.representation.state_dict()}
+        return {**means, "learning_rate": self.learning_rate, "videos": self.videos, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the epoch of a saved state."""
         self.means.load_state_dict(state["means"], self.accelerator.device)
         self.representation.load_state_dict(state["representation"])
         self.learning_rate, self.videos, self.seconds = (state[key] for key in ("learning_rate", "videos", "seconds"))
@@ -162,8 +146,7 @@ class RunLog:
         self.file = MetricsFile(self.recipe.output_dir, rows_until) if self.accelerator.is_main_process else None
         if self.recipe.tracker != "none":
             settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(self.recipe).items()}
-            # Other trackers write to the run's folder anyway.
-            own_folder = {"wandb": {"dir": self.recipe.output_dir}}
+            own_folder = {"wandb": {"dir": self.recipe.output_dir}}  # where the others write anyway
             self.accelerator.init_trackers("vididi", config=settings, init_kwargs=own_folder)
 
     def start_epoch(self) -> None:
@@ -193,23 +176,17 @@ class RunLog:
         steps, self.unchecked = self.unchecked, []
         for step, loss in zip(steps, torch.stack([step.loss for step in steps]).tolist() if steps else ()):
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step.number} with derivative orders {step.orders} and learning rate "
-                    f"{step.learning_rate:.3g}: lower learning_rate or set max_grad_norm; the videos of this step were "
-                    f"{_join(step.sources)}"
-                )
+                where = f"step {step.number} with derivative orders {step.orders}"
+                advice = f"learning rate {step.learning_rate:.3g}: lower learning_rate or set max_grad_norm"
+                videos = f"the videos of this step were {_join(step.sources)}"
+                raise FloatingPointError(f"the loss is {loss} at {where} and {advice}; {videos}")
 
     def epoch(self, evaluation: dict[str, float]) -> None:
         """Writes the row of the epoch that has just ended, with the metrics of its evaluation."""
-        row: dict[str, Any] = {
-            "epoch": self.progress.epoch,
-            "total_steps": self.progress.total_steps,
-            **self.means.read(),
-            **self.representation.read(),
-            "learning_rate": self.learning_rate,
-            "videos_per_second": round(self.videos / self.seconds, 2),
-            **evaluation,
-        }
+        row: dict[str, Any] = {"epoch": self.progress.epoch, "total_steps": self.progress.total_steps}
+        row |= self.means.read() | self.representation.read()
+        row |= {"learning_rate": self.learning_rate, "videos_per_second": round(self.videos / self.seconds, 2)}
+        row |= evaluation
         if self.file is not None:
             self.file.write(row)
         self.accelerator.log({k: v for k, v in row.items() if k != "total_steps"}, step=self.progress.total_steps)
@@ -220,8 +197,7 @@ class RunLog:
     def close(self) -> None:
         """Closes the bar and the tracker, and lists the videos that could not be decoded."""
         self.bar.close()
-        broken = merge_broken(self.progress.broken)
-        if broken:
+        if broken := merge_broken(self.progress.broken):
             lines = "\n".join(f"  {printable(source)}: {reason}" for source, reason in sorted(broken.items()))
             self.accelerator.print(f"{len(broken)} videos could not be decoded and were replaced by others:\n{lines}")
         if self.recipe.tracker != "none":
@@ -236,11 +212,9 @@ class RunLog:
         for kind, warning in collapse_warnings(values).items():
             if (orders, kind) not in self.warned:
                 self.warned.add((orders, kind))
-                self.bar.write(
-                    f"warning: the representation may be collapsing: {warning} at step {self.progress.total_steps} "
-                    f"with derivative orders {orders}; the videos of this step were {_join(sources)}",
-                    file=sys.stderr,
-                )
+                where = f"step {self.progress.total_steps} with derivative orders {orders}"
+                message = f"warning: the representation may be collapsing: {warning} at {where}"
+                self.bar.write(f"{message}; the videos of this step were {_join(sources)}", file=sys.stderr)
 
 
 def _join(sources: list[str]) -> str:

@@ -23,8 +23,7 @@ from vididi_hf.objectives import build_objective, register_objective
 from vididi_hf.pretraining.adaptation import adapt
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
-# Each derivative order, each of the two passes of gradient caching and BYOL's target has its own compiled graph. torch
-# silently stops compiling after eight.
+# Each derivative order, each pass of gradient caching and BYOL's target has its own. torch stops silently after eight.
 _MAX_GRAPHS = 32
 
 
@@ -57,10 +56,7 @@ class ViDiDiForPreTrainingOutput(ModelOutput):
 
 
 class TargetNetwork(nn.Module):
-    """BYOL's target: a copy of encoder and projector that receives no gradient.
-
-    Its BatchNorms keep their own running statistics, and normalize by the batch in training mode.
-    """
+    """BYOL's target: a copy of encoder and projector without gradients, whose BatchNorms keep their own statistics."""
 
     def __init__(self, encoder: ViDiDiModel, projector: nn.Module) -> None:
         super().__init__()
@@ -122,17 +118,12 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initializes what no checkpoint provided, and makes the target a copy of the online network.
-
-        transformers calls this after construction and after loading. Its hook per module skips modules without own
-        parameters, such as this one.
-        """
+        """Initializes what no checkpoint provided, and makes the target a copy of the online network."""
         super().initialize_weights()
         if self.target is not None:
             online, target = self._online(), self.target
-            for source, copied in zip(
-                chain(online.parameters(), online.buffers()), chain(target.parameters(), target.buffers())
-            ):
+            tensors = (chain(network.parameters(), network.buffers()) for network in (online, target))
+            for source, copied in zip(*tensors):
                 init.copy_(copied, source)  # does nothing to a tensor that was loaded
             # Loading replaces missing parameters by new ones, which require gradients.
             target.requires_grad_(False)
@@ -155,10 +146,8 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
             ValueError: If `pixel_values` does not have two views.
         """
         if pixel_values.ndim != 6 or pixel_values.shape[1] != 2:
-            raise ValueError(
-                "pixel_values must be (batch, 2 views, frames, channels, height, width), "
-                f"got shape {tuple(pixel_values.shape)}"
-            )
+            wanted = "(batch, 2 views, frames, channels, height, width)"
+            raise ValueError(f"pixel_values must be {wanted}, got shape {tuple(pixel_values.shape)}")
         features = self._encode(partial(_pooled_features, self.vididi), pixel_values, derivative_orders)
         embeddings = self._for_each_view(self.objective.projector, features)
         predictions = self._for_each_view(self.objective.predictor, embeddings)
@@ -177,10 +166,7 @@ class ViDiDiForPreTraining(ViDiDiPreTrainedModel):
         return self._encode(self.target, pixel_values, derivative_orders).unbind(dim=1)
 
     def update_target(self, momentum: float) -> None:
-        """Moves the target's parameters: target = momentum * target + (1 - momentum) * online.
-
-        BatchNorm's running statistics are not averaged; the target gathers its own.
-        """
+        """Moves the target's parameters, not its statistics: target = momentum * target + (1 - momentum) * online."""
         if self.target is None:
             raise RuntimeError(f"objective {self.config.objective!r} has no target")
         get_ema_multi_avg_fn(momentum)(list(self.target.parameters()), list(self._online().parameters()), None)
@@ -245,6 +231,5 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
 def compile_encoders(model: ViDiDiForPreTraining, backend: str = "inductor") -> None:
     """Compiles the backbones of the encoder and of BYOL's target in place, once per derivative order."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-    for encoder in (model.vididi, model.target.encoder if model.target is not None else None):
-        if encoder is not None:
-            encoder.backbone.compile(backend=backend, dynamic=False)
+    for encoder in (model.vididi, *([] if model.target is None else [model.target.encoder])):
+        encoder.backbone.compile(backend=backend, dynamic=False)

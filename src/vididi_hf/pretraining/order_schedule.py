@@ -59,7 +59,8 @@ class AlternatingSchedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
         orders = [order for pair in self.pairs for order in pair]
-        if not orders or {len(pair) for pair in self.pairs} != {2} or not all(map(_is_order, orders)):
+        are_valid = all(type(order) is int and order >= 0 for order in orders)
+        if not orders or {len(pair) for pair in self.pairs} != {2} or not are_valid:
             raise ValueError(f"pairs must hold pairs of non-negative derivative orders, got {self.pairs}")
         if self.every not in ("epoch", "step"):
             raise ValueError(f"every must be 'epoch' or 'step', got {self.every!r}")
@@ -97,14 +98,12 @@ class AlternatingSchedule:
 
         from vididi_hf.data.seeding import seeded_generator
 
-        if self.every == "epoch":
-            pair = self.pairs[epoch % len(self.pairs)]
-        else:
+        place = epoch % len(self.pairs)
+        if self.every == "step":
             block, place = divmod(step, len(self.pairs))
             generator = seeded_generator("schedule-order", self.seed, epoch, block)
-            shuffled = torch.randperm(len(self.pairs), generator=generator)
-            pair = self.pairs[int(shuffled[place])]
-        lift = 0
+            place = int(torch.randperm(len(self.pairs), generator=generator)[place])
+        pair, lift = self.pairs[place], 0
         if self.lift_probability > 0:
             generator = seeded_generator("schedule-lift", self.seed, epoch, step)
             lift = int((torch.rand(self.lifts, generator=generator) < self.lift_probability).sum())
@@ -114,17 +113,10 @@ class AlternatingSchedule:
         """Says so if a number of epochs does not give each pair of orders the same share of training."""
         if self.every == "step" or epochs % len(self.pairs) == 0:
             return ""
-        period = len(self.pairs)
-        return (
-            f"{epochs} epochs do not train the {period} pairs of derivative orders equally, one pair per epoch: "
-            f"choose a multiple of {period}"
-        )
+        pairs = f"the {len(self.pairs)} pairs of derivative orders equally, one pair per epoch"
+        return f"{epochs} epochs do not train {pairs}: choose a multiple of {len(self.pairs)}"
 
     def counts(self, epochs: int, steps_per_epoch: int) -> dict[OrderPair, int]:
         """Counts the steps of each pair of orders in a whole run."""
         pairs = Counter(self(epoch, step) for epoch in range(epochs) for step in range(steps_per_epoch))
         return dict(sorted(pairs.items()))
-
-
-def _is_order(value: Any) -> bool:
-    return type(value) is int and value >= 0

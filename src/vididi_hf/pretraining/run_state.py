@@ -53,9 +53,8 @@ def open_output_dir(recipe: PretrainingRecipe) -> ExitStack:
 class StopRequest:
     """Notes SIGTERM and SIGINT instead of ending the process, while its context lasts. A second signal ends it.
 
-    Signals may reach only some of the processes. `agreed` is therefore a collective call: all processes learn in the
-    same step that one of them was asked to stop. They talk over CPUs, so a GPU's queue never runs empty for it. Outside
-    of the main thread, signals keep their meaning.
+    Outside of the main thread, signals keep their meaning. Signals may reach only some processes, so `agreed` is a
+    collective call. They talk over CPUs, so a GPU's queue never runs empty for it.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -94,10 +93,7 @@ class StopRequest:
 
 
 class RunState:
-    """The state of a run: progress, checkpoints, log and stop requests.
-
-    Entering the context resumes from the newest checkpoint, if there is one. All processes must call all methods.
-    """
+    """Progress, checkpoints, log and stop requests of a run; entering it resumes. All processes call all methods."""
 
     def __init__(
         self,
@@ -111,26 +107,13 @@ class RunState:
     ) -> None:
         self._videos = list_videos() if list_videos and accelerator.is_main_process else None
         self.recipe, self.accelerator, self.processor = recipe, accelerator, processor
-        self.model, self.optimizer = model, optimizer
-        self.last_step = recipe.epochs * steps_per_epoch
+        self.model, self.optimizer, self.last_step = model, optimizer, recipe.epochs * steps_per_epoch
         self.progress = Progress(steps_per_epoch=steps_per_epoch)
-        self.log = RunLog(recipe, accelerator, self.last_step)
-        self.stop = StopRequest(accelerator)
+        self.log, self.stop = RunLog(recipe, accelerator, self.last_step), StopRequest(accelerator)
 
-    @property
-    def epoch(self) -> int:
-        """Epochs that are finished."""
-        return self.progress.epoch
-
-    @property
-    def step(self) -> int:
-        """Steps of the current epoch that are finished."""
-        return self.progress.step
-
-    @property
-    def total_steps(self) -> int:
-        """Steps that are finished."""
-        return self.progress.total_steps
+    epoch = property(lambda self: self.progress.epoch)  # how many are finished, here and below
+    step = property(lambda self: self.progress.step)  # of the current epoch
+    total_steps = property(lambda self: self.progress.total_steps)
 
     def __enter__(self) -> RunState:
         self._resume()
@@ -187,8 +170,8 @@ class RunState:
             training = {"optimizer": self.optimizer.state_dict(), "reporter": self.log.state_dict()}
             if self.accelerator.scaler is not None:
                 training["scaler"] = self.accelerator.scaler.state_dict()
-            what = self.model, self.processor, self.recipe, progress, training, self._videos
-            save_checkpoint(self.recipe.output_dir, *what)
+            what = self.recipe, progress, training, self._videos
+            save_checkpoint(self.recipe.output_dir, self.model, self.processor, *what)
         self.accelerator.wait_for_everyone()
 
     def _is_save_due(self) -> bool:
@@ -208,7 +191,10 @@ class RunState:
                 self.accelerator.print(f"skipped a checkpoint: {error}")
                 reason = reason or str(error)
                 continue
-            self._check_videos(folder)
+            if self._videos is not None and not (folder / VIDEOS).is_file():
+                self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
+            if difference := changed_videos(self._videos, folder / VIDEOS, folder, self.recipe.accept_changed_data):
+                self.accelerator.print(f"continuing with other videos than before: {difference}")
             if progress.steps_per_epoch != self.progress.steps_per_epoch:
                 raise ValueError(
                     f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
@@ -228,16 +214,11 @@ class RunState:
             where = checkpoints[0].parent
             raise ValueError(f"no checkpoint in {where} can be read: choose another output_dir ({reason})")
 
-    def _check_videos(self, folder: Path) -> None:
-        """Compares the videos with those of a checkpoint. The main process decides for all."""
-        found = [""]
-        if self._videos is not None and (folder / VIDEOS).is_file():
-            found = [self._videos.difference(VideoList.read(folder / VIDEOS))]
-        elif self._videos is not None:
-            self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
-        if difference := broadcast_object_list(found)[0]:
-            if not self.recipe.accept_changed_data:
-                raise ValueError(
-                    f"the videos are not those of {folder}: {difference}; restore them, or add --accept_changed_data"
-                )
-            self.accelerator.print(f"continuing with other videos than before: {difference}")
+
+def changed_videos(videos: VideoList | None, saved: Path, checkpoint: Path | None, accept: bool) -> str:
+    """Says how the videos differ from a saved list. The main process, which has them, decides for all."""
+    found = [videos.difference(VideoList.read(saved)) if videos is not None and saved.is_file() else ""]
+    if (difference := broadcast_object_list(found)[0]) and not accept:
+        where = f"the videos are not those of {checkpoint}: {difference}"
+        raise ValueError(f"{where}; restore them, or add --accept_changed_data")
+    return difference

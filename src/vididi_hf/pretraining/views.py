@@ -29,16 +29,14 @@ def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
 def derivative_views(
     clips: Tensor, orders: OrderPair, *, processor: ViDiDiVideoProcessor, num_frames: int, extra_frames: bool = True
 ) -> Tensor:
-    """Normalizes the two clips of every video and differentiates each to its own order.
+    """Normalizes the two uint8 clips (batch, 2, frames, …) of every video and differentiates each to its own order.
 
-    `clips` are uint8 (batch, 2, frames, channels, height, width) with at least `num_frames + order` frames. The result
-    is float (batch, 2, num_frames, channels, height, width). Without extra frames, clips have `num_frames` frames, and
-    both views lose as many of them as the higher order needs.
+    The result is float (batch, 2, num_frames, channels, height, width). Without extra frames, both views lose as many
+    of them as the higher order needs.
     """
     num_frames -= 0 if extra_frames else max(orders)
     views = []
-    for view, order in enumerate(orders):
-        frames = processor.views(clips[:, view, : num_frames + order], orders=(0,))[0]
-        views.append(temporal_derivative(frames, order))
+    for clip, order in zip(clips.unbind(dim=1), orders):
+        views.append(temporal_derivative(processor.views(clip[:, : num_frames + order], orders=(0,))[0], order))
     # Each view is contiguous in memory, as the encoder reads it.
     return stack_frames(views).transpose(0, 1)

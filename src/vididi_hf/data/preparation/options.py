@@ -67,7 +67,6 @@ class PreparationOptions(DatasetChoice):
                 raise ValueError(f"splits must be names of letters, digits and _ only, got {split!r}")
         if self.push_to_hub is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.push_to_hub):
             raise ValueError(f"push_to_hub must be the id of a data set, owner/name, got {self.push_to_hub!r}")
-
         if self.push_to_hub is not None and "://" in self.output_dir:
             raise ValueError(f"push_to_hub needs a local output_dir, got {self.output_dir!r}")
         number, count = self.part_of()

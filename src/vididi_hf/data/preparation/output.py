@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,11 +25,9 @@ class OutputFolder:
 
     def shards(self) -> list[str]:
         """Lists the names of all shards."""
-        if self.is_remote:
-            paths = self._fs.glob(f"{self._root}/{DATA_FOLDER}/*.parquet")
-        else:
-            paths = map(str, Path(self.name, DATA_FOLDER).glob("*.parquet"))
-        return sorted(path.rpartition("/")[2] if self.is_remote else os.path.basename(path) for path in paths)
+        if not self.is_remote:
+            return sorted(path.name for path in Path(self.name, DATA_FOLDER).glob("*.parquet"))
+        return sorted(path.rpartition("/")[2] for path in self._fs.glob(f"{self._root}/{DATA_FOLDER}/*.parquet"))
 
     def read_record(self, shard: str) -> dict[str, Any] | None:
         """Returns the record of a shard; None if it was not written by this package."""

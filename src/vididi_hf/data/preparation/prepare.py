@@ -132,16 +132,14 @@ def _finish(output: OutputFolder, report: dict[str, Any], options: PreparationOp
 
 def push_to_hub(folder: str | Path, name: str, private: bool = True) -> str:
     """Uploads a prepared data set in one commit to `owner/name` on the Hub, and returns the address of the commit."""
-    api = HfApi()
+    api, patterns = HfApi(), ["README.md", REPORT_FILE, f"{DATA_FOLDER}/*.parquet"]
     api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=name,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=["README.md", REPORT_FILE, f"{DATA_FOLDER}/*.parquet"],
-        commit_message="Add videos prepared by vididi_hf",
-    )
-    return str(commit.commit_url)
+    what: Any = {
+        "folder_path": folder,
+        "allow_patterns": patterns,
+        "commit_message": "Add videos prepared by vididi_hf",
+    }
+    return str(api.upload_folder(repo_id=name, repo_type="dataset", **what).commit_url)
 
 
 def _load_splits(options: PreparationOptions) -> list[StoredSplit]:
