@@ -64,7 +64,7 @@ def declare(options: DemoOptions) -> Grid:
         arms={
             "untrained": Arm({"order_schedule": "baseline"}, train=False),
             "baseline": Arm({"order_schedule": "baseline"}),
-            "ViDiDi": Arm({"order_schedule": "paper-per-step"}),
+            "ViDiDi": Arm({"order_schedule": "paper"}),
         },
         seeds=options.seeds,
         evaluation=Protocol(num_clips=options.num_clips, linear=False),
