@@ -304,7 +304,7 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
         """Reads the (clips, frames, channels, height, width) that `choose` picks from a URL or from frames."""
         if isinstance(video, str):
             frames, _ = self.fetch_videos(
-                video, lambda one: _whole_frames(choose(one.total_num_frames, one.fps)).flatten()
+                video, lambda metadata: _whole_frames(choose(metadata.total_num_frames, metadata.fps)).flatten()
             )
             return frames.unflatten(0, (settings["num_clips"], -1))
         if len(video) == 0:
