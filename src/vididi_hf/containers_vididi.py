@@ -161,7 +161,7 @@ def open_file(name: str, path: Any) -> BinaryIO:
 
 
 def _container(name: str, content: Any) -> str:
-    """Tell the container by its first bytes. What is none of the known ones is not given to FFmpeg."""
+    """Recognize the container by its first bytes. FFmpeg does not see files of unknown containers."""
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     file.seek(0)
     head = file.read(_HEAD)

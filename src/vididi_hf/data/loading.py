@@ -159,12 +159,13 @@ class ClipMaker:
         augmented = torch.empty(self.num_clips, length, size, size, 3, dtype=torch.uint8).movedim(-1, -3)
         # All clips at once, so that frames they share are decoded once; large frames clip by clip.
         step = min(self.num_clips, max(1, reader.frames_at_once // length))
-        shrink = self._shrink if self.shorter_side else None
         while True:
             expected, generator = reader.num_frames, seeded_random("augmentation", self.seed, *key)
             for first in range(0, self.num_clips, step):
                 part = slice(first, first + step)
-                clips = reader.read(partial(self.choose_frames, key, frame_rate=reader.frame_rate, part=part), shrink)
+                clips = reader.read(
+                    partial(self.choose_frames, key, frame_rate=reader.frame_rate, part=part), self._transform
+                )
                 if first and reader.num_frames != expected:
                     break  # the clips before were chosen from more frames
                 expected = reader.num_frames
@@ -181,10 +182,14 @@ class ClipMaker:
         if row is None or 3 * reader.height * reader.width * reader.num_frames > self.cache_bytes:
             return reader
         with suppress(BrokenVideoError):  # a clip of it may do
-            if size := reader.keep_frames(self._shrink if self.shorter_side else None):
+            if size := reader.keep_frames(self._transform):
                 self._kept[row], self.cache_bytes = reader, self.cache_bytes - size
                 return reader
         return VideoReader(video)
+
+    @property
+    def _transform(self) -> Callable[[Tensor], Tensor] | None:
+        return self._shrink if self.shorter_side else None
 
     def _shrink(self, frames: Tensor) -> Tensor:
         assert self.shorter_side is not None

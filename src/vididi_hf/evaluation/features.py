@@ -38,6 +38,10 @@ class VideoFeatures:
         """Concatenates features of unit length (videos, orders · hidden_size): cosines are means of cosines."""
         return torch.cat([F.normalize(self.by_order[order], dim=-1) for order in orders], dim=-1)
 
+    def embeddings(self, orders: Sequence[int]) -> Tensor:
+        """Returns one vector of unit length per video, float32 (videos, orders · hidden_size)."""
+        return F.normalize(self.combined(orders), dim=-1)
+
 
 class NothingDecodedError(ValueError):
     """None of the videos can be decoded."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vididi_hf.evaluation.checks import check_finite
@@ -69,7 +68,7 @@ class MTEBEncoder:
         if found.broken:
             what = "videos cannot be decoded, and mteb leaves none out, such as"
             raise ValueError(f"{len(found.broken)} of {len(rows)} {what} {': '.join(next(iter(found.broken.items())))}")
-        vectors = F.normalize(found.combined(self.orders), dim=-1)
+        vectors = found.embeddings(self.orders)
         check_finite(vectors, found.rows, rows)
         return vectors.numpy()
 

@@ -60,8 +60,9 @@ def finetune(recipe: FinetuningRecipe, dataset: DatasetObject | None = None) -> 
     names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
     processor = build_processor(recipe)
     model = load_classifier(ViDiDiForVideoClassification, recipe, names, problem_type="single_label_classification")
-    names = ("num_frames", "frame_stride", "frame_interval")
-    shape: dict[str, Any] = {name: getattr(processor, name) for name in names} | {"extra_frames": recipe.extra_frames}
+    sampling = ("num_frames", "frame_stride", "frame_interval")
+    shape: dict[str, Any] = {name: getattr(processor, name) for name in sampling}
+    shape["extra_frames"] = recipe.extra_frames
     augmentation = build_augmentation(recipe, processor)
     samples = TrainingClips(train, num_clips=1, augmentation=augmentation, seed=recipe.seed, **shape)
     labels = class_numbers(train, model).to(arguments.device)

@@ -14,7 +14,28 @@ from torch.optim import SGD, AdamW, Optimizer
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 
-class LARS(Optimizer):
+class _ByDimension(Optimizer):
+    """An optimizer that treats matrices otherwise than parameters of at most one dimension."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Updates every parameter that has a gradient, and returns the loss of the closure, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for matrices in (True, False):
+                params = [p for p in group["params"] if p.grad is not None and (p.ndim > 1) == matrices]
+                if params:
+                    self._update(params, group, matrices)
+        return loss
+
+    def _update(self, params: list[torch.Tensor], group: dict[str, Any], matrices: bool) -> None:
+        raise NotImplementedError
+
+
+class LARS(_ByDimension):
     r"""SGD with momentum and a learning rate per layer.
 
     .. math::
@@ -66,24 +87,10 @@ class LARS(Optimizer):
                 raise ValueError(f"{name} must not be negative, got {value}")
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates every parameter that has a gradient, and returns the loss of the closure, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for adapted in (True, False):
-                params = [p for p in group["params"] if p.grad is not None and (p.ndim > 1) == adapted]
-                if params:
-                    self._update(params, group, adapted)
-        return loss
-
-    def _update(self, params: list[torch.Tensor], group: dict[str, Any], adapted: bool) -> None:
+    def _update(self, params: list[torch.Tensor], group: dict[str, Any], matrices: bool) -> None:
         # The _foreach operations run one kernel for the whole list instead of one for each of dozens of tensors.
         gradients = [param.grad for param in params if param.grad is not None]
-        if adapted:
+        if matrices:
             gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
             weight_norms = torch.stack(list(torch._foreach_norm(params)))
             gradient_norms = torch.stack(list(torch._foreach_norm(gradients)))
@@ -102,7 +109,7 @@ class LARS(Optimizer):
         return state["momentum_buffer"]
 
 
-class Muon(Optimizer):
+class Muon(_ByDimension):
     r"""Momentum whose matrices are made orthogonal, and Adam for biases and norms.
 
     .. math::
@@ -139,20 +146,12 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates every parameter that has a gradient, and returns the loss of the closure, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    update = self._matrix_update if param.ndim > 1 else self._adam_update
-                    param.mul_(1 - group["lr"] * group["weight_decay"])
-                    param.add_(update(param, param.grad, group), alpha=-group["lr"])
-        return loss
+    def _update(self, params: list[torch.Tensor], group: dict[str, Any], matrices: bool) -> None:
+        update = self._matrix_update if matrices else self._adam_update
+        for param in params:
+            assert param.grad is not None
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+            param.add_(update(param, param.grad, group), alpha=-group["lr"])
 
     def _matrix_update(self, param: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         momentum = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))

@@ -111,9 +111,20 @@ class RunState:
         self.progress = Progress(steps_per_epoch=steps_per_epoch)
         self.log, self.stop = RunLog(recipe, accelerator, self.last_step), StopRequest(accelerator)
 
-    epoch = property(lambda self: self.progress.epoch)  # how many are finished, here and below
-    step = property(lambda self: self.progress.step)  # of the current epoch
-    total_steps = property(lambda self: self.progress.total_steps)
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return self.progress.epoch
+
+    @property
+    def step(self) -> int:
+        """Steps of the current epoch that are finished."""
+        return self.progress.step
+
+    @property
+    def total_steps(self) -> int:
+        """Steps that are finished."""
+        return self.progress.total_steps
 
     def __enter__(self) -> RunState:
         self._resume()

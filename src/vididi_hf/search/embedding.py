@@ -15,9 +15,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm.auto import tqdm
 
@@ -178,11 +176,6 @@ def encoder_digest(model: ViDiDiModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def embeddings_of(features: VideoFeatures, inputs: str) -> Tensor:
-    """Returns one vector of unit length per video, float32 (videos, orders · hidden_size)."""
-    return F.normalize(features.combined(INPUTS[inputs]), dim=-1)
-
-
 class _Work:
     """The shards of one call, those of all processes."""
 
@@ -239,7 +232,7 @@ class _Work:
         good, vectors = [], torch.empty(0, self.dimensions)
         with suppress(NothingDecodedError):
             for batch, features in iterate_features(self.model, clips, self.orders, *loading):
-                part = embeddings_of(VideoFeatures(features, torch.tensor(batch)), self.options.inputs)
+                part = VideoFeatures(features, torch.tensor(batch)).embeddings(self.orders)
                 for row, finite in zip(batch, part.isfinite().all(dim=1)):
                     if not finite:
                         raise ValueError(f"the embedding of {names[row]} is not finite: check the model for NaN")

@@ -26,7 +26,7 @@ from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.files import printable, write_text
 from vididi_hf.reading import check_file, reading
 from vididi_hf.search import embedding
-from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos, embeddings_of
+from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos
 from vididi_hf.search.options import SearchOptions
 from vididi_hf.visualization import plot_retrieval, save_figure
 from vididi_hf.visualization.neighbors import video_label
@@ -210,7 +210,7 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
     videos = np.array(stored.rows[VIDEO][:])
     places = {query: np.flatnonzero(videos == os.path.abspath(query)).tolist() for query in options.query}
     most = options.k + max(map(len, places.values()))
-    neighbors = stored.search(embeddings_of(features, inputs).numpy(), most, options.index, options.faiss_factory)
+    neighbors = stored.search(features.embeddings(INPUTS[inputs]).numpy(), most, options.index, options.faiss_factory)
     answers = []
     for query, (scores, rows) in zip(options.query, neighbors):
         own = places[query]  # among the videos searched
