@@ -115,7 +115,24 @@ def test_s3d_ignores_the_pool_over_time_only_where_one_step_is_left():
 def test_other_depths_are_torchvisions_too(name, convolutions, stem):
     torch.manual_seed(0)
     reference = randomize(resnet.VideoResNet(resnet.BasicBlock, convolutions, [1, 3, 2, 1], stem)).eval()
-    ours = VideoResNet(name, (64, 128, 256, 512), (1, 3, 2, 1), num_channels=3).eval()
+    ours = VideoResNet(ViDiDiConfig(backbone=name, depths=(1, 3, 2, 1))).eval()
+    ours.load_state_dict(feature_weights(reference), strict=True)
+    clip = clip_of(1, 3, 4, 32, 32)
+    torch.testing.assert_close(ours(clip)[0], reference_stages(reference, clip)[-1], **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+@torch.no_grad()
+def test_a_smaller_stem_and_an_empty_first_stage_are_torchvisions_without_them(name):
+    torch.manual_seed(0)
+    reference = getattr(video, name)(weights=None)
+    wide = reference.stem[0]
+    size = (wide.kernel_size[0], 3, 3)
+    padding = (wide.padding[0], 1, 1)
+    reference.stem[0] = nn.Conv3d(3, wide.out_channels, size, stride=wide.stride, padding=padding, bias=False)
+    reference.layer1 = nn.Sequential()
+    randomize(reference).eval()
+    ours = VideoResNet(ViDiDiConfig(backbone=name, depths=(0, 2, 2, 2), stem_kernel_size=3)).eval()
     ours.load_state_dict(feature_weights(reference), strict=True)
     clip = clip_of(1, 3, 4, 32, 32)
     torch.testing.assert_close(ours(clip)[0], reference_stages(reference, clip)[-1], **TOLERANCE)
@@ -124,7 +141,7 @@ def test_other_depths_are_torchvisions_too(name, convolutions, stem):
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_widths_and_depths_are_those_asked_for(name):
     widths, depths = (8, 8, 24, 40), (1, 2, 3, 1)  # stage 2 keeps the width but strides
-    network = VideoResNet(name, widths, depths, num_channels=2)
+    network = VideoResNet(ViDiDiConfig(backbone=name, hidden_sizes=widths, depths=depths, num_channels=2))
     _, hidden_states = network(clip_of(2, 2, 8, 64, 48), output_hidden_states=True)
     assert tuple(hidden.shape[1] for hidden in hidden_states) == (8, *widths)
     assert [tuple(hidden.shape[3:]) for hidden in hidden_states] == [(32, 24), (32, 24), (16, 12), (8, 6), (4, 3)]
@@ -137,7 +154,8 @@ def test_widths_and_depths_are_those_asked_for(name):
 
 def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
     # Section 3.5 of the R(2+1)D paper: M = floor(t d^2 N_in N_out / (d^2 N_in + t N_out)), t = d = 3.
-    network = VideoResNet("r2plus1d_18", (8, 16, 24, 40), (1, 1, 1, 1), num_channels=3)
+    config = {"backbone": "r2plus1d_18", "depths": (1, 1, 1, 1)}
+    network = VideoResNet(ViDiDiConfig(**config, hidden_sizes=(8, 16, 24, 40)))
     for layer, (n_in, n_out) in zip(network.stages()[1:], [(8, 8), (8, 16), (16, 24), (24, 40)]):
         middle = math.floor(3 * 3**2 * n_in * n_out / (3**2 * n_in + 3 * n_out))
         factorized = layer[0].conv1[0]
@@ -146,5 +164,5 @@ def test_factorized_convolution_has_about_as_many_weights_as_the_full_one():
         weights = sum(parameter.numel() for parameter in (factorized[0].weight, factorized[3].weight))
         assert 0.9 < weights / (27 * n_in * n_out) <= 1
     for width, middle in ((64, 45), (32, 22), (8, 5), (1, 1)):
-        stem = VideoResNet("r2plus1d_18", (width, 2, 2, 2), (1, 1, 1, 1), num_channels=3).stem
+        stem = VideoResNet(ViDiDiConfig(**config, hidden_sizes=(width, 2, 2, 2))).stem
         assert (stem[0].out_channels, stem[3].out_channels) == (middle, width)

@@ -116,27 +116,30 @@ class ResidualBlock(CheckpointedBlock):
         return F.relu_(hidden)
 
 
-def _residual_stem(kind: str, in_channels: int, out_channels: int) -> nn.Sequential:
-    """The 3 x 7 x 7 convolution in front of an R network; halves height and width."""
+def _residual_stem(kind: str, in_channels: int, out_channels: int, size: int) -> nn.Sequential:
+    """The 3 x size x size convolution in front of an R network; halves height and width."""
     if kind != "factorized":
-        return nn.Sequential(*_norm_relu(_conv(in_channels, out_channels, (3, 7, 7), (1, 2, 2))))
+        return nn.Sequential(*_norm_relu(_conv(in_channels, out_channels, (3, size, size), (1, 2, 2))))
     # torchvision has 45 channels in between for 64 behind; other widths keep that proportion.
     mid_channels = max(1, 45 * out_channels // 64)
-    space = _norm_relu(_conv(in_channels, mid_channels, (1, 7, 7), (1, 2, 2)))
+    space = _norm_relu(_conv(in_channels, mid_channels, (1, size, size), (1, 2, 2)))
     return nn.Sequential(*space, *_norm_relu(_conv(mid_channels, out_channels, (3, 1, 1))))
 
 
 class VideoResNet(VideoBackbone):
     """R3D, R(2+1)D or MC3 (https://arxiv.org/abs/1711.11248)."""
 
-    def __init__(self, name: str, hidden_sizes: tuple[int, ...], depths: tuple[int, ...], num_channels: int) -> None:
+    def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__()
-        kinds, inputs = STAGE_CONVOLUTIONS[name], (hidden_sizes[0], *hidden_sizes)
-        self.stem = _residual_stem(kinds[0], num_channels, hidden_sizes[0])
-        for number, (kind, before, width, depth) in enumerate(zip(kinds, inputs, hidden_sizes, depths), start=1):
-            first = ResidualBlock(kind, before, width, stride=1 if number == 1 else 2)
-            rest = (ResidualBlock(kind, width, width, stride=1) for _ in range(depth - 1))
-            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
+        assert config.hidden_sizes is not None and config.depths is not None
+        kinds, widths = STAGE_CONVOLUTIONS[config.backbone], config.hidden_sizes
+        self.stem = _residual_stem(kinds[0], config.num_channels, widths[0], config.stem_kernel_size)
+        stages = zip(kinds, (widths[0], *widths), widths, config.depths)
+        for number, (kind, before, width, depth) in enumerate(stages, start=1):
+            strides = [1 if number == 1 else 2] + [1] * (depth - 1)
+            inputs = [before] + [width] * (depth - 1)
+            blocks = [ResidualBlock(kind, *each) for each in zip(inputs, [width] * depth, strides)]
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
 
 
 class InceptionBlock(SepInceptionBlock3D, CheckpointedBlock):
@@ -191,11 +194,7 @@ def build_backbone(config: ViDiDiConfig) -> VideoBackbone | HubEncoder:
     backbone: VideoBackbone | HubEncoder
     if config.backbone_config is not None:
         return HubEncoder(config.backbone_config, config.pooling)
-    if config.hidden_sizes is None or config.depths is None:
-        backbone = S3D(config.num_channels)
-    else:
-        widths, depths = tuple(config.hidden_sizes), tuple(config.depths)
-        backbone = VideoResNet(config.backbone, widths, depths, config.num_channels)
+    backbone = S3D(config.num_channels) if config.backbone == "s3d" else VideoResNet(config)
     if config.batch_norm == "per_order":
         keep_statistics_per_order(backbone, config.derivative_orders)
     return backbone

@@ -50,7 +50,9 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
             `backbone_config`.
         hidden_sizes: Channels of the four stages of the R family. `None` means `(64, 128, 256, 512)`. Leave it unset
             for S3D.
-        depths: Residual blocks in each of these stages. `None` means `(2, 2, 2, 2)`. Leave it unset for S3D.
+        depths: Residual blocks in each of these stages; the first may have none. `None` means `(2, 2, 2, 2)`. Leave it
+            unset for S3D.
+        stem_kernel_size: Height and width of the kernel of the R family's stem, an odd number. 3 suits small frames.
         num_channels: Channels of a frame.
         num_frames: Frames that the encoder sees at once in training, at least 2.
         image_size: Height and width of the training frames in pixels, at least 32.
@@ -97,6 +99,7 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
     backbone: str = "r3d_18"
     hidden_sizes: list[int] | tuple[int, ...] | None = None
     depths: list[int] | tuple[int, ...] | None = None
+    stem_kernel_size: int = 7
     num_channels: int = 3
     num_frames: int = 8
     image_size: int = 112
@@ -196,13 +199,16 @@ class ViDiDiConfig(CarriesCode, PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.batch_norm == "per_order" and self.view_forward == "joint":
             raise ValueError("batch_norm 'per_order' needs view_forward 'separate': a joint pass mixes the orders")
-        for name, sizes in (("hidden_sizes", self.hidden_sizes), ("depths", self.depths)):
+        for name, sizes, least in (("hidden_sizes", self.hidden_sizes, 1), ("depths", self.depths, 0)):
             if self.backbone in ("s3d", HUB):
                 if sizes is not None:
                     given = f"{name}={sizes}"
                     raise ValueError(f"backbone {self.backbone!r} has fixed stages: leave {name} unset, got {given}")
-            elif sizes is None or len(sizes) != 4 or min(sizes) < 1:
+            elif sizes is None or len(sizes) != 4 or sizes[0] < least or min(sizes[1:]) < 1:
                 raise ValueError(f"{name} must be four positive integers, one per stage, got {sizes}")
+        if self.stem_kernel_size % 2 == 0 or not 1 <= self.stem_kernel_size <= MIN_IMAGE_SIZE:
+            bound = f"an odd number of 1 to {MIN_IMAGE_SIZE}"
+            raise ValueError(f"stem_kernel_size must be {bound}, got {self.stem_kernel_size}")
         for name, minimum in (("num_channels", 1), ("num_frames", MIN_NUM_FRAMES), ("image_size", MIN_IMAGE_SIZE)):
             if not minimum <= (value := getattr(self, name)) <= _MAX[name]:
                 bound = f"at least {minimum}" if value < minimum else f"at most {_MAX[name]}"

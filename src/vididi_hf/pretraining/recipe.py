@@ -18,6 +18,7 @@ RECIPE_FILE = "recipe.json"
 OPTIMIZERS = ("lars", "adamw", "sgd", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
+_NETWORK = ("backbone", "hidden_sizes", "depths", "stem_kernel_size")
 
 
 @dataclass(kw_only=True)
@@ -122,6 +123,7 @@ class PretrainingRecipe(DatasetChoice):
     backbone: str = option(default="r3d_18", choices=BACKBONE_NAMES, help="Video network.")
     hidden_sizes: list[int] | None = option(default=None, help="Widths of the four stages. Default: 64 128 256 512.")
     depths: list[int] | None = option(default=None, help="Blocks in each of the four stages. Default: 2 2 2 2.")
+    stem_kernel_size: int = option(default=7, help="Height and width of the stem's kernel; 3 suits small frames.")
     encoder: str | None = option(
         default=None, may_change=True, help="Folder or Hub id of a transformers encoder to train instead of a backbone."
     )
@@ -259,18 +261,20 @@ class PretrainingRecipe(DatasetChoice):
             raise ValueError(
                 f"dataset_root is only for built-in data sets without streaming, got {self.dataset_root!r}"
             )
+        for name in ("dataset_weights", "cache_gb"):
+            if self.streaming and getattr(self, name):
+                raise ValueError(f"streaming does not support {name}: leave out one of the two")
         if self.dataset_weights is not None:
             if len(self.dataset_weights) != 1 + len(self.more_datasets or []) or sum(self.dataset_weights) <= 0:
                 raise ValueError(f"dataset_weights must be one number per data set, got {self.dataset_weights}")
-            if self.streaming:
-                raise ValueError("streaming cannot weight data sets: leave out dataset_weights")
         for name, unset in (("random_init", False), ("pooling", "mean"), ("lora_rank", 0)):
             if not self.encoder and getattr(self, name) != unset:
                 raise ValueError(f"{name} needs encoder, got {name} {getattr(self, name)!r} without one")
         if not self.encoder:
             self.model_config()  # checks the network before any data is read
-        elif (self.backbone, self.hidden_sizes, self.depths) != ("r3d_18", None, None):
-            raise ValueError(f"choose either encoder ({self.encoder!r}) or backbone, hidden_sizes and depths")
+        for name in _NETWORK:
+            if self.encoder and getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise ValueError(f"choose either encoder ({self.encoder!r}) or {name}")
 
     def completed(self) -> PretrainingRecipe:
         """Returns the recipe with the frames and the size of its encoder, which this reads."""
@@ -301,7 +305,7 @@ class PretrainingRecipe(DatasetChoice):
             options["gather"] = False
         if self.cross_view_only and self.objective == "simclr":
             options["cross_view_only"] = True
-        network: dict[str, Any] = {"backbone": self.backbone, "hidden_sizes": self.hidden_sizes, "depths": self.depths}
+        network: dict[str, Any] = {name: getattr(self, name) for name in _NETWORK}
         sizes = {"num_frames": self.num_frames, "image_size": self.image_size}
         if self.encoder:
             from vididi_hf.encoder_loading_vididi import config_values, read_encoder_config
