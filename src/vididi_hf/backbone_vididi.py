@@ -131,7 +131,8 @@ class VideoResNet(VideoBackbone):
 
     def __init__(self, config: ViDiDiConfig) -> None:
         super().__init__()
-        assert config.hidden_sizes is not None and config.depths is not None
+        assert config.hidden_sizes
+        assert config.depths
         kinds, widths = STAGE_CONVOLUTIONS[config.backbone], config.hidden_sizes
         self.stem = _residual_stem(kinds[0], config.num_channels, widths[0], config.stem_kernel_size)
         stages = zip(kinds, (widths[0], *widths), widths, config.depths)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +205,19 @@ def generate_motion(
         raise ValueError(f"{root} holds {name} videos of {found}; choose another folder for those of {wanted}")
     _write(stamp, json.dumps(wanted).encode())
     jobs = [("train", index) for index in range(num_train)] + [("test", index) for index in range(num_test)]
-    rows = []
-    # Show the bar only if it takes a while: existing files are skipped.
-    for split, index in tqdm(jobs, desc=name, unit="video", delay=1, disable=not progress):
+
+    def add_video(job: tuple[str, int]) -> dict[str, Any]:
+        split, index = job
         drawn = describe(split, index, seed)
         video = Path(split, str(drawn["label"]), f"{index:06d}.mp4")
         if not (root / video).exists():
             _write(root / video, encode_motion(render(split, index, seed)))
-        rows.append({"video": video.as_posix(), "split": split, **drawn})
+        return {"video": video.as_posix(), "split": split, **drawn}
+
+    # Show the bar only if it takes a while: existing files are skipped.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        added = tqdm(pool.map(add_video, jobs), name, len(jobs), unit="video", delay=1, disable=not progress)
+        rows = list(added)
     import pandas as pd  # here, because rendering alone needs no table
 
     table = pd.DataFrame(rows, columns=["video", "label", "split", "background"])

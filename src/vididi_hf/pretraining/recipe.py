@@ -264,9 +264,9 @@ class PretrainingRecipe(DatasetChoice):
         for name in ("dataset_weights", "cache_gb"):
             if self.streaming and getattr(self, name):
                 raise ValueError(f"streaming does not support {name}: leave out one of the two")
-        if self.dataset_weights is not None:
-            if len(self.dataset_weights) != 1 + len(self.more_datasets or []) or sum(self.dataset_weights) <= 0:
-                raise ValueError(f"dataset_weights must be one number per data set, got {self.dataset_weights}")
+        weights, datasets = self.dataset_weights, 1 + len(self.more_datasets or [])
+        if weights is not None and (len(weights) != datasets or sum(weights) <= 0):
+            raise ValueError(f"dataset_weights must be one number per data set, got {weights}")
         for name, unset in (("random_init", False), ("pooling", "mean"), ("lora_rank", 0)):
             if not self.encoder and getattr(self, name) != unset:
                 raise ValueError(f"{name} needs encoder, got {name} {getattr(self, name)!r} without one")
