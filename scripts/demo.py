@@ -8,7 +8,6 @@ python scripts/demo.py --dataset path/to/videos --seeds 0 1 2
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def declare(options: DemoOptions) -> Grid:
         arms={
             "untrained": Arm({"order_schedule": "baseline"}, train=False),
             "baseline": Arm({"order_schedule": "baseline"}),
-            "ViDiDi": Arm({"order_schedule": "paper"}),
+            "ViDiDi": Arm({"order_schedule": "paper-per-step"}),
         },
         seeds=options.seeds,
         evaluation=Protocol(num_clips=options.num_clips, linear=False),
@@ -75,13 +74,15 @@ def run(options: DemoOptions) -> None:
     """Trains, evaluates, and writes the table and the figures."""
     from studies.demonstration import plot_comparison
     from studies.records import score_table
-    from studies.running import Outcome, run_all
+    from studies.running import Outcome, prepare, run_all, threads_of
     from studies.tables import format_scores, summarize
     from vididi_hf.files import write_text
 
     output_dir, start = Path(options.output_dir), time.monotonic()
     runs = declare(options).runs_on(DATASET, options.dataset, output_dir, root=options.dataset_root)
     print(f"{len(runs)} runs, {options.processes} at a time: prepares the videos, trains, evaluates", flush=True)
+    prepare(runs)
+    seconds = {"videos": round(time.monotonic() - start, 1)}
 
     def finished(outcome: Outcome) -> None:
         state = f"failed: {outcome.error}" if outcome.error else "done"
@@ -91,22 +92,23 @@ def run(options: DemoOptions) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    summary = summarize(score_table(outcome.result for outcome in outcomes if outcome.result))
-    rows = []
-    for (arm, shown), found in summary.groupby(["arm", "input"], sort=False):
-        numbers = zip(found["metric"], found["mean"], found["std"])
-        metrics = {name: {"mean": mean, "std": None if math.isnan(std) else std} for name, mean, std in numbers}
-        rows.append({"arm": arm, "input": shown, "seeds": len(options.seeds), "metrics": metrics})
-    content = {"arguments": asdict(options), "rows": rows}
-    write_text(output_dir / "results.json", json.dumps(content, indent=2) + "\n")
-    if rows:
-        table = format_scores(summary)
+    results = [outcome.result for outcome in outcomes if outcome.result]
+    if results[0]["metrics"]:
+        table = format_scores(summarize(score_table(results)))
         write_text(output_dir / "results.md", table + "\n")
         print(f"\n{table}\n\nIn percent. R@1: the share of videos whose nearest neighbor has their label.")
     else:
         print("\nThe videos have no labels, so there is no table. retrieval.png shows the nearest neighbors.")
     for path in plot_comparison(runs, output_dir):
         print(f"figure: {path}")
+    seconds["all"] = round(time.monotonic() - start, 1)
+    content = {
+        "arguments": asdict(options),
+        "threads": threads_of(options.processes),
+        "seconds": seconds,
+        "runs": [{name: one[name] for name in ("arm", "seed", "metrics", "seconds", "versions")} for one in results],
+    }
+    write_text(output_dir / "results.json", json.dumps(content, indent=2) + "\n")
     for each in runs:
         print(f"encoder: {each.folder}  (load it with ViDiDiModel.from_pretrained)")
 

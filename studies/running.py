@@ -69,6 +69,7 @@ def run_one(run: Run) -> dict[str, Any]:
 def _run_locked(run: Run) -> dict[str, Any]:
     (run.folder / FAILURE_JSON).unlink(missing_ok=True)
     try:
+        start = time.monotonic()
         _claim(run)
         if run.pretrained is None:
             _train(run)
@@ -77,6 +78,7 @@ def _run_locked(run: Run) -> dict[str, Any]:
             with FileLock(run.pretrained.folder / LOCK):
                 _claim(run.pretrained)
                 _train(run.pretrained)
+        trained = time.monotonic()
         measurement = _evaluate(run)
     except Exception as error:
         _write_failure(run, f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())
@@ -93,6 +95,7 @@ def _run_locked(run: Run) -> dict[str, Any]:
             {name: row[name] for name in ("epoch", "loss", "R@1")} for row in read_metrics(run.folder) if "R@1" in row
         ],
         "versions": {**versions(), "commit": _commit()},
+        "seconds": {"training": round(trained - start, 1), "evaluation": round(time.monotonic() - trained, 1)},
     }
     write_text(run.folder / RESULT_JSON, json.dumps(result, indent=2) + "\n")
     return result
@@ -168,7 +171,7 @@ def run_all(
     runs that were finished before. Returns how each run ended, in the order of `runs`.
     """
     prepare(runs)
-    threads = max(1, torch.get_num_threads() // jobs)
+    threads = threads_of(jobs)
     outcomes = {run.name: Outcome(run, result) for run in runs if (result := run.result()) is not None}
     waiting = [run for run in runs if run.name not in outcomes]
     active: dict[int, _Job] = {}
@@ -188,6 +191,11 @@ def run_all(
         for job in active.values():
             job.process.terminate()
     return [outcomes[run.name] for run in runs]
+
+
+def threads_of(jobs: int) -> int:
+    """Returns the threads of each of several processes."""
+    return max(1, torch.get_num_threads() // jobs)
 
 
 def prepare(runs: Sequence[Run]) -> None:
