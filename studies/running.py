@@ -12,6 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -199,7 +201,8 @@ def threads_of(jobs: int) -> int:
 
 
 def prepare(runs: Sequence[Run]) -> None:
-    """Creates data sets and selections before several processes need them."""
+    """Creates data sets and selections before several processes need them, while those import the package."""
+    _processes()
     for selection in dict.fromkeys(selection for run in runs for selection in run.selections):
         selection.write()
     for source in dict.fromkeys(each.source for run in runs for each in (run, run.trainer)):
@@ -245,9 +248,19 @@ class _Job:
 
 def start_process(run: Run, threads: int) -> BaseProcess:
     """Starts a process that executes one run."""
-    process = multiprocessing.get_context("spawn").Process(target=_execute, args=(run, threads))
+    process = _processes().Process(target=_execute, args=(run, threads))
     process.start()
     return process
+
+
+def _processes() -> BaseContext:
+    """Forks processes from one that has imported the package but computed nothing; spawns them on Windows."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vididi_hf.pretraining.loop", "vididi_hf.evaluation.retrieval"])
+    forkserver.ensure_running()
+    return context
 
 
 def _execute(run: Run, threads: int) -> None:
