@@ -176,6 +176,7 @@ def run_all(
     threads = threads_of(jobs)
     outcomes = {run.name: Outcome(run, result) for run in runs if (result := run.result()) is not None}
     waiting = [run for run in runs if run.name not in outcomes]
+    waiting.sort(key=lambda run: not run.trained)  # the longest first
     active: dict[int, _Job] = {}
     try:
         while waiting or active:
