@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from studies.commands import report, run_study
 
         if options.report:
-            for path in report(options.results, options.page):
+            for path in report(options.results, options.page, ROOT / "README.md"):
                 print(f"written: {path}")
             return
         assert options.grid is not None

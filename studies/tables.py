@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ EVIDENCE = [
     for dataset in datasets
     for name in ("VICReg", "SimCLR", "BYOL")
 ]
+DEMO_ARMS = {"untrained": "Untrained", "baseline": "VICReg", "ViDiDi": "VICReg + ViDiDi"}
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -121,6 +123,17 @@ def render_evidence(records: dict[str, Records]) -> str:
         rows.append([dataset, against, *(f"{100 * means[each, 'R@1']:.1f}" for each in (against, arm)), *cells])
     head = ["data set", "objective", "R@1 without", "R@1 with", "Δ R@1", "Δ 20-NN", "Δ linear"]
     return _to_markdown(pd.DataFrame(rows, columns=head))
+
+
+def render_demo(folder: Path) -> str:
+    """Renders the table of the README from the results of `make demo`, with different seeds and numbers of threads."""
+    runs = [run for path in sorted(folder.glob("*.json")) for run in json.loads(path.read_text())["runs"]]
+    rows = []
+    for arm, name in DEMO_ARMS.items():
+        scores = pd.DataFrame(run["metrics"][LABEL]["frames"] for run in runs if run["arm"] == arm)
+        cells = [f"{100 * scores[metric].mean():.1f} ± {100 * scores[metric].std():.1f}" for metric in METRICS[:3]]
+        rows.append([name, str(len(scores)), f"{100 * scores['R@1'].min():.1f}", *cells])
+    return _to_markdown(pd.DataFrame(rows, columns=["Objective", "Runs", "Lowest R@1", *METRICS[:3]]))
 
 
 def update_page(path: Path, table: str) -> Path:

@@ -1,5 +1,6 @@
 """Statistics against numpy and scipy, tables against rows written by hand, and the pages against the results."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import scipy.stats
 
 from studies.plots import figure_files
 from studies.records import COLUMNS, Records, read_all_records
-from studies.tables import format_margins, margins, render_evidence, render_study, summarize
+from studies.tables import format_margins, margins, render_demo, render_evidence, render_study, summarize
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "study.md"
@@ -118,6 +119,20 @@ def test_the_tables_show_the_results(name: str, results: dict[str, Records]) -> 
     found = (RESULTS / "tables" / f"{name}.md").read_text(encoding="utf-8")
     assert found == expected, "run: python scripts/study.py --report"
     assert all((RESULTS / "figures" / file).exists() for file in files)
+
+
+def test_the_readme_shows_the_runs_of_the_demo_which_all_succeeded() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = render_demo(RESULTS / "demo")
+    assert f"<!-- table -->\n\n{table}\n\n<!-- end of table -->" in readme, "run: python scripts/study.py --report"
+    results = [json.loads(path.read_text()) for path in sorted((RESULTS / "demo").glob("*.json"))]
+    assert sorted(result["threads"] for result in results) == [1, 2]
+    scores = [
+        run["metrics"]["label"]["frames"]["R@1"] for one in results for run in one["runs"] if run["arm"] == "ViDiDi"
+    ]
+    assert len(scores) == 10
+    assert min(scores) >= 0.85
+    assert sum(scores) / 10 >= 0.92
 
 
 def test_the_page_shows_the_results(results: dict[str, Records]) -> None:
