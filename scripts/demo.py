@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
 DATASET = "videos"
+ARMS = {
+    "untrained": {"order_schedule": "baseline"},
+    "baseline": {"order_schedule": "baseline"},
+    "ViDiDi": {"order_schedule": "paper-per-step"},
+}
 
 
 @dataclass(kw_only=True)
@@ -41,6 +46,7 @@ class DemoOptions(Options):
     recipe: str = option(default=str(RECIPE), help="JSON file of the pretraining options that all runs share.")
     epochs: int | None = option(default=None, at_least=1, help="Epochs of each run, instead of the recipe's.")
     seeds: list[int] = option(default_factory=lambda: [0], help="One comparison per seed.")
+    arms: list[str] = option(default_factory=lambda: list(ARMS), choices=tuple(ARMS), help="The encoders to compare.")
     num_clips: int = option(default=4, at_least=1, help="Clips per video in the evaluation.")
     processes: int = option(default=2, at_least=1, help="Runs at a time.")
     output_dir: str = option(default="demo", help="Folder of the encoders, the table and the figures.")
@@ -60,11 +66,7 @@ def declare(options: DemoOptions) -> Grid:
     return Grid(
         about="The same tiny network on the same videos, without and with ViDiDi",
         datasets={DATASET: StudyDataset(options.dataset, recipe)},
-        arms={
-            "untrained": Arm({"order_schedule": "baseline"}, train=False),
-            "baseline": Arm({"order_schedule": "baseline"}),
-            "ViDiDi": Arm({"order_schedule": "paper-per-step"}),
-        },
+        arms={name: Arm(ARMS[name], train=name != "untrained") for name in options.arms},
         seeds=options.seeds,
         evaluation=Protocol(num_clips=options.num_clips, linear=False),
     )
