@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RECIPE = Path(__file__).parent / "recipes" / "motion-tiny.json"
 DATASET = "videos"
+PLACES = ("dataset_root", "recipe", "output_dir")  # which the results do not tell
 ARMS = {
     "untrained": {"order_schedule": "baseline"},
     "baseline": {"order_schedule": "baseline"},
@@ -105,7 +106,7 @@ def run(options: DemoOptions) -> None:
         print(f"figure: {path}")
     seconds["all"] = round(time.monotonic() - start, 1)
     content = {
-        "arguments": asdict(options),
+        "arguments": {name: value for name, value in asdict(options).items() if name not in PLACES},
         "threads": threads_of(options.processes),
         "seconds": seconds,
         "runs": [{name: one[name] for name in ("arm", "seed", "metrics", "seconds", "versions")} for one in results],

@@ -125,14 +125,10 @@ def test_the_readme_shows_the_runs_of_the_demo_which_all_succeeded() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = render_demo(RESULTS / "demo")
     assert f"<!-- table -->\n\n{table}\n\n<!-- end of table -->" in readme, "run: python scripts/study.py --report"
-    results = [json.loads(path.read_text()) for path in sorted((RESULTS / "demo").glob("*.json"))]
-    assert sorted(result["threads"] for result in results) == [1, 2]
-    scores = [
-        run["metrics"]["label"]["frames"]["R@1"] for one in results for run in one["runs"] if run["arm"] == "ViDiDi"
-    ]
-    assert len(scores) == 10
-    assert min(scores) >= 0.85
-    assert sum(scores) / 10 >= 0.92
+    runs = [run for path in (RESULTS / "demo").glob("*.json") for run in json.loads(path.read_text())["runs"]]
+    for run in runs:
+        score = run["metrics"]["label"]["frames"]["R@1"]
+        assert score >= 0.85 if run["arm"] == "ViDiDi" else score <= 0.2, (run["arm"], run["seed"])
 
 
 def test_the_page_shows_the_results(results: dict[str, Records]) -> None:
