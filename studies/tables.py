@@ -132,8 +132,8 @@ def render_demo(folder: Path) -> str:
     for arm, name in DEMO_ARMS.items():
         scores = pd.DataFrame(run["metrics"][LABEL]["frames"] for run in runs if run["arm"] == arm)
         cells = [f"{100 * scores[metric].mean():.1f} ± {100 * scores[metric].std():.1f}" for metric in METRICS[:3]]
-        rows.append([name, str(len(scores)), f"{100 * scores['R@1'].min():.1f}", *cells])
-    return _to_markdown(pd.DataFrame(rows, columns=["Objective", "Runs", "Lowest R@1", *METRICS[:3]]))
+        rows.append([name, str(len(scores)), cells[0], f"{100 * scores['R@1'].min():.1f}", *cells[1:]])
+    return _to_markdown(pd.DataFrame(rows, columns=["Objective", "Runs", "R@1", "Lowest R@1", *METRICS[1:3]]))
 
 
 def update_page(path: Path, table: str) -> Path:
