@@ -127,7 +127,9 @@ def render_evidence(records: dict[str, Records]) -> str:
 
 def render_demo(folder: Path) -> str:
     """Renders the table of the README from the results of `make demo`, with different seeds and numbers of threads."""
-    runs = [run for path in sorted(folder.glob("*.json")) for run in json.loads(path.read_text())["runs"]]
+    runs = [
+        run for path in sorted(folder.glob("*.json")) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]
+    ]
     rows = []
     for arm, name in DEMO_ARMS.items():
         scores = pd.DataFrame(run["metrics"][LABEL]["frames"] for run in runs if run["arm"] == arm)
