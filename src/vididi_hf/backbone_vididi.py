@@ -137,10 +137,10 @@ class VideoResNet(VideoBackbone):
         self.stem = _residual_stem(kinds[0], config.num_channels, widths[0], config.stem_kernel_size)
         stages = zip(kinds, (widths[0], *widths), widths, config.depths)
         for number, (kind, before, width, depth) in enumerate(stages, start=1):
-            strides = [1 if number == 1 else 2] + [1] * (depth - 1)
-            inputs = [before] + [width] * (depth - 1)
-            blocks = [ResidualBlock(kind, *each) for each in zip(inputs, [width] * depth, strides)]
-            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+            stage = nn.Sequential()
+            for block in range(depth):
+                stage.append(ResidualBlock(kind, width if block else before, width, 1 if block or number == 1 else 2))
+            self.add_module(f"layer{number}", stage)
 
 
 class InceptionBlock(SepInceptionBlock3D, CheckpointedBlock):
