@@ -39,10 +39,9 @@ def run_study(
     grid = read_grid(path)
     runs = grid.plan(output_dir, data, **({} if num_workers is None else {"num_workers": num_workers}))
     chosen = choose_runs(runs, only)
-    command = f"python scripts/study.py studies/{path.name} --data DATA"
 
     def record() -> Records:
-        records = collect(grid, runs, list(read_all_records(results, path.stem).values()), command)
+        records = collect(grid, runs, list(read_all_records(results, path.stem).values()))
         records.write(results, path.stem)
         return records
 
@@ -95,6 +94,6 @@ def report(results: str | Path, page: str | Path, readme: str | Path) -> list[Pa
         text = render_study(records, name, [f"../figures/{file}" for file in figure_files(records, name)])
         written += [write_text(folder / "tables" / f"{name}.md", text), *figures]
     (page.parent / "images").mkdir(exist_ok=True)
-    written.append(Path(shutil.copy(folder / "figures" / "main.png", page.parent / "images" / "study.png")))
+    written.append(Path(shutil.copy(folder / "figures" / "objectives.png", page.parent / "images" / "study.png")))
     pages = update_page(page, render_evidence(known)), update_page(Path(readme), render_demo(folder / "demo"))
     return [*written, *pages]

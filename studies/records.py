@@ -25,7 +25,6 @@ class Records:
     """The results of a study, by data set and arm (and seed)."""
 
     grid: dict[str, Any]
-    command: str
     configurations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[RunKey, dict[str, Any]] = field(default_factory=dict)  # metrics, chance, curve, versions
@@ -71,7 +70,6 @@ class Records:
         described = {
             "schema": SCHEMA,
             "grid": self.grid,
-            "command": self.command,
             "protocols": self.protocols,
             "configurations": self.configurations,
             "runs": [
@@ -100,9 +98,9 @@ def score_table(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def collect(grid: Grid, runs: Sequence[Run], earlier: Sequence[Records], command: str) -> Records:
+def collect(grid: Grid, runs: Sequence[Run], earlier: Sequence[Records]) -> Records:
     """Gathers the results of a grid: those of its runs, then those of earlier records, the first of which counts."""
-    records = Records(asdict(grid), command)
+    records = Records(asdict(grid))
     for run in runs:
         if (result := run.result()) is not None:
             records.add(result)
@@ -128,7 +126,7 @@ def read_records(folder: str | Path, name: str) -> Records | None:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise ValueError(f"{path} holds no results of a study: its key 'schema' is not {SCHEMA}")
-    records = Records(values["grid"], values["command"], values["configurations"], values["protocols"])
+    records = Records(values["grid"], values["configurations"], values["protocols"])
     for run in values["runs"]:
         key = (run.pop("dataset"), run.pop("arm"), run.pop("seed"))
         records.runs[key] = {"metrics": {}, **run}

@@ -25,7 +25,10 @@ NOTE = (
     "difference is bold if its interval excludes 0. Chance is R@1 of a gallery in random order."
 )
 # The rows of the table of docs/study.md: grid, data set, arm, arm to subtract.
-_SETS = {"main": ["motion", "ut_interaction", "jhmdb"], "transfer": ["ut_interaction_from_motion", "jhmdb_from_motion"]}
+_SETS = {
+    "objectives": ["motion", "ut_interaction", "jhmdb"],
+    "transfer": ["ut_interaction_from_motion", "jhmdb_from_motion"],
+}
 EVIDENCE = [
     (grid, dataset, f"{name} + ViDiDi", name)
     for grid, datasets in _SETS.items()

@@ -53,7 +53,6 @@ def test_a_study_in_parts_with_a_failure(here, tiny_study, tmp_path, capsys) -> 
     assert list(values_of(results)) == ["untrained", "VICReg + ViDiDi"]
     described = json.loads((results / "tiny.json").read_text())
     assert [(failure["arm"], failure["seed"]) for failure in described["failures"]] == [("VICReg", 0)]
-    assert described["command"] == "python scripts/study.py studies/tiny.json --data DATA"
 
     # After the repair only that run is executed.
     (wrong / "configuration.json").unlink()

@@ -16,7 +16,7 @@ from studies.tables import format_margins, margins, render_demo, render_evidence
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "study.md"
 RESULTS = ROOT / "studies" / "results"
-NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.json") if path.stem != "datasets")
+NAMES = sorted(path.stem for path in RESULTS.glob("*.csv"))
 OURS, THEIRS = (0.51, 0.62, 0.58, 0.70), (0.33, 0.41, 0.29, 0.47)
 
 

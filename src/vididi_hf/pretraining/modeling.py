@@ -21,6 +21,7 @@ from vididi_hf.encoder_loading_vididi import load_weights
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 from vididi_hf.objectives import build_objective, register_objective
 from vididi_hf.pretraining.adaptation import adapt
+from vididi_hf.pretraining.continuation import copy_weights, read_checkpoint_config
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 
 # Each derivative order, each pass of gradient caching and BYOL's target has its own. torch stops silently after eight.
@@ -205,7 +206,10 @@ def initial_model(recipe: PretrainingRecipe) -> ViDiDiForPreTraining:
     """Builds the model of a recipe before its first step."""
     model = ViDiDiForPreTraining(recipe.model_config())
     if recipe.encoder and not recipe.random_init:
-        load_weights(model.vididi.backbone, recipe.encoder)
+        if read_checkpoint_config(recipe.encoder) is not None:
+            copy_weights(model.vididi, recipe.encoder)
+        else:
+            load_weights(model.vididi.backbone, recipe.encoder)
     adapt(model.vididi.backbone, recipe)
     if model.target is not None:
         model.target = TargetNetwork(model.vididi, model.objective.projector)
@@ -221,7 +225,7 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         synchronize(model)
     model = model.to(accelerator.device)
-    if recipe.channels_last and not recipe.encoder:
+    if recipe.channels_last and model.config.backbone_config is None:
         model = model.to(memory_format=torch.channels_last_3d)
     if recipe.torch_compile:
         compile_encoders(model)

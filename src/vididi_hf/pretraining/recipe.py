@@ -125,7 +125,9 @@ class PretrainingRecipe(DatasetChoice):
     depths: list[int] | None = option(default=None, help="Blocks in each of the four stages. Default: 2 2 2 2.")
     stem_kernel_size: int = option(default=7, help="Height and width of the stem's kernel; 3 suits small frames.")
     encoder: str | None = option(
-        default=None, may_change=True, help="Folder or Hub id of a transformers encoder to train instead of a backbone."
+        default=None,
+        may_change=True,
+        help="Encoder to start from: folder or Hub id of a transformers encoder or of a ViDiDi checkpoint.",
     )
     random_init: bool = option(default=False, help="Start from the architecture of encoder with random weights.")
     pooling: str = option(default="mean", choices=POOLINGS, help="How to pool the tokens of encoder.")
@@ -309,8 +311,12 @@ class PretrainingRecipe(DatasetChoice):
         sizes = {"num_frames": self.num_frames, "image_size": self.image_size}
         if self.encoder:
             from vididi_hf.encoder_loading_vididi import config_values, read_encoder_config
+            from vididi_hf.pretraining.continuation import network_of, read_checkpoint_config
 
-            network = {"pooling": self.pooling, **config_values(read_encoder_config(self.encoder))}
+            if (checkpoint := read_checkpoint_config(self.encoder)) is not None:
+                network = network_of(checkpoint)
+            else:
+                network = {"pooling": self.pooling, **config_values(read_encoder_config(self.encoder))}
         try:
             return ViDiDiConfig(
                 **network | {name: size for name, size in sizes.items() if size or not self.encoder},
