@@ -127,7 +127,7 @@ class PretrainingRecipe(DatasetChoice):
     encoder: str | None = option(
         default=None,
         may_change=True,
-        help="Encoder to start from: folder or Hub id of a transformers encoder or of a ViDiDi checkpoint.",
+        help="Folder or Hub id of a transformers encoder or ViDiDi checkpoint to start from.",
     )
     random_init: bool = option(default=False, help="Start from the architecture of encoder with random weights.")
     pooling: str = option(default="mean", choices=POOLINGS, help="How to pool the tokens of encoder.")
