@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from studies.grid import read_grid
 from studies.plots import figure_files, write_figures
 from studies.records import Records, collect, read_all_records
-from studies.running import BusyError, Outcome, run_all
+from studies.running import BusyError, Outcome, prepare, run_all
 from studies.runs import Run
 from studies.tables import render_demo, render_evidence, render_study, update_page
 from vididi_hf.data.registry import DATASETS
@@ -66,6 +66,7 @@ def run_study(
         record()
 
     if waiting:
+        prepare(waiting)
         run_all(waiting, jobs, finished)
     missing = record().missing()
     print(f"{path.stem}: {len(runs) - len(missing)} of {len(runs)} runs are in {Path(results) / path.stem}.csv")

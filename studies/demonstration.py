@@ -20,7 +20,7 @@ QUERIES_SHOWN = 4
 
 
 def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
-    """Writes `curves.png`, `derivatives.png` and `retrieval.png` of finished runs on one data set."""
+    """Writes `derivatives.png`, `retrieval.png` and, of trained encoders, `curves.png` of runs on one data set."""
     recipe = runs[0].recipe
     splits = runs[0].source.load()
     labeled = LABEL in splits.gallery.column_names
@@ -30,7 +30,7 @@ def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
             curves.setdefault(run.arm, []).extend(read_metrics(run.folder))
     chance = 1 / splits.gallery.features[LABEL].num_classes if labeled else None
     keys = ("loss", "R@1") if any("R@1" in row for rows in curves.values() for row in rows) else ("loss",)
-    figures = {"curves": plot_curves(curves, keys, chance=chance)}
+    figures = {"curves": plot_curves(curves, keys, chance=chance)} if curves else {}
 
     # The encoders of the first seed, on the same queries.
     first = {run.arm: run.read(NEIGHBORS_JSON) or {} for run in runs if run.seed == recipe.seed}
@@ -47,6 +47,6 @@ def plot_comparison(runs: Sequence[Run], output_dir: str | Path) -> list[Path]:
     figures["derivatives"] = plot_derivatives(
         reader.read(lambda length: uniform_clips(length, 1, num_frames, step, 2))[0]
     )
-    neighbors = {arm: [first[arm][str(row)] for row in shown] for arm in curves}
+    neighbors = {arm: [first[arm][str(row)] for row in shown] for arm in (curves or first)}
     figures["retrieval"] = plot_retrieval(splits.queries, shown, splits.gallery, neighbors, NUM_NEIGHBORS)
     return [save_figure(figure, Path(output_dir) / f"{name}.png") for name, figure in figures.items()]

@@ -166,13 +166,12 @@ def _commit() -> str | None:
 def run_all(
     runs: Sequence[Run], jobs: int, finished: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
-    """Executes runs in processes of their own, each with a progress bar.
+    """Executes runs, whose videos `prepare` has made, in processes of their own, each with a progress bar.
 
     On a few cores, several processes of one thread train small networks faster than one process of several threads.
     A run that fails, or whose process dies, does not stop the others. `finished` is called when a run ends, except for
     runs that were finished before. Returns how each run ended, in the order of `runs`.
     """
-    prepare(runs)
     threads = threads_of(jobs)
     outcomes = {run.name: Outcome(run, result) for run in runs if (result := run.result()) is not None}
     waiting = [run for run in runs if run.name not in outcomes]

@@ -63,6 +63,7 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root
     # What is done is not done again, and what is no longer wanted is not passed off as it.
     before = [path.stat().st_mtime_ns for path in encoders]
     demo.main([*command, "--num_clips", "2", "--processes", "1"])
+    demo.main([*command, "--num_clips", "2", "--arms", "untrained"])
     assert [path.stat().st_mtime_ns for path in encoders] == before
     with pytest.raises(SystemExit, match="2"):
         demo.main([*command, "--epochs", "2", "--processes", "1"])
