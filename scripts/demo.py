@@ -49,7 +49,7 @@ class DemoOptions(Options):
     seeds: list[int] = option(default_factory=lambda: [0], help="One comparison per seed.")
     arms: list[str] = option(default_factory=lambda: list(ARMS), choices=tuple(ARMS), help="The encoders to compare.")
     num_clips: int = option(default=4, at_least=1, help="Clips per video in the evaluation.")
-    processes: int = option(default=2, at_least=1, help="Runs at a time.")
+    processes: int = option(default=3, at_least=1, help="Runs at a time.")
     output_dir: str = option(default="demo", help="Folder of the encoders, the table and the figures.")
 
 

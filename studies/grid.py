@@ -24,6 +24,7 @@ AMOUNTS = {"epochs": "epochs", "train_share": "share of the training videos"}
 
 # The grid sets these fields of each recipe itself.
 _NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
+_NETWORK = ("backbone", "hidden_sizes", "depths", "stem_kernel_size")  # known from the encoder to start from
 # A data set without pretraining may set only these.
 _SHOWN = {"num_frames", *FRAME_DISTANCES, "image_size", "split", "group_column"}
 
@@ -46,6 +47,7 @@ class StudyDataset:
     probes: list[str] = field(default_factory=list)  # columns to predict besides the label
     validation: Validation = Validation()
     pretrained_on: str | None = None  # another data set, whose encoders are evaluated on this one
+    starts_from: str | None = None  # another data set, whose encoders are trained further on this one
     root: str | None = None  # folder of a built-in set, below the data folder
 
 
@@ -78,7 +80,7 @@ class Grid:
     comparisons: list[tuple[str, str]] = field(default_factory=list)  # the second arm is subtracted from the first
     validation: bool = False  # evaluate on a part of the training split instead of the test split
     amount: str | None = None  # what the series vary, one of AMOUNTS
-    sources: dict[str, StudyDataset] = field(default_factory=dict)  # what others are pretrained_on
+    sources: dict[str, StudyDataset] = field(default_factory=dict)  # what others are pretrained_on or starts_from
 
     def __post_init__(self) -> None:
         if not self.datasets or not self.arms or not self.seeds:
@@ -107,20 +109,20 @@ class Grid:
         for arm in self.arms.values():
             if not 0 < arm.train_share <= 1:
                 raise ValueError(f"train_share must be above 0 and at most 1, got {arm.train_share}")
-        for name, dataset in self.datasets.items():
+        for name, dataset in {**self.sources, **self.datasets}.items():
             self._check_dataset(name, dataset)
 
     def _check_dataset(self, name: str, dataset: StudyDataset) -> None:
-        if dataset.pretrained_on is not None:
-            source = self.sources.get(dataset.pretrained_on)
-            if source is None or source.pretrained_on is not None:
+        for role in ("pretrained_on", "starts_from"):
+            other = getattr(dataset, role)
+            source = self.sources.get(other) if other else StudyDataset("")
+            if source is None or source.pretrained_on or (role == "starts_from" and source.starts_from):
                 raise ValueError(
-                    f"dataset {name!r}: pretrained_on must name a data set with its own pretraining, "
-                    f"got {dataset.pretrained_on!r}"
+                    f"dataset {name!r}: {role} must name a data set with its own pretraining, got {other!r}"
                 )
-            if excess := sorted(set(dataset.recipe) - _SHOWN):
-                raise ValueError(f"dataset {name!r} does not train and cannot set {', '.join(excess)}")
-        if dataset.recipe.get("group_column") is not None and self.evaluation.tasks:
+        if dataset.pretrained_on is not None and (excess := sorted(set(dataset.recipe) - _SHOWN)):
+            raise ValueError(f"dataset {name!r} does not train and cannot set {', '.join(excess)}")
+        if name in self.datasets and dataset.recipe.get("group_column") is not None and self.evaluation.tasks:
             raise ValueError(f"dataset {name!r} has no test split for fine-tuning")
         if not 0 < dataset.validation.share < 1:
             raise ValueError(f"the validation share must lie between 0 and 1, got {dataset.validation.share}")
@@ -137,13 +139,19 @@ class Grid:
             root = None if dataset.root is None else str(Path(data or "") / dataset.root)
             return location, Path(output_dir) / (f"{name}-validation" if self.validation else name), root
 
+        def train(name: str, dataset: StudyDataset) -> list[Run]:
+            runs = self.runs_on(name, *place(name, dataset), **overrides)
+            if dataset.starts_from is None:
+                return runs
+            first = train(dataset.starts_from, self.sources[dataset.starts_from])
+            return [_continued(run, start, dataset.starts_from) for run, start in zip(runs, first)]
+
         runs: list[Run] = []
         for name, dataset in self.datasets.items():
             if dataset.pretrained_on is None:
-                runs += self.runs_on(name, *place(name, dataset), **overrides)
+                runs += train(name, dataset)
             else:
-                source = self.sources[dataset.pretrained_on]
-                pretrained = self.runs_on(dataset.pretrained_on, *place(dataset.pretrained_on, source), **overrides)
+                pretrained = train(dataset.pretrained_on, self.sources[dataset.pretrained_on])
                 runs += self._transferred(name, *place(name, dataset), pretrained)
         return sorted(runs, key=lambda run: self.seeds.index(run.seed))
 
@@ -214,6 +222,14 @@ class Grid:
         return source, trained_on, tuple(selections)
 
 
+def _continued(run: Run, start: Run, starts_from: str) -> Run:
+    """The run with the encoder of another one as its start."""
+    network = {name: PretrainingRecipe.__dataclass_fields__[name].default for name in _NETWORK}
+    recipe = replace(run.recipe, encoder=str(start.folder), **network)
+    declared = {**run.declared, "starts_from": starts_from}
+    return replace(run, recipe=recipe, declared=declared, selections=(*start.selections, *run.selections), start=start)
+
+
 def slug(name: str) -> str:
     """Turns the name of an arm into a folder name.
 
@@ -238,10 +254,14 @@ def read_grid(path: str | Path) -> Grid:
         if unknown := [name for name in values["datasets"] if name not in known]:
             raise ValueError(f"unknown data set {', '.join(unknown)}; {DATASETS_JSON} has {', '.join(known)}")
         datasets = {name: _dataset(known[name], f"dataset {name!r}") for name in values["datasets"]}
-        sources = [dataset.pretrained_on for dataset in datasets.values() if dataset.pretrained_on in known]
+        sources: dict[str, StudyDataset] = {}
+        for _ in range(2):  # those of the sources, too
+            for dataset in [*datasets.values(), *sources.values()]:
+                needed = {dataset.pretrained_on, dataset.starts_from} & known.keys()
+                sources |= {name: _dataset(known[name], f"dataset {name!r}") for name in needed}
         values |= {
             "datasets": datasets,
-            "sources": {name: _dataset(known[name], f"dataset {name!r}") for name in sources},
+            "sources": sources,
             "arms": {name: _build(Arm, arm, f"arm {name!r}") for name, arm in values["arms"].items()},
             "comparisons": [tuple(pair) for pair in values.get("comparisons", [])],
             "evaluation": _build(Protocol, values.get("evaluation", {}), "evaluation"),

@@ -73,13 +73,14 @@ def _run_locked(run: Run) -> dict[str, Any]:
     try:
         start = time.monotonic()
         _claim(run)
+        for other in (run.trainer.start, run.pretrained):
+            if other is not None:
+                other.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(other.folder / LOCK):
+                    _claim(other)
+                    _train(other)
         if run.pretrained is None:
             _train(run)
-        else:
-            run.pretrained.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(run.pretrained.folder / LOCK):
-                _claim(run.pretrained)
-                _train(run.pretrained)
         trained = time.monotonic()
         measurement = _evaluate(run)
     except Exception as error:
@@ -205,7 +206,7 @@ def prepare(runs: Sequence[Run]) -> None:
     _processes()
     for selection in dict.fromkeys(selection for run in runs for selection in run.selections):
         selection.write()
-    for source in dict.fromkeys(each.source for run in runs for each in (run, run.trainer)):
+    for source in dict.fromkeys(each.source for run in runs for each in (run, run.trainer, run.trainer.start or run)):
         source.load()
 
 

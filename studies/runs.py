@@ -62,6 +62,7 @@ class Run:
     source: VideoSource  # the videos to evaluate with
     selections: tuple[Selection, ...] = ()  # lists of videos to write before the run starts, in this order
     pretrained: Run | None = None  # the run on another data set whose encoder this run evaluates
+    start: Run | None = None  # the run on another data set whose encoder this run trains further
 
     @property
     def trainer(self) -> Run:
@@ -85,6 +86,8 @@ class Run:
     def configuration(self) -> dict[str, Any]:
         """Returns everything that decides the weights except the seed. It is the same on every machine."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in _CIRCUMSTANCES}
+        if self.trainer.start is not None:
+            del recipe["encoder"]  # the folder of a run that `declared` names
         return {**self.declared, "recipe": recipe}
 
     def read(self, name: str) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ def test_labeled_videos_become_a_table_pictures_and_encoders(recipe, motion_root
     printed = capsys.readouterr().out
     table = (folder / "results.md").read_text()
     assert table in printed
-    assert "3 runs, 2 at a time" in printed
+    assert "3 runs, 3 at a time" in printed
     assert printed.count("-seed0: done") == 3
     assert table.startswith("| encoder | input | R@1 | R@5 | 20-NN |\n| --- | --- | --- | --- | --- |\n")
     results = json.loads((folder / "results.json").read_text())

@@ -130,3 +130,30 @@ def test_no_process_outlives_a_killed_study_and_its_run_is_saved(tiny_study, tmp
     assert not alive
     assert list_checkpoints(runs[0].folder)
     assert runs[0].result() is None
+
+
+def test_encoders_are_trained_further_on_another_set_and_evaluated_on_a_third(tiny_study, tmp_path: Path) -> None:
+    sets = json.loads(tiny_study.path.with_name("datasets.json").read_text())
+    idle = {**sets["clips"]["recipe"], "learning_rate": 0.0}
+    sets["further"] = {"dataset": "clips.csv", "starts_from": "clips", "recipe": idle}
+    sets["seen"] = {"dataset": "clips.csv", "pretrained_on": "further"}
+    tiny_study.path.with_name("datasets.json").write_text(json.dumps(sets))
+    evaluation = {"inputs": ["frames"], "num_clips": 1, "linear": False}
+    arms = {"ViDiDi": {"recipe": {"order_schedule": "paper"}}}
+    declared = {"arms": arms, "comparisons": [], "evaluation": evaluation, "datasets": ["seen"]}
+    [run] = tiny_study.plan(tmp_path / "out", **declared)
+    result = run_one(run)
+    assert run.result() == result
+    assert "R@1" in result["metrics"]["label"]["frames"]
+    assert str(tmp_path) not in json.dumps(result["configuration"])
+    assert (result["configuration"]["starts_from"], result["configuration"]["pretrained_on"]) == ("clips", "further")
+    first, further = (
+        ViDiDiModel.from_pretrained(tmp_path / "out" / name / "vididi-seed0") for name in ("clips", "further")
+    )
+    weights = dict(first.named_parameters())
+    assert all(torch.equal(weights[name], weight) for name, weight in further.named_parameters())
+
+    sets["clips"]["starts_from"] = "further"
+    tiny_study.path.with_name("datasets.json").write_text(json.dumps(sets))
+    with pytest.raises(ValueError, match="'further': starts_from must name a data set with its own pretraining"):
+        tiny_study.plan(tmp_path / "out", **declared)
