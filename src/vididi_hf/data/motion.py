@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,14 @@ def _texture(
     return texture.clamp(0, 1)
 
 
+@cache
 def make_background(index: int, seed: int = 0) -> Tensor:
     """Returns background `index` of the pool that train and test share: (3, SIZE, SIZE), float in [0, 1]."""
     generator = seeded_generator("motion-background", seed, index)
     return _texture(SIZE, (3, 6), contrast=0.4, tones=(0.2, 0.8), generator=generator)
 
 
+@cache
 def make_sprite(split: str, index: int, seed: int = 0) -> Tensor:
     """Returns sprite `index` of a split: (4, 32, 32), color and opacity in [0, 1]."""
     generator = seeded_generator(f"motion-sprite-{split}", seed, index)
