@@ -25,7 +25,7 @@ class StudyOptions(Options):
     """The options of a study."""
 
     grid: str | None = option(default=None, positional=True, help="JSON file of the grid, such as studies/main.json.")
-    output_dir: str = option(default="runs/study", help="Folder of the runs. Grids can share it.")
+    output_dir: str = option(default="runs/study", help="Folder of the runs. Grids of one folder can share it.")
     results: str = option(default=str(ROOT / "studies" / "results"), help="Folder of the results.")
     data: str | None = option(default=None, help="Folder of the data sets that are not built in.")
     only: list[str] = option(
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from studies.commands import report, run_study
 
         if options.report:
-            for path in report(options.results, options.page, ROOT / "README.md"):
+            for path in report(options.results, options.page, ROOT / "README.md", ROOT / "docs" / "any-encoder.md"):
                 print(f"written: {path}")
             return
         assert options.grid is not None

@@ -15,7 +15,7 @@ from studies.plots import figure_files, write_figures
 from studies.records import Records, collect, read_all_records
 from studies.running import BusyError, Outcome, prepare, run_all
 from studies.runs import Run
-from studies.tables import render_demo, render_evidence, render_study, update_page
+from studies.tables import render_demo, render_evidence, render_motion, render_study, update_page
 from vididi_hf.data.registry import DATASETS
 from vididi_hf.files import write_text
 
@@ -85,8 +85,8 @@ def choose_runs(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
 
 
-def report(results: str | Path, page: str | Path, readme: str | Path) -> list[Path]:
-    """Renders all results: `tables/<grid>.md` and `figures/` beside the results, and the tables of both pages."""
+def report(results: str | Path, page: str | Path, readme: str | Path, encoders: str | Path) -> list[Path]:
+    """Renders all results: `tables/<grid>.md` and `figures/` beside the results, and the tables of the three pages."""
     folder, page = Path(results), Path(page)
     known = read_all_records(folder)
     written = []
@@ -96,5 +96,9 @@ def report(results: str | Path, page: str | Path, readme: str | Path) -> list[Pa
         written += [write_text(folder / "tables" / f"{name}.md", text), *figures]
     (page.parent / "images").mkdir(exist_ok=True)
     written.append(Path(shutil.copy(folder / "figures" / "objectives.png", page.parent / "images" / "study.png")))
-    pages = update_page(page, render_evidence(known)), update_page(Path(readme), render_demo(folder / "demo"))
-    return [*written, *pages]
+    tables = {
+        page: render_evidence(known),
+        Path(readme): render_demo(folder / "demo"),
+        Path(encoders): render_motion(folder / "motion_benchmark" / "encoders.json"),
+    }
+    return [*written, *(update_page(path, table) for path, table in tables.items())]

@@ -24,7 +24,6 @@ AMOUNTS = {"epochs": "epochs", "train_share": "share of the training videos"}
 
 # The grid sets these fields of each recipe itself.
 _NOT_DECLARED = {"dataset", "dataset_root", "output_dir", "resume", "progress", "seed"}
-_NETWORK = ("backbone", "hidden_sizes", "depths", "stem_kernel_size")  # known from the encoder to start from
 # A data set without pretraining may set only these.
 _SHOWN = {"num_frames", *FRAME_DISTANCES, "image_size", "split", "group_column"}
 
@@ -117,9 +116,10 @@ class Grid:
             other = getattr(dataset, role)
             source = self.sources.get(other) if other else StudyDataset("")
             if source is None or source.pretrained_on or (role == "starts_from" and source.starts_from):
-                raise ValueError(
-                    f"dataset {name!r}: {role} must name a data set with its own pretraining, got {other!r}"
-                )
+                wanted = "that starts from random weights" if role == "starts_from" else "with its own pretraining"
+                raise ValueError(f"dataset {name!r}: {role} must name a data set {wanted}, got {other!r}")
+        if dataset.pretrained_on and dataset.starts_from:
+            raise ValueError(f"dataset {name!r}: choose one of pretrained_on and starts_from")
         if dataset.pretrained_on is not None and (excess := sorted(set(dataset.recipe) - _SHOWN)):
             raise ValueError(f"dataset {name!r} does not train and cannot set {', '.join(excess)}")
         if name in self.datasets and dataset.recipe.get("group_column") is not None and self.evaluation.tasks:
@@ -144,7 +144,7 @@ class Grid:
             if dataset.starts_from is None:
                 return runs
             first = train(dataset.starts_from, self.sources[dataset.starts_from])
-            return [_continued(run, start, dataset.starts_from) for run, start in zip(runs, first)]
+            return [_continued(run, start) for run, start in zip(runs, first)]
 
         runs: list[Run] = []
         for name, dataset in self.datasets.items():
@@ -177,6 +177,7 @@ class Grid:
                     "validation": asdict(dataset.validation) if self.validation else None,
                     "train_share": arm.train_share,
                     "train": arm.train,
+                    "starts_from": dataset.starts_from,
                 }
                 runs.append(Run(name, arm_name, recipe, arm.train, declared, protocol, source, selections))
         return runs
@@ -222,12 +223,10 @@ class Grid:
         return source, trained_on, tuple(selections)
 
 
-def _continued(run: Run, start: Run, starts_from: str) -> Run:
+def _continued(run: Run, start: Run) -> Run:
     """The run with the encoder of another one as its start."""
-    network = {name: PretrainingRecipe.__dataclass_fields__[name].default for name in _NETWORK}
-    recipe = replace(run.recipe, encoder=str(start.folder), **network)
-    declared = {**run.declared, "starts_from": starts_from}
-    return replace(run, recipe=recipe, declared=declared, selections=(*start.selections, *run.selections), start=start)
+    recipe = replace(run.recipe, encoder=str(start.folder), random_init=False)
+    return replace(run, recipe=recipe, selections=(*start.selections, *run.selections), start=start)
 
 
 def slug(name: str) -> str:

@@ -86,9 +86,10 @@ class Run:
     def configuration(self) -> dict[str, Any]:
         """Returns everything that decides the weights except the seed. It is the same on every machine."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in _CIRCUMSTANCES}
-        if self.trainer.start is not None:
-            del recipe["encoder"]  # the folder of a run that `declared` names
-        return {**self.declared, "recipe": recipe}
+        if (start := self.trainer.start) is None:
+            return {**self.declared, "recipe": recipe}
+        del recipe["encoder"]  # the folder of `start`
+        return {**self.declared, "start": start.configuration(), "recipe": recipe}
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Reads a JSON file of the folder, or returns None."""
@@ -108,7 +109,9 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
     Recipes of earlier versions have old field names, and count as the default where they lack a field.
     """
-    pairs = [(name, saved.get(name), wanted[name]) for name in wanted if name != "recipe"]
+    if "start" in saved and "start" in wanted and (changed := differences(saved["start"], wanted["start"])):
+        return [f"start: {one}" for one in changed]
+    pairs = [(name, saved.get(name), wanted[name]) for name in wanted if name not in ("recipe", "start")]
     known = rename_old(PretrainingRecipe, saved["recipe"], warn=False)
     before = PretrainingRecipe.overrule(asdict(PretrainingRecipe()), known)
     pairs += [(name, before.get(name), value) for name, value in wanted["recipe"].items()]

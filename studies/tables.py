@@ -36,6 +36,15 @@ EVIDENCE = [
     for name in ("VICReg", "SimCLR", "BYOL")
 ]
 DEMO_ARMS = {"untrained": "Untrained", "baseline": "VICReg", "ViDiDi": "VICReg + ViDiDi"}
+_MOTION_COLUMNS = {
+    "Frames": ("trained", "frames", "speed 1", "motion"),
+    "∂V": ("trained", "derivative", "speed 1", "motion"),
+    "Double speed": ("trained", "frames", "double speed", "motion"),
+    "Camouflage": ("trained", "frames", "camouflage", "motion"),
+    "Background": ("trained", "frames", "speed 1", "background"),
+    "Untrained copy": ("untrained", "frames", "speed 1", "motion"),
+    "Moments": ("moments", "frames", "speed 1", "motion"),
+}
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -139,6 +148,16 @@ def render_demo(folder: Path) -> str:
         cells = [f"{100 * scores[metric].mean():.1f} ± {100 * scores[metric].std():.1f}" for metric in METRICS[:3]]
         rows.append([name, str(len(scores)), cells[0], f"{100 * scores['R@1'].min():.1f}", *cells[1:]])
     return _to_markdown(pd.DataFrame(rows, columns=["Objective", "Runs", "R@1", "Lowest R@1", *METRICS[1:3]]))
+
+
+def render_motion(path: Path) -> str:
+    """Renders the table of docs/any-encoder.md: R@1 of several encoders in `vididi evaluate motion`, by their names."""
+    rows = []
+    for name, found in json.loads(path.read_text(encoding="utf-8")).items():
+        scores = pd.DataFrame(found["rows"]).set_index(["encoder", "input", "videos", "label"])["R@1"]
+        cells = [f"{100 * scores[key]:.1f}" for key in _MOTION_COLUMNS.values()]
+        rows.append([name, *cells])
+    return _to_markdown(pd.DataFrame(rows, columns=["Encoder", *_MOTION_COLUMNS]))
 
 
 def update_page(path: Path, table: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.pretraining.runs import assert_same, make_recipe
 from tests.tiny_encoders import save_encoder
@@ -71,18 +72,37 @@ def test_random_weights_keep_the_network_only(tmp_path: Path) -> None:
     assert not torch.equal(after["backbone.stem.0.weight"], before.state_dict()["backbone.stem.0.weight"])
 
 
-def test_a_wrapped_encoder_continues_too(tmp_path: Path) -> None:
-    wrapped = ViDiDiModel.from_encoder(str(save_encoder(tmp_path / "videomae", "videomae")))
+@pytest.mark.parametrize("family", ["videomae", "timm_cnn"])  # with LayerNorm, and with its own BatchNorm
+def test_a_wrapped_encoder_continues_too(family: str, tmp_path: Path) -> None:
+    wrapped = ViDiDiModel.from_encoder(str(save_encoder(tmp_path / family, family)), derivative_orders=(0,))
     wrapped.save_pretrained(tmp_path / "wrapped")
-    ViDiDiVideoProcessor.from_encoder(str(tmp_path / "videomae")).save_pretrained(tmp_path / "wrapped")
+    ViDiDiVideoProcessor.from_encoder(str(tmp_path / family)).save_pretrained(tmp_path / "wrapped")
     assert_same(initial_model(continued(tmp_path / "wrapped")).vididi.state_dict(), wrapped.state_dict())
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "first")
+    with pytest.raises(ValueError, match=r"either encoder .* or depths, which is \(0, 1, 1, 1\) in the encoder"):
+        continued(tmp_path / "first", depths=[1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"output_dir .*first is the folder of encoder"):
+        pretrain(continued(tmp_path / "first", output_dir=str(tmp_path / "first")))
+    with pytest.raises(FileNotFoundError, match=r"no folder .*, and it is not the id of a model"):
+        continued(tmp_path / "second")
+    weights = load_file(tmp_path / "first" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("conv1.weight"))
+    save_file({one: tensor for one, tensor in weights.items() if one != name}, tmp_path / "first" / "model.safetensors")
+    with pytest.raises(ValueError, match=f"first lacks 1 weights of the encoder, such as {name}"):
+        initial_model(continued(tmp_path / "first"))
+    (tmp_path / "first" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="first cannot be read"):
+        initial_model(continued(tmp_path / "first"))
 
 
 def test_a_run_continues_from_the_folder_of_another(videos: Path, tmp_path: Path) -> None:
     pretrain(make_recipe(videos, tmp_path / "first", order_schedule="baseline"))
     first = ViDiDiModel.from_pretrained(tmp_path / "first").state_dict()
-    options = {"encoder": str(tmp_path / "first"), "hidden_sizes": None, "depths": None, "num_frames": 0}
-    recipe = make_recipe(videos, tmp_path / "second", **options, image_size=0, learning_rate=0, epochs=1)
+    # The first run's recipe names the same network.
+    recipe = make_recipe(videos, tmp_path / "second", encoder=str(tmp_path / "first"), learning_rate=0, epochs=1)
     second = ViDiDiModel.from_pretrained(pretrain(recipe)).state_dict()
     weights = [name for name in first if name.endswith("weight")]
     assert_same({name: second[name] for name in weights}, {name: first[name] for name in weights})

@@ -124,7 +124,6 @@ def test_the_saved_recipe_is_accepted_as_config(tmp_path: Path) -> None:
     [
         ("--streaming --dataset_root x", "dataset_root is only for built-in data sets without streaming"),
         ("--streaming --cache_gb 1", "streaming does not support cache_gb: leave out one of the two"),
-        ("--encoder x --stem_kernel_size 3", "choose either encoder ('x') or stem_kernel_size"),
         ("--frame_interval 0.1 --frame_stride 2", "choose one of frame_interval and frame_stride, got both"),
         ("--crop_area 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.5]"),
         ("--crop_area 0.9 0.5", "crop_area must be two shares 0 < smallest <= largest <= 1, got [0.9, 0.5]"),

@@ -66,15 +66,24 @@ def test_declared_grids_are_possible_and_compare_what_differs_in_one_thing(path:
     grid = read_grid(path)
     runs = grid.plan(tmp_path, data="data")
     assert len(runs) == len(grid.datasets) * len(grid.arms) * len(grid.seeds)
-    recipes = {(run.arm, run.dataset): run.recipe for run in runs if run.seed == grid.seeds[0]}
+    first = {(run.arm, run.dataset): run for run in runs if run.seed == grid.seeds[0]}
     for arm, against in grid.comparisons:
         if not grid.arms[against].train:
             continue
         for dataset in grid.datasets:
-            one, other = (asdict(recipes[name, dataset]) for name in (arm, against))
-            changed = {name for name in one if one[name] != other[name]} - {"output_dir", "encoder"}
+            one, other = (first[name, dataset].configuration()["recipe"] for name in (arm, against))
+            changed = {name for name in one if one[name] != other[name]}
             # Either the schedule, or variants of one schedule; and never how long or how fast it learns.
             assert changed == {"order_schedule"} or (changed and changed <= VARIANTS), (arm, against, changed)
+
+
+@pytest.mark.parametrize("folder", [STUDIES, STUDIES / "first_recipe"], ids=lambda folder: folder.name)
+def test_grids_of_a_folder_agree_on_the_runs_that_they_share(folder: Path) -> None:
+    known: dict[str, dict] = {}
+    for path in GRIDS:
+        if path.parent == folder:
+            for run in read_grid(path).plan("runs", data="data"):
+                assert known.setdefault(run.name, run.configuration()) == run.configuration(), (path.stem, run.name)
 
 
 def test_the_main_table_is_every_objective_with_and_without() -> None:

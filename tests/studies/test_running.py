@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from studies.running import run_all, run_one
-from studies.runs import Run
+from studies.runs import Run, differences
 from vididi_hf import ViDiDiModel
 from vididi_hf.evaluation.results import read_report
 from vididi_hf.pretraining.checkpoints import list_checkpoints
@@ -153,7 +153,13 @@ def test_encoders_are_trained_further_on_another_set_and_evaluated_on_a_third(ti
     weights = dict(first.named_parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in further.named_parameters())
 
+    # Another start is another run.
+    sets["clips"]["recipe"]["epochs"] = 2
+    tiny_study.path.with_name("datasets.json").write_text(json.dumps(sets))
+    [changed] = tiny_study.plan(tmp_path / "out", **declared)
+    assert changed.result() is None
+    assert differences(result["configuration"], changed.configuration()) == ["start: epochs was 1 and is 2"]
     sets["clips"]["starts_from"] = "further"
     tiny_study.path.with_name("datasets.json").write_text(json.dumps(sets))
-    with pytest.raises(ValueError, match="'further': starts_from must name a data set with its own pretraining"):
+    with pytest.raises(ValueError, match="'further': starts_from must name a data set that starts from random weights"):
         tiny_study.plan(tmp_path / "out", **declared)

@@ -53,7 +53,16 @@ RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
     "recipe.json": (
         PretrainingRecipe,
         (
-            *("preset", "objective", "order_schedule", "view_forward", "batch_norm", "projector_sizes", "crop_area"),
+            *(
+                "encoder",
+                "preset",
+                "objective",
+                "order_schedule",
+                "view_forward",
+                "batch_norm",
+                "projector_sizes",
+                "crop_area",
+            ),
             *("per_frame_color", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay"),
             *("warmup_epochs", "ema_momentum", "max_grad_norm", "mixed_precision", "seed"),
         ),
@@ -108,6 +117,7 @@ def write_card(folder: Path, options: PublishOptions) -> Path:
             recipe_file=recipe_file,
             training=training_table(recipe, shown_options, rows) if recipe_file else None,
             measured=bool(rows),
+            continued=bool(recipe.get("encoder")) and not recipe.get("random_init"),
             dataset=markdown_text(recipe.get("dataset") or ""),
             split=markdown_text(recipe.get("split") or recipe.get("train_split")),
             notes=Path(options.notes).read_text(encoding="utf-8").strip() if options.notes else "",

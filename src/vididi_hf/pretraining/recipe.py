@@ -274,9 +274,6 @@ class PretrainingRecipe(DatasetChoice):
                 raise ValueError(f"{name} needs encoder, got {name} {getattr(self, name)!r} without one")
         if not self.encoder:
             self.model_config()  # checks the network before any data is read
-        for name in _NETWORK:
-            if self.encoder and getattr(self, name) != self.__dataclass_fields__[name].default:
-                raise ValueError(f"choose either encoder ({self.encoder!r}) or {name}")
 
     def completed(self) -> PretrainingRecipe:
         """Returns the recipe with the frames and the size of its encoder, which this reads."""
@@ -317,6 +314,12 @@ class PretrainingRecipe(DatasetChoice):
                 network = network_of(checkpoint)
             else:
                 network = {"pooling": self.pooling, **config_values(read_encoder_config(self.encoder))}
+            for name in (*_NETWORK, "pooling"):
+                value, own = getattr(self, name), network.get(name)
+                value = tuple(value) if isinstance(value, list) else value
+                if value not in (self.__dataclass_fields__[name].default, own):
+                    hint = "" if own is None else f", which is {own} in the encoder"
+                    raise ValueError(f"choose either encoder ({self.encoder!r}) or {name}{hint}")
         try:
             return ViDiDiConfig(
                 **network | {name: size for name, size in sizes.items() if size or not self.encoder},

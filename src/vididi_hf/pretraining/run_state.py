@@ -44,6 +44,8 @@ BEST_BY = "R@1"
 def open_output_dir(recipe: PretrainingRecipe) -> ExitStack:
     """Creates and locks the folder of a run, or raises a ValueError if it holds a run and `resume` is false."""
     folder = Path(recipe.output_dir)
+    if recipe.encoder and not recipe.resume and os.path.realpath(recipe.encoder) == os.path.realpath(folder):
+        raise ValueError(f"output_dir {folder} is the folder of encoder: choose another, or the run would overwrite it")
     lock = lock_output_dir(folder)
     if list_checkpoints(folder) and not recipe.resume:
         raise ValueError(f"{folder} already holds a run: add --resume to continue it, or choose another output_dir")
