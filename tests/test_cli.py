@@ -130,6 +130,7 @@ INTERRUPTED = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[2])  # alone: the package imports torch
 from options import errors_in_one_line
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 
 class Trap:
     def __del__(self):  # Python swallows what a destructor raises
