@@ -214,9 +214,7 @@ def test_boxes_lie_on_the_patches(folders: Callable[[str], Path]) -> None:
     assert moved.argmax() == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["videomae", *(pytest.param(one, marks=pytest.mark.slow) for one in CONFIGS if one != "videomae")]
-)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_onnx(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     model = ViDiDiModel.from_encoder(str(folders(name)), num_frames=FRAMES)
     assert export_onnx(ExportGraph(model, orders=(1,)), tmp_path / "encoder.onnx") < 1e-4

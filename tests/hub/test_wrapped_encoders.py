@@ -22,9 +22,7 @@ def api(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HfAp
     return HfApi(endpoint=hub.url, token=TOKEN)
 
 
-@pytest.mark.parametrize(
-    "name", ["videomae", *(pytest.param(one, marks=pytest.mark.slow) for one in CONFIGS if one != "videomae")]
-)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_from_the_hub_and_back(name: str, api: HfApi, remote_code_cache: Path, tmp_path: Path) -> None:
     clip = torch.randn(1, FRAMES, 3, SIZE, SIZE)
     api.create_repo(f"org/{name}")
