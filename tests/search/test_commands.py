@@ -27,6 +27,7 @@ def embedded(flags, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # two processes
 def test_two_processes_write_what_one_writes(flags, embedded, tmp_path):
     """And each video once: together they do the four shards, of which one lies there already."""
     output = tmp_path / "embeddings"
