@@ -75,12 +75,16 @@ def synchronize(module: nn.Module) -> None:
             synchronize(child)
 
 
+def row_of(orders: Sequence[int], order: int) -> int:
+    """Returns the row of an order's statistics among those of sorted orders, or else that of the next lower one."""
+    return max(sum(one <= order for one in orders) - 1, 0)  # torch.compile cannot trace `bisect`
+
+
 def select_order(module: nn.Module, order: int) -> None:
     """Makes all BatchNorms of a module use the statistics of one derivative order."""
     for child in module.modules():
         if isinstance(child, PerOrderBatchNorm3d | PerOrderSyncBatchNorm):
-            # An order without statistics uses those of the next lower one.
-            row = max(sum(one <= order for one in child.orders) - 1, 0)  # torch.compile cannot trace `bisect`
+            row = row_of(child.orders, order)
             if row != child.row:  # an assignment that changes nothing would still show in a traced graph
                 child.row = row
 

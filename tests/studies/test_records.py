@@ -11,7 +11,10 @@ from studies.records import Records, collect, read_records
 from studies.runs import Run
 
 STUDIES = Path(__file__).parents[2] / "studies"
-GRIDS = sorted((STUDIES / "first_recipe").glob("[!d]*.json"))
+RESULTS = STUDIES / "results"
+GRIDS = sorted(
+    path for path in STUDIES.glob("**/*.json") if (path.parent != RESULTS and (RESULTS / f"{path.stem}.csv").exists())
+)
 
 
 def finish(run: Run, value: float) -> None:
@@ -87,7 +90,7 @@ def test_results_of_another_study_do_not_stay(tiny_study, tmp_path: Path, change
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_the_results_of_earlier_versions_count_as_done(path: Path) -> None:
     """They have old field names, such as `schedule`, and lack newer fields."""
-    records = read_records(STUDIES / "results", path.stem)
+    records = read_records(RESULTS, path.stem)
     assert records is not None
     missing = records.missing()
     for run in read_grid(path).plan("runs", "data"):

@@ -53,16 +53,8 @@ RECIPES: dict[str, tuple[type, tuple[str, ...]]] = {
     "recipe.json": (
         PretrainingRecipe,
         (
-            *(
-                "encoder",
-                "preset",
-                "objective",
-                "order_schedule",
-                "view_forward",
-                "batch_norm",
-                "projector_sizes",
-                "crop_area",
-            ),
+            *("encoder", "preset", "objective", "order_schedule", "view_forward", "batch_norm"),
+            *("projector_sizes", "crop_area"),
             *("per_frame_color", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay"),
             *("warmup_epochs", "ema_momentum", "max_grad_norm", "mixed_precision", "seed"),
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vididi_hf.batch_norm_vididi import row_of
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.evaluation.loading import check_location
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -41,7 +42,7 @@ def copy_weights(model: ViDiDiModel, encoder: str) -> None:
     known, wanted = (
         sorted(one.config.derivative_orders) if one.config.batch_norm == "per_order" else [0] for one in (saved, model)
     )
-    rows = [max(sum(one <= order for one in known) - 1, 0) for order in wanted]
+    rows = [row_of(known, order) for order in wanted]
     state = saved.state_dict()
     for name, mine in model.state_dict().items():
         # The BatchNorms of wrapped encoders have one set of statistics.
