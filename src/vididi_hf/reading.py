@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 * 2**20
+REFERENCE = "reference"
+"""The name of the small encoder that the package contains."""
 _LONGEST_MESSAGE = 300
 
 
@@ -55,3 +57,15 @@ def reading(path: str | Path) -> Iterator[None]:
         if len(message) > _LONGEST_MESSAGE:
             message = f"{message[:_LONGEST_MESSAGE]} …"
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {message}") from error
+
+
+def check_location(model: str) -> str:
+    """Returns where a model is: a folder, or an id `owner/name` on the Hub, never asked about mistyped paths."""
+    if model == REFERENCE:
+        return str(Path(__file__).parent / "reference_encoder")
+    path = Path(model)
+    # If there is a folder `owner`, it is a mistyped path.
+    names_owner = len(path.parts) == 2 and not path.is_absolute() and not model.startswith((".", "~"))
+    if not path.is_dir() and not (names_owner and not path.parent.exists()):
+        raise FileNotFoundError(f"no folder {model!r}, and it is not the id of a model on the Hub (owner/name) either")
+    return model

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from vididi_hf import ViDiDiConfig, ViDiDiForPreTraining, ViDiDiModel, ViDiDiVideoProcessor
-from vididi_hf.evaluation.loading import check_location, load_encoder
+from vididi_hf.evaluation.loading import load_encoder
 from vididi_hf.evaluation.options import DetectionOptions, EncoderOptions, FrozenOptions
+from vididi_hf.reading import check_location
 
 
 def load(model, **changes):

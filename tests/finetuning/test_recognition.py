@@ -119,7 +119,7 @@ def test_statistics_are_separated_without_changing_what_the_model_computes(check
     model.eval()
     clips = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = [model(clips, derivative_orders=(order,)).logits for order in (0, 1)]
-    separate_statistics(model, (0, 1))
+    model = separate_statistics(model, (0, 1)).eval()
     for order in (0, 1):
         torch.testing.assert_close(model(clips, derivative_orders=(order,)).logits, expected[order])
     model.train()(clips, derivative_orders=(1,))

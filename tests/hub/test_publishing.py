@@ -164,7 +164,7 @@ def test_wrong_checkpoints(checkpoint, tmp_path):
     name = next(name for name in weights if name.endswith("weight"))
     del weights[name]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"lacks 1 weights of ViDiDiModel, such as {re.escape(name)}"):
+    with pytest.raises(ValueError, match=f"lacks 1 weights of the ViDiDiModel, such as {re.escape(name)}"):
         prepare(checkpoint, tmp_path / "out")
     (checkpoint / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(ValueError, match=r"is not a ViDiDi checkpoint: it was saved from BertModel"):

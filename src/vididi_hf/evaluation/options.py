@@ -7,9 +7,8 @@ from vididi_hf.data.options import ALL_ROWS, FRAME_DISTANCES, DatasetChoice
 from vididi_hf.detection.options import BoxOptions
 from vididi_hf.evaluation.inputs import CLASSIFIER_INPUTS, INPUTS
 from vididi_hf.options import Options, option
+from vididi_hf.reading import REFERENCE
 
-REFERENCE = "reference"
-"""The name of the small encoder that the package contains."""
 MODEL_HELP = f"Checkpoint folder, Hub id, or {REFERENCE!r}: the tiny encoder of this package."
 _HELP = f"Some of {', '.join(CLASSIFIER_INPUTS)}."
 C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -9,15 +10,17 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d, keep_statistics_per_order, select_order, synchronize
+from vididi_hf.batch_norm_vididi import synchronize
 from vididi_hf.classification_vididi import ViDiDiClassifier
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.data.augment import ClipAugmentation
 from vididi_hf.data.options import FRAME_DISTANCES
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.loading import check_location, load_processor
 from vididi_hf.finetuning.recipe import FinetuningRecipe
+from vididi_hf.loading import is_ours, load_checkpoint, load_processor, read_model_config
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.pretraining.continuation import copy_weights
+from vididi_hf.reading import reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 Classifier = TypeVar("Classifier", bound=ViDiDiClassifier)
@@ -29,7 +32,7 @@ def build_processor(recipe: FinetuningRecipe) -> ViDiDiVideoProcessor:
     if (side := recipe.image_size) is not None:
         changes |= {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     given: Any = {name: value for name, value in changes.items() if value is not None}
-    return load_processor(check_location(recipe.model), **given)
+    return load_processor(recipe.model, **given)
 
 
 def build_augmentation(recipe: FinetuningRecipe, processor: ViDiDiVideoProcessor) -> ClipAugmentation:
@@ -48,30 +51,27 @@ def load_classifier(
     kind: type[Classifier], recipe: FinetuningRecipe, names: Sequence[str], **settings: Any
 ) -> Classifier:
     """Loads the encoder with a new classifier of the named classes, and freezes what is not trained."""
-    location = check_location(recipe.model)
-    values, _ = ViDiDiConfig.get_config_dict(location)
+    location, values = read_model_config(recipe.model)
     sizes = {"num_frames": recipe.num_frames, "image_size": recipe.image_size}
     settings |= {name: value for name, value in sizes.items() if value is not None}
     settings |= {"classifier_orders": INPUTS[recipe.inputs[0]], "classifier_dropout": recipe.dropout}
     settings["id2label"] = dict(enumerate(names))
     settings["label2id"] = {name: number for number, name in enumerate(names)}
-    if values.get("model_type") != ViDiDiConfig.model_type:  # an encoder of transformers
-        encoder = ViDiDiModel.from_encoder(location, random_init=recipe.random_init, **settings)
+    if not is_ours(values):  # an encoder of transformers
+        with reading(location):
+            encoder = ViDiDiModel.from_encoder(location, random_init=recipe.random_init, **settings)
         model = kind(encoder.config)
         model.vididi.load_state_dict(encoder.state_dict())
     elif recipe.random_init:
         model = kind(ViDiDiConfig.from_pretrained(location, **settings))
     else:
-        settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        loaded: Any = kind.from_pretrained(location, **settings)
-        model, report = loaded
+        settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+        model, report = load_checkpoint(kind, recipe.model, new=("classifier.",), **settings)
         match_head(model, values, report)
-        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
-            raise ValueError(f"{recipe.model} lacks {len(missing)} weights of the encoder, such as {missing[0]}")
     orders = {order for name in recipe.inputs for order in INPUTS[name]}
     separate = set(model.config.derivative_orders) if model.config.batch_norm == "per_order" else set()
     if len(orders) > 1 and not orders <= separate:
-        separate_statistics(model, orders)
+        model = separate_statistics(model, orders)
     model.train_only(recipe.train)
     state = PartialState()
     if state.num_processes > 1 and state.device.type == "cuda":
@@ -100,18 +100,12 @@ def match_head(model: ViDiDiClassifier, saved: dict[str, Any], report: Any) -> N
     PartialState().print(f"note: the checkpoint has {note}")
 
 
-def separate_statistics(model: ViDiDiClassifier, orders: Iterable[int]) -> None:
-    """Gives each derivative order its own BatchNorm statistics, which start from those that served it before."""
-    backbone, config = model.vididi.backbone, model.config
-    before: dict[str, Any] = {name: norm for name, norm in backbone.named_modules() if isinstance(norm, nn.BatchNorm3d)}
+def separate_statistics(model: Classifier, orders: Iterable[int]) -> Classifier:
+    """Returns the model with BatchNorm statistics per order, which start from those that served it before."""
+    config = copy.deepcopy(model.config)
     config.derivative_orders = tuple(sorted({*orders, *config.derivative_orders}))
     config.view_forward, config.batch_norm = "separate", "per_order"
-    keep_statistics_per_order(backbone, config.derivative_orders)
-    for name, old in before.items():
-        new: Any = backbone.get_submodule(name)
-        for row, order in enumerate(config.derivative_orders):
-            select_order(old, order)
-            served = old.row if isinstance(old, PerOrderBatchNorm3d) else slice(None)
-            new.running_mean[row], new.running_var[row] = old.running_mean[served], old.running_var[served]
-        new.num_batches_tracked = old.num_batches_tracked
-    model.train(model.training)  # the new modules too
+    separated = type(model)(config)
+    copy_weights(model.vididi, separated.vididi)
+    separated.classifier.load_state_dict(model.classifier.state_dict())
+    return separated

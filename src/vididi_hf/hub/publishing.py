@@ -19,17 +19,17 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, logging
 
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
-from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import dataset_name, read_report, write_report
 from vididi_hf.files import give_normal_permissions, write_text
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, write_card
 from vididi_hf.hub.options import PublishOptions
 from vididi_hf.hub.signature import foreign_files, sign_card
+from vididi_hf.loading import is_ours, load_checkpoint, read_model_config
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
 from vididi_hf.public import public_values
-from vididi_hf.reading import check_file, check_model_folder, read_json, reading
+from vididi_hf.reading import check_file, read_json
 from vididi_hf.saving_vididi import AUTO_MAPS
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 from vididi_hf.visualization import plot_curves, save_figure
@@ -178,18 +178,12 @@ def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) ->
     """Loads the model that is published from a checkpoint, and checks that all weights are there."""
     if not Path(checkpoint, CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no {CONFIG_NAME}")
-    check_model_folder(checkpoint)
-    with reading(checkpoint):
-        values, _ = ViDiDiConfig.get_config_dict(checkpoint)
-        [architecture, *_] = values.get("architectures") or ["nothing"]
-        if values.get("model_type") != ViDiDiConfig.model_type or architecture not in tuple(PUBLISHED):
-            raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
-        published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
-        loaded: Any = published.from_pretrained(checkpoint, output_loading_info=True)
-        model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{checkpoint} lacks {len(missing)} weights of {published.__name__}, such as {missing[0]}")
-    return model
+    _, values = read_model_config(str(checkpoint))
+    [architecture, *_] = values.get("architectures") or ["nothing"]
+    if not is_ours(values) or architecture not in tuple(PUBLISHED):
+        raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
+    published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
+    return load_checkpoint(published, str(checkpoint), part=published.__name__)[0]
 
 
 def leave_out_code(folder: Path) -> None:

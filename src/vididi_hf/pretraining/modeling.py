@@ -18,11 +18,13 @@ from vididi_hf.batch_norm_vididi import keep_frozen_parts, synchronize
 from vididi_hf.configuration_vididi import ViDiDiConfig
 from vididi_hf.derivatives_vididi import rescale_derivative
 from vididi_hf.encoder_loading_vididi import load_weights
+from vididi_hf.loading import is_ours, load_checkpoint, read_model_config
 from vididi_hf.modeling_vididi import ViDiDiModel, ViDiDiPreTrainedModel
 from vididi_hf.objectives import build_objective, register_objective
 from vididi_hf.pretraining.adaptation import adapt
-from vididi_hf.pretraining.continuation import copy_weights, read_checkpoint_config
+from vididi_hf.pretraining.continuation import copy_weights
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+from vididi_hf.reading import reading
 
 # Each derivative order, each pass of gradient caching and BYOL's target has its own. torch stops silently after eight.
 _MAX_GRAPHS = 32
@@ -206,10 +208,12 @@ def initial_model(recipe: PretrainingRecipe) -> ViDiDiForPreTraining:
     """Builds the model of a recipe before its first step."""
     model = ViDiDiForPreTraining(recipe.model_config())
     if recipe.encoder and not recipe.random_init:
-        if read_checkpoint_config(recipe.encoder) is not None:
-            copy_weights(model.vididi, recipe.encoder)
+        location, values = read_model_config(recipe.encoder)
+        if is_ours(values):
+            copy_weights(load_checkpoint(ViDiDiModel, recipe.encoder, dtype=torch.float32)[0], model.vididi)
         else:
-            load_weights(model.vididi.backbone, recipe.encoder)
+            with reading(location):
+                load_weights(model.vididi.backbone, recipe.encoder)
     adapt(model.vididi.backbone, recipe)
     if model.target is not None:
         model.target = TargetNetwork(model.vididi, model.objective.projector)

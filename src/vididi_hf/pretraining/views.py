@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vididi_hf.data.loading import stack_frames
 from vididi_hf.derivatives_vididi import temporal_derivative
-from vididi_hf.evaluation.loading import check_location, load_processor
+from vididi_hf.loading import load_processor
 from vididi_hf.pretraining.order_schedule import OrderPair
 from vididi_hf.pretraining.recipe import PretrainingRecipe
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -21,9 +21,8 @@ def build_processor(recipe: PretrainingRecipe) -> ViDiDiVideoProcessor:
     sizes: Any = {"size": {"shortest_edge": round(side * 8 / 7)}, "crop_size": {"height": side, "width": side}}
     if not recipe.encoder:
         return ViDiDiVideoProcessor(**settings, **sizes)
-    location = check_location(recipe.encoder)
-    processor = load_processor(location, **settings)
-    return processor if processor.crop_size["height"] == side else load_processor(location, **settings, **sizes)
+    processor = load_processor(recipe.encoder, **settings)
+    return processor if processor.crop_size["height"] == side else load_processor(recipe.encoder, **settings, **sizes)
 
 
 def derivative_views(

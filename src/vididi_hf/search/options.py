@@ -4,8 +4,9 @@ from dataclasses import dataclass, fields
 
 from vididi_hf.data.options import ALL_ROWS, DATASET_HELP
 from vididi_hf.evaluation.inputs import INPUTS
-from vididi_hf.evaluation.options import MODEL_HELP, REFERENCE, DatasetOptions
+from vididi_hf.evaluation.options import MODEL_HELP, DatasetOptions
 from vididi_hf.options import option
+from vididi_hf.reading import REFERENCE
 
 
 @dataclass(kw_only=True)
