@@ -18,7 +18,7 @@ from tests.hub.hub_server import TOKEN, is_lfs
 from vididi_hf import PublishOptions, ViDiDiForPreTraining, ViDiDiForVideoClassification, ViDiDiModel, publish
 from vididi_hf.cli import run_command
 from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
-from vididi_hf.hub.publishing import prepare_repository, send, without_local_paths
+from vididi_hf.hub.publishing import load_checkpoint_model, prepare_repository, send, without_local_paths
 
 REPO = "org/vididi-vicreg"
 MODEL = ("README.md", "config.json", "model.safetensors", "video_preprocessor_config.json")
@@ -169,6 +169,13 @@ def test_wrong_checkpoints(checkpoint, tmp_path):
     (checkpoint / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(ValueError, match=r"is not a ViDiDi checkpoint: it was saved from BertModel"):
         prepare(checkpoint, tmp_path / "out")
+
+
+def test_a_folder_with_the_name_of_the_packaged_encoder(checkpoint, tmp_path, monkeypatch):
+    expected = load_checkpoint_model(checkpoint).state_dict()
+    shutil.copytree(checkpoint, tmp_path / "reference")
+    monkeypatch.chdir(tmp_path)
+    torch.testing.assert_close(load_checkpoint_model("reference").state_dict(), expected)
 
 
 def test_one_private_commit_with_the_same_bytes_once(prepared, hub, api):

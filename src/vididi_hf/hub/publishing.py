@@ -178,12 +178,13 @@ def load_checkpoint_model(checkpoint: str | Path, encoder_only: bool = False) ->
     """Loads the model that is published from a checkpoint, and checks that all weights are there."""
     if not Path(checkpoint, CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no {CONFIG_NAME}")
-    _, values = read_model_config(str(checkpoint))
+    folder = str(Path(checkpoint).absolute())  # never a name of another model
+    _, values = read_model_config(folder)
     [architecture, *_] = values.get("architectures") or ["nothing"]
     if not is_ours(values) or architecture not in tuple(PUBLISHED):
         raise ValueError(f"{checkpoint} is not a ViDiDi checkpoint: it was saved from {architecture}")
     published = ViDiDiModel if encoder_only else PUBLISHED[architecture]
-    return load_checkpoint(published, str(checkpoint), part=published.__name__)[0]
+    return load_checkpoint(published, folder, part=published.__name__)[0]
 
 
 def leave_out_code(folder: Path) -> None:
