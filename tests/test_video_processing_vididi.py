@@ -81,6 +81,13 @@ def test_short_videos_repeat_frames_without_a_jump(num_frames):
     assert torch.equal(clips[0], frames[chosen])
 
 
+def test_the_old_name_of_extra_frames_still_works():
+    frames = random_frames(9)
+    with pytest.warns(FutureWarning, match="lookahead is now called extra_frames"):
+        clips = small_processor().sample_clips(frames, lookahead=2)
+    assert torch.equal(clips, small_processor().sample_clips(frames, extra_frames=2))
+
+
 def test_without_sampling_all_frames_are_one_clip():
     inputs = small_processor()(random_frames(11), do_sample_frames=False, derivative_orders=(1, 2), return_tensors="np")
     assert list(inputs) == ["pixel_values_order_1", "pixel_values_order_2"]

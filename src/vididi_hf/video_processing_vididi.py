@@ -1,5 +1,6 @@
 """Video processor: from a video in any form to normalized clips and their temporal derivatives."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -220,6 +221,9 @@ class ViDiDiVideoProcessor(CarriesCode, BaseVideoProcessor):
             (clips, `num_frames + extra_frames`, channels, height, width), uint8 for video files, otherwise with the
             dtype of the given frames.
         """
+        if "lookahead" in kwargs:
+            warnings.warn("lookahead is now called extra_frames", FutureWarning, stacklevel=2)
+            extra_frames = kwargs.pop("lookahead")
         settings = self._settings(kwargs)
         extra = max(settings["derivative_orders"]) if extra_frames is None else extra_frames
 
