@@ -148,7 +148,7 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(two_processes: tuple[Path,
     folder, _ = two_processes
     recipe = PretrainingRecipe(**PretrainingRecipe.read_values(folder / "whole" / "recipe.json"))
     with pytest.raises(
-        ValueError, match="has 3 steps per epoch, and this run has 6: keep the videos and the number of processes"
+        ValueError, match="has 2 processes, and this run has 1: keep the videos and the number of processes"
     ):
         pretrain(replace(recipe, resume=True))
 

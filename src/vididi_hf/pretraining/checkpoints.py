@@ -51,14 +51,15 @@ class Progress:
     step: int = 0
     total_steps: int = 0
     steps_per_epoch: int = 0
+    num_processes: int = 0  # unknown
     broken: dict[str, str] = field(default_factory=dict)  # videos that could not be decoded, with the reasons
     best_score: float | None = None  # of the evaluations so far
     best_step: int | None = None  # its checkpoint is kept
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "step", "total_steps", "steps_per_epoch"):
+        for name in ("epoch", "step", "total_steps", "steps_per_epoch", "num_processes"):
             if type(number := getattr(self, name)) is not int or not 0 <= number < 2**53:
-                raise ValueError(f"{name} must be a number of steps or epochs, got {number!r}")
+                raise ValueError(f"{name} must be a whole number, got {number!r}")
         if self.step > self.steps_per_epoch:
             raise ValueError(f"step {self.step} is beyond the {self.steps_per_epoch} steps of an epoch")
         if not isinstance(self.broken, dict) or not all(isinstance(reason, str) for reason in self.broken.values()):

@@ -110,7 +110,7 @@ class RunState:
         self._videos = list_videos() if list_videos and accelerator.is_main_process else None
         self.recipe, self.accelerator, self.processor = recipe, accelerator, processor
         self.model, self.optimizer, self.last_step = model, optimizer, recipe.epochs * steps_per_epoch
-        self.progress = Progress(steps_per_epoch=steps_per_epoch)
+        self.progress = Progress(steps_per_epoch=steps_per_epoch, num_processes=accelerator.num_processes)
         self.log, self.stop = RunLog(recipe, accelerator, self.last_step), StopRequest(accelerator)
 
     @property
@@ -208,11 +208,11 @@ class RunState:
                 self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
             if difference := changed_videos(self._videos, folder / VIDEOS, folder, self.recipe.accept_changed_data):
                 self.accelerator.print(f"continuing with other videos than before: {difference}")
-            if progress.steps_per_epoch != self.progress.steps_per_epoch:
-                raise ValueError(
-                    f"{folder} has {progress.steps_per_epoch} steps per epoch, and this run has "
-                    f"{self.progress.steps_per_epoch}: keep the videos and the number of processes"
-                )
+            progress.num_processes = progress.num_processes or self.progress.num_processes  # of an earlier version
+            for name, what in (("num_processes", "processes"), ("steps_per_epoch", "steps per epoch")):
+                if (before := getattr(progress, name)) != (now := getattr(self.progress, name)):
+                    advice = "keep the videos and the number of processes"
+                    raise ValueError(f"{folder} has {before} {what}, and this run has {now}: {advice}")
             if progress.total_steps != progress.epoch * progress.steps_per_epoch + progress.step:
                 raise ValueError(f"the epochs and steps in {folder} contradict each other: remove it, it is damaged")
             with reading(folder):
