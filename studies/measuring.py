@@ -41,7 +41,7 @@ def measure(
     `facts` are further arguments of the evaluators: `dataset`, `split`, `num_workers`, …
     """
     if LABEL not in splits.gallery.column_names:
-        return Measurement({}, {}, _neighbors_without_labels(model, processor, splits.gallery, protocol, **facts), {})
+        return Measurement({}, {}, _neighbors_without_labels(model, processor, splits, protocol, **facts), {})
     facts |= {"inputs": tuple(protocol.inputs), "num_clips": protocol.num_clips, "group_column": splits.group_column}
     retrieval = RetrievalEvaluator(splits.gallery, splits.queries, processor, **facts)
     linear = LinearEvaluator(splits.gallery, splits.queries, processor, **facts) if protocol.linear else None
@@ -94,13 +94,17 @@ def _relabeled(
 def _neighbors_without_labels(
     model: ViDiDiModel,
     processor: ViDiDiVideoProcessor,
-    rows: datasets.Dataset,
+    splits: RetrievalSplits,
     protocol: Protocol,
     num_workers: int = 0,
     **_: Any,
 ) -> dict[int, list[int]]:
-    features = extract_features(model, processor, rows, num_clips=protocol.num_clips, num_workers=num_workers)
-    vectors = features.by_order[0]
-    own = torch.arange(len(vectors))
-    nearest = nearest_neighbors(vectors, vectors, NUM_NEIGHBORS, query_groups=own, gallery_groups=own)
-    return dict(zip(features.rows.tolist(), features.rows[nearest].tolist()))
+    how: dict[str, Any] = {"num_clips": protocol.num_clips, "num_workers": num_workers}
+    gallery = extract_features(model, processor, splits.gallery, **how)
+    queries, own = gallery, {}
+    if splits.queries is splits.gallery:  # a video is not its own neighbor
+        own = dict.fromkeys(("query_groups", "gallery_groups"), torch.arange(len(gallery.rows)))
+    else:
+        queries = extract_features(model, processor, splits.queries, **how)
+    nearest = nearest_neighbors(queries.by_order[0], gallery.by_order[0], NUM_NEIGHBORS, **own)
+    return dict(zip(queries.rows.tolist(), gallery.rows[nearest].tolist()))

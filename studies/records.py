@@ -134,7 +134,8 @@ def read_records(folder: str | Path, name: str) -> Records | None:
         records.failures[failure["dataset"], failure["arm"], failure["seed"]] = failure["error"]
     table = pd.read_csv(path.with_suffix(".csv"), float_precision="round_trip")
     for dataset, arm, seed, about, shown, metric, value in table.itertuples(index=False):
-        records.runs[dataset, arm, seed]["metrics"].setdefault(about, {}).setdefault(shown, {})[metric] = value
+        if (run := records.runs.get((dataset, arm, seed))) is not None:  # else a kill came before the JSON file
+            run["metrics"].setdefault(about, {}).setdefault(shown, {})[metric] = value
     return records
 
 

@@ -51,6 +51,9 @@ def test_a_folder_replaces_a_folder(tmp_path):
             (unfinished / "deep" / content).write_text(content)
     assert names(tmp_path) == ["model"]
     assert names(path / "deep") == ["new"]
+    with pytest.raises(IsADirectoryError, match="choose the name of a file"), atomic_write(path) as unfinished:
+        unfinished.write_text("a file")
+    assert names(path / "deep") == ["new"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see which file is flushed")

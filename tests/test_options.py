@@ -90,6 +90,7 @@ def test_old_names_work_everywhere_and_say_so(tmp_path: Path, capsys: pytest.Cap
         ("m --inputs frame", "inputs must be one of frames, both, got 'frame': did you mean 'frames'?"),
         ("m --preset huge", "preset must be one of small, large, got 'huge'"),
         ("m --progress maybe", "argument --progress: expected true or false, got 'maybe'"),
+        ("m --model n", "model is given twice: as 'm' and as --model"),
         ("m --config missing.json", "missing.json: No such file or directory"),
     ],
 )
@@ -128,6 +129,7 @@ def test_errors_of_paths_and_values_are_one_line_and_ours_keep_their_traceback(c
     assert capsys.readouterr().err == "vididi it: error: no file of that name\n"
     with pytest.raises(KeyError), errors_in_one_line("vididi it"):
         raise KeyError("a mistake of the program")
-    monkeypatch.setattr("sys.argv", ["vididi", "it", "--debug"])
+    monkeypatch.setattr("sys.argv", ["vididi", "m", "--debug"])
+    assert parse_options(Sizes).model == "m"
     with pytest.raises(OSError, match="no file"), errors_in_one_line("vididi it"):
         raise OSError("no file")

@@ -113,6 +113,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         for written in (unfinished, *unfinished.rglob("*")):
             _flush(written)
         if path.is_dir():
+            if not unfinished.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a folder: choose the name of a file", str(path))
             remove_folder(path)  # unlike a file, a folder cannot be replaced in one step
         os.replace(unfinished, path)
         _flush(path.parent)

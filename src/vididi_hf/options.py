@@ -163,8 +163,12 @@ def parse_options(
     parser = _build_parser(kind, prog, description)
     given, rest = parser.parse_known_args(_current_flags(kind, sys.argv[1:] if arguments is None else arguments))
     flags = vars(given)
+    flags.pop(argparse.SUPPRESS, None)  # of --debug
     with errors_in_one_line(parser.prog):
-        flags |= _take_positionals(kind, parser, rest)
+        positionals = _take_positionals(kind, parser, rest)
+        if twice := sorted(flags.keys() & positionals.keys()):
+            raise ValueError(f"{twice[0]} is given twice: as {positionals[twice[0]]!r} and as --{twice[0]}")
+        flags |= positionals
         config = flags.pop("config", None)
         values = kind.read_values(config) if config else {}
         if kind.presets:

@@ -104,6 +104,13 @@ def test_persons_are_found_once_and_written_down(rows, tmp_path):
     assert set(module._read_file(path)) == set(names_of(rows))
 
 
+def test_file_names_with_commas_come_back(rows, tmp_path, monkeypatch):
+    names = [(f'jump, then "run" {number}.mp4', second) for number, (_, second) in enumerate(names_of(rows))]
+    monkeypatch.setattr(module, "names_of", lambda rows: names)
+    assert all(len(found) == 1 for found in detect_persons(rows, Detector(), tmp_path / "persons.csv"))
+    assert set(module._read_file(tmp_path / "persons.csv")) == set(names)
+
+
 @pytest.mark.slow
 def test_a_real_pipeline_with_random_weights(rows, tmp_path):
     """YOLOS as small as it gets, untrained: the call and the form of the answer are transformers' own."""
@@ -139,8 +146,8 @@ def test_boxes_of_a_detector_come_from_a_pipeline(dataset, tmp_path, monkeypatch
     assert len(boxes) == len(rows) == 12
     assert boxes[0].tolist() == [pytest.approx([0.25, 0.25, 0.75, 0.75])]
     # All are in the file: the detector is not even loaded. Another one has a file of its own.
-    for again in (BoxOptions(boxes="file", detections=str(tmp_path / "persons-model.csv")), options):
+    for again in (BoxOptions(boxes="file", detections=str(tmp_path / "persons-some_model.csv")), options):
         assert [one.tolist() for one in load_boxes(again, rows, tmp_path)[0]] == [one.tolist() for one in boxes]
     assert len(asked) == 1
-    load_boxes(BoxOptions(boxes="detector", detector="other", test_every=9), rows, tmp_path)
-    assert asked[1:] == [("object-detection", "other")]
+    load_boxes(BoxOptions(boxes="detector", detector="other/model", test_every=9), rows, tmp_path)
+    assert asked[1:] == [("object-detection", "other/model")]

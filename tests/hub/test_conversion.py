@@ -162,9 +162,20 @@ def test_one_order_of_several_goes_out(order: int) -> None:
     ("kind", "config", "order", "message"),
     [
         (ViDiDiModel, {"hidden_sizes": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}, None, "torchvision's r3d_18: size mis"),
-        (ViDiDiForVideoClassification, {"backbone": "mc3_18", "classifier_orders": (0, 1)}, None, "mismatch for fc"),
+        (
+            ViDiDiForVideoClassification,
+            {"backbone": "mc3_18", "classifier_orders": (0, 1)},
+            None,
+            "the derivative orders",
+        ),
         (ViDiDiModel, {"backbone": "mc3_18", "derivative_scale": "unit"}, 1, "derivative_scale 'unit': convert order"),
         (ViDiDiForVideoClassification, {"derivative_scale": "unit", "classifier_orders": (2,)}, None, "convert order"),
+        (
+            ViDiDiForVideoClassification,
+            {"backbone": "mc3_18", "classifier_orders": (0,)},
+            1,
+            "the derivative orders",
+        ),
     ],
 )
 def test_networks_that_torchvision_lacks_do_not_go_out(kind, config, order, message) -> None:
@@ -255,6 +266,9 @@ def test_command_there_and_back(mc3, tmp_path, monkeypatch, capsys) -> None:
     for arguments, message in (
         (["absent.pth", "other"], "absent.pth does not exist"),
         (["mc3.pth", "model"], "model is not an empty folder: choose a new one"),
+        (["model", "model", "--to", "torchvision"], "model is a folder: choose the name of a file"),
+        (["mc3.pth", "other", "--order", "1"], "order is an option of --to torchvision"),
+        (["model", "other.pth", "--to", "torchvision", "--image_size", "64"], "image_size is an option of --to vididi"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run_command("convert", arguments)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from torch import nn
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.cli import run_command
 from vididi_hf.configuration_vididi import BACKBONE_NAMES, ViDiDiConfig
+from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.hub.export import ExportGraph, check, export_onnx, export_program, onnx_function, read_description
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
@@ -134,10 +136,10 @@ def test_nothing_is_written_that_computes_something_else(tmp_path: Path, monkeyp
         (lambda clips: graph(clips)[:, :4], r"returns \(1, 4\), not \(1, 8\)"),
         (lambda clips: graph(clips) * float("nan"), "computes other outputs"),
     ):
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(ValueError, match=message):
             check(graph, wrong)
     monkeypatch.setattr("vididi_hf.hub.export.TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="computes other outputs"):
+    with pytest.raises(ValueError, match="computes other outputs"):
         export_program(graph, tmp_path / "a.pt2")
     assert not any(tmp_path.iterdir())
 
@@ -149,7 +151,14 @@ def test_nothing_is_written_that_computes_something_else(tmp_path: Path, monkeyp
         (ViDiDiModel, {"orders": ()}, r"distinct integers of at least 0, got \(\)"),
         (ViDiDiModel, {"orders": (1, 1)}, r"distinct integers of at least 0, got \(1, 1\)"),
         (ViDiDiModel, {"inputs": "derivative", "orders": (0, 1)}, "exactly one order"),
+        (ViDiDiModel, {"inputs": "derivative", "orders": (0,)}, "exactly one order of at least 1"),
         (ViDiDiModel, {"inputs": "uint8_frames"}, "needs a processor"),
+        (
+            ViDiDiModel,
+            {"inputs": "uint8_frames", "processor": ViDiDiVideoProcessor(do_normalize=False)},
+            "divides by 255 and normalizes",
+        ),
+        (ViDiDiForActionDetection, {}, "a ViDiDiForActionDetection cannot be exported"),
         (ViDiDiForVideoClassification, {"orders": (1,)}, "differentiates frames itself"),
     ],
 )
@@ -176,6 +185,21 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             run_command("export", ["run", name])
         assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.pt2", "run"]
+
+
+def test_a_derivative_is_of_the_first_order_by_default() -> None:
+    assert ExportGraph(build(), inputs="derivative").description()["derivative_orders"] == [1]
+
+
+def test_reading_a_description_executes_nothing(tmp_path: Path) -> None:
+    export_program(ExportGraph(build()), tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "a.pt2") as good, zipfile.ZipFile(tmp_path / "b.pt2", "w") as changed:
+        for name in good.namelist():  # nothing but the description can be read
+            changed.writestr(name, good.read(name) if "/extra/" in name else b"damaged")
+    assert read_description(tmp_path / "b.pt2") == read_description(tmp_path / "a.pt2")
+    (tmp_path / "c.pt2").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"c\.pt2 cannot be read"):
+        read_description(tmp_path / "c.pt2")
 
 
 def test_foreign_files_have_no_description(tmp_path: Path) -> None:

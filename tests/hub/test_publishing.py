@@ -19,6 +19,7 @@ from vididi_hf import PublishOptions, ViDiDiForPreTraining, ViDiDiForVideoClassi
 from vididi_hf.cli import run_command
 from vididi_hf.evaluation.results import EvaluationResult, report_of, write_report
 from vididi_hf.hub.publishing import load_checkpoint_model, prepare_repository, send, without_local_paths
+from vididi_hf.hub.signature import HASHES_FILE, sign_files
 
 REPO = "org/vididi-vicreg"
 MODEL = ("README.md", "config.json", "model.safetensors", "video_preprocessor_config.json")
@@ -64,7 +65,7 @@ def checkpoint(run_folder, tmp_path):
 def test_all_that_belongs_and_nothing_else(prepared, run_folder):
     run_files = ("recipe.json", "metrics.jsonl", "results/retrieval-videos-test.json")
     figures = ("figures/curves.png", "figures/retrieval.png")
-    assert paths(prepared) == {*MODEL, *run_files, *figures, *CODE}
+    assert paths(prepared) == {*MODEL, HASHES_FILE, *run_files, *figures, *CODE}
     assert_same_weights(prepared, load_file(run_folder / "model.safetensors"))
     report = json.loads((prepared / "results/retrieval-videos-test.json").read_text())
     assert (report["random_init"], report["metrics"]["frames"]["R@1"]) == (False, 0.25)  # not that of random weights
@@ -78,7 +79,7 @@ def test_all_that_belongs_and_nothing_else(prepared, run_folder):
 
 def test_a_checkpoint_within_a_run_takes_the_metrics_of_the_run(run_folder, tmp_path):
     files = prepare(run_folder / "checkpoints" / "step-00000010", tmp_path, with_code=False)
-    assert paths(files) == {*MODEL, "recipe.json", "metrics.jsonl", "figures/curves.png"}
+    assert paths(files) == {*MODEL, HASHES_FILE, "recipe.json", "metrics.jsonl", "figures/curves.png"}
     assert json.loads((tmp_path / "recipe.json").read_text())["seed"] == 1
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
 
@@ -215,6 +216,18 @@ def test_what_somebody_edited_on_the_hub_stays(prepared, hub, api, tmp_path, edi
     assert (tree["README.md"], tree["figures/curves.png"], tree["recipe.json"]) == (card, b"\0mine", b"{}")
     tree = hub.repos[REPO].commits[send(changed, dataclasses.replace(OPTIONS, overwrite_card=True), api).oid]
     assert tree == {name: (changed / name).read_bytes() for name in paths(changed)}
+
+
+def test_an_edited_card_does_not_keep_the_results_of_an_earlier_version(prepared, hub, api, tmp_path):
+    send(prepared, OPTIONS, api)
+    api.create_commit(REPO, [CommitOperationAdd("README.md", b"# Ours")], commit_message="by hand")
+    for version in (b"second", b"third"):
+        changed = shutil.copytree(prepared, tmp_path / version.decode())
+        (report := next((changed / "results").iterdir())).write_bytes(version)
+        sign_files(changed)
+        with pytest.warns(UserWarning, match=r"keeps README\.md: somebody else"):
+            tree = hub.repos[REPO].commits[send(changed, OPTIONS, api).oid]
+        assert (tree["README.md"], tree[f"results/{report.name}"]) == (b"# Ours", version)
 
 
 @pytest.mark.parametrize("name", ["plot.png", "recipe.json", "metrics.jsonl", "metrics.json", "emissions.csv", "eval"])

@@ -1,7 +1,10 @@
 """Reading embeddings back, searching them exactly and with FAISS, and finding videos similar to video files."""
 
 import json
+import os
+import shutil
 import sys
+from dataclasses import asdict
 
 import datasets
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from vididi_hf.search.embedding import embed_videos
 from vididi_hf.search.options import SearchOptions
-from vididi_hf.search.search import StoredEmbeddings, plot_answers, search_exact, search_videos
+from vididi_hf.search.search import StoredEmbeddings, format_answers, plot_answers, search_exact, search_videos
 
 GOOD = [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
 
@@ -91,7 +94,7 @@ def test_faiss_builds_the_index_that_is_named(stored, monkeypatch):
         stored.search(asked, 3, "faiss")
 
 
-def test_stored_bytes_play_as_long_as_their_data_set_is_there(options, videos, tmp_path):
+def test_stored_bytes_play_as_long_as_their_data_set_is_there(options, videos, tmp_path, monkeypatch):
     content = {name: (videos.parent / name).read_bytes() for name in ("0.mp4", "3.mp4", "1.mp4", "2.mp4")}
     stored = [{"bytes": data, "path": f"bytes of {name}"} for name, data in content.items()]  # the second is broken
     kinds = datasets.Features({"video": datasets.Video(), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -101,6 +104,11 @@ def test_stored_bytes_play_as_long_as_their_data_set_is_there(options, videos, t
     playable = embeddings.playable([2, 1]).cast_column("video", datasets.Video(decode=False))
     assert playable["video"][:] == stored[3:1:-1]
     assert playable["label"][:] == [0, 1]
+    # A file of such a name in the working folder is another video.
+    (tmp_path / "bytes of 1.mp4").write_bytes(content["0.mp4"])
+    monkeypatch.chdir(tmp_path)
+    assert StoredEmbeddings.open(embed_videos(options(dataset="saved"))).rows["video"][:] == embeddings.rows["video"][:]
+    assert embeddings.playable([2]).cast_column("video", datasets.Video(decode=False))["video"][:] == stored[3:]
     embeddings.report["videos"] = 5
     with pytest.raises(ValueError, match=r"has 4 videos, but had 5 when .* was written"):
         embeddings.playable([0])
@@ -162,11 +170,22 @@ def test_another_model_or_protocol_and_broken_queries_are_refused(ask, folder, v
     for choice, message in (
         ({"num_clips": 3}, "num_clips is 3, but .* was embedded with 2"),
         ({"frame_stride": 2}, "frame_stride is 2, but .* was embedded with 1"),
+        ({"split": "other"}, "split is 'other', but .* was embedded with "),
         ({"inputs": "derivative"}, "inputs is 'derivative', but .* was embedded with 'both'"),
         ({}, r"cannot read the video .*3\.mp4: "),
     ):
         with pytest.raises(ValueError, match=message):
             ask(query, videos.parent / "3.mp4", embeddings=folder, **choice)
+
+
+def test_a_name_that_is_not_utf8_and_a_video_without_others(ask, videos, tmp_path, monkeypatch):
+    query = tmp_path / "one" / os.fsdecode(b"caf\xe9.mp4")
+    query.parent.mkdir()
+    shutil.copy(videos.parent / "0.mp4", query)
+    stored, [answer] = ask(query, dataset=str(query.parent))
+    assert (len(stored.rows), answer.found) == (1, [])
+    assert format_answers([answer]).endswith("\nno other videos")
+    json.dumps(asdict(answer)).encode()
 
 
 def test_the_picture_shows_queries_and_what_was_found(ask, options, folder, videos, tmp_path):

@@ -55,6 +55,17 @@ def test_numbers_are_those_of_the_evaluators(encoder, splits, monkeypatch: pytes
             assert dict(found.results["linear"]) == dict(linear)
 
 
+def test_videos_without_labels_have_neighbors_in_the_gallery(encoder, splits) -> None:
+    (model, processor), protocol = encoder, Protocol(inputs=["frames"], num_clips=2)
+    unlabeled = RetrievalSplits(*(part.remove_columns("label") for part in splits[:2]), None)
+    expected = measure(model, processor, splits, protocol).neighbors
+    assert measure(model, processor, unlabeled, protocol).neighbors == expected
+    gallery = unlabeled.gallery
+    found = measure(model, processor, RetrievalSplits(gallery, gallery, None), protocol).neighbors
+    assert set(found) == set(range(len(gallery)))
+    assert not [row for row, nearest in found.items() if row in nearest]
+
+
 def test_chance_is_what_a_random_order_reaches(splits) -> None:
     gallery, queries = (np.array(part["background"][:]) for part in splits[:2])
     expected = np.mean([np.mean(gallery == background) for background in queries])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -54,7 +57,7 @@ def load_boxes(
         # Loaded for the first frame that is not in the file: if all are, the model need not even be downloaded.
         load = cache(partial(pipeline, "object-detection", model=options.detector))
         # The name contains the detector, so that another detector's boxes are not taken for its own.
-        path = Path(options.detections or output / f"persons-{Path(options.detector).name}.csv")
+        path = Path(options.detections or output / f"persons-{re.sub(r'[^a-zA-Z0-9.-]+', '_', options.detector)}.csv")
         found = detect_persons(rows, lambda image, **how: load()(image, **how), path, options.min_score, progress)
         return found, f"{options.detector}, score >= {options.min_score:g}"
     return truth, "ground truth"
@@ -114,9 +117,11 @@ def detect_persons(
                 if found["label"].lower() == "person":
                     corners = [f"{min(max(found['box'][side] / size, 0), 1):.4f}" for side, size in sizes.items()]
                     if corners[0] != corners[2] and corners[1] != corners[3]:
-                        people.append(f"{','.join(corners)},,{found['score']:.4f}")
-            # One write per key frame, so that a kill leaves no part of one behind.
-            file.write("".join(f"{name[0]},{name[1]:04d},{person}\n" for person in people or [",,,,,"]))
+                        people.append([*corners, "", f"{found['score']:.4f}"])
+            text = io.StringIO()
+            rows_of_frame = ([name[0], f"{name[1]:04d}", *person] for person in people or [[""] * 6])
+            csv.writer(text, lineterminator="\n").writerows(rows_of_frame)
+            file.write(text.getvalue())  # one write per key frame, so that a kill leaves no part of one behind
             file.flush()
     return read_detections(path, rows, min_score)
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from vididi_hf.batch_norm_vididi import PerOrderBatchNorm3d
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.configuration_vididi import ViDiDiConfig
-from vididi_hf.files import atomic_write, give_normal_permissions, write_text
+from vididi_hf.files import atomic_write, write_text
 from vididi_hf.hub.options import ConvertOptions
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -74,16 +74,18 @@ def convert_file(options: ConvertOptions) -> ConversionReport:
     frames, size = options.num_frames, options.image_size
     model, report = from_tensors(tensors, options.prefix, options.with_classifier, num_frames=frames, image_size=size)
     report.dropped |= left_out
-    model.save_pretrained(folder)
     processor = ViDiDiVideoProcessor(num_frames=frames, crop_size=size, size={"shortest_edge": size * 8 // 7})
-    processor.save_pretrained(folder)
-    give_normal_permissions(folder)
-    write_text(folder / "conversion.json", json.dumps(asdict(report), indent=2) + "\n")
+    with atomic_write(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        write_text(unfinished / "conversion.json", json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
 def convert_checkpoint(options: ConvertOptions) -> ConversionReport:
     """Converts a checkpoint into a file of torchvision's layout: safetensors if it is named so, or `torch.save`."""
+    if Path(options.output).is_dir():
+        raise ValueError(f"{options.output} is a folder: choose the name of a file")
     model: Any = load_checkpoint_model(options.source)
     state, report = to_torchvision(model, options.order)
     with atomic_write(options.output) as unfinished:
@@ -199,7 +201,12 @@ def to_torchvision(
     if config.backbone_config is not None:
         raise ValueError(f"torchvision has no {config.backbone_name!r}: only its own networks can be converted to it")
     classifier = model if isinstance(model, ViDiDiForVideoClassification) else None
-    if (order or (classifier and config.classifier_orders[0])) and config.derivative_scale != "none":
+    if classifier:
+        own = tuple(config.classifier_orders)
+        if len(own) > 1 or order not in (None, own[0]):
+            raise ValueError(f"the classifier sees the derivative orders {own}: it can be converted for one, its own")
+        order = own[0]
+    if order and config.derivative_scale != "none":
         raise ValueError(f"torchvision lacks derivative_scale {config.derivative_scale!r}: convert order 0")
     backbone = (model if isinstance(model, ViDiDiModel) else model.vididi).backbone
     prefix = "vididi.backbone." if classifier else "backbone."

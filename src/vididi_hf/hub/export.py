@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vididi_hf.files import atomic_write
 from vididi_hf.hub.options import GRAPH_INPUTS, ExportOptions
 from vididi_hf.hub.publishing import load_checkpoint_model
 from vididi_hf.modeling_vididi import ViDiDiModel
+from vididi_hf.reading import reading
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 TOLERANCE = 1e-4
@@ -50,7 +52,8 @@ class ExportGraph(nn.Module):
         inputs: `"frames"`: normalized float32 frames; the graph differentiates them. `"uint8_frames"`: decoded frames
             with values of 0 to 255; the graph normalizes and differentiates them. `"derivative"`: for an encoder, the
             normalized derivative.
-        orders: Derivative orders of an encoder, whose features are concatenated. A classifier has its own.
+        orders: Derivative orders of an encoder, whose features are concatenated: 0 by default, and 1 if the input is
+            the derivative. A classifier has its own.
         num_frames: Frames that the encoder sees; by default those of the configuration. The input has as many more as
             the highest order, which differentiation uses up.
         image_size: Height and width in pixels; by default those of the configuration.
@@ -65,20 +68,25 @@ class ExportGraph(nn.Module):
         processor: ViDiDiVideoProcessor | None = None,
         *,
         inputs: str = "frames",
-        orders: Sequence[int] = (0,),
+        orders: Sequence[int] | None = None,
         num_frames: int | None = None,
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        config, orders = model.config, tuple(orders)
-        is_classifier = isinstance(model, ViDiDiForVideoClassification)
+        config, is_classifier = model.config, isinstance(model, ViDiDiForVideoClassification)
+        if not is_classifier and not isinstance(model, ViDiDiModel):
+            raise ValueError(f"a {type(model).__name__} cannot be exported: only encoders and classifiers can")
+        orders_given = orders is not None
+        if orders is None:
+            orders = (1,) if inputs == "derivative" else (0,)
+        orders = tuple(orders)
         if inputs not in GRAPH_INPUTS:
             raise ValueError(f"inputs must be one of {', '.join(GRAPH_INPUTS)}, got {inputs!r}")
         if not orders or min(orders) < 0 or len(set(orders)) != len(orders):
             raise ValueError(f"orders must be distinct integers of at least 0, got {orders}")
-        if inputs == "derivative" and len(orders) != 1:
-            raise ValueError(f"inputs 'derivative' needs exactly one order, got {orders}")
-        if is_classifier and (inputs == "derivative" or orders != (0,)):
+        if inputs == "derivative" and (len(orders) != 1 or orders == (0,)):
+            raise ValueError(f"inputs 'derivative' needs exactly one order of at least 1, got {orders}")
+        if is_classifier and (inputs == "derivative" or orders_given):
             raise ValueError("a classifier differentiates frames itself: leave out orders and inputs 'derivative'")
         self.model, self.inputs = model, inputs
         self.orders = tuple(config.classifier_orders) if is_classifier else orders
@@ -90,6 +98,8 @@ class ExportGraph(nn.Module):
         if inputs == "uint8_frames":
             if processor is None:
                 raise ValueError("inputs 'uint8_frames' needs a processor, whose mean and std normalize the frames")
+            if not (processor.do_normalize and processor.do_rescale and 254.9 < 1 / processor.rescale_factor < 255.1):
+                raise ValueError("inputs 'uint8_frames' needs a processor that divides by 255 and normalizes")
             for name, values in (("mean", processor.image_mean), ("std", processor.image_std)):
                 self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.eval()
@@ -183,10 +193,10 @@ def check(graph: ExportGraph, function: Callable[[Tensor], Tensor]) -> float:
         clips = graph.example(batch, seed=batch)
         expected, found = graph(clips), function(clips)
         if found.shape != expected.shape:
-            raise RuntimeError(f"the exported graph returns {tuple(found.shape)}, not {tuple(expected.shape)}")
+            raise ValueError(f"the exported graph returns {tuple(found.shape)}, not {tuple(expected.shape)}")
         difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
         if not difference <= TOLERANCE:  # also if it is NaN
-            raise RuntimeError(f"the exported graph computes other outputs: they differ by up to {difference}")
+            raise ValueError(f"the exported graph computes other outputs: they differ by up to {difference}")
         worst = max(worst, difference)
     return worst
 
@@ -196,7 +206,10 @@ def read_description(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     properties = {METADATA_KEY: ""}
     if path.suffix == ".pt2":
-        torch.export.load(path, extra_files=properties)
+        with reading(path), zipfile.ZipFile(path) as archive:  # torch.export.load would execute code
+            for name in archive.namelist():
+                if name.endswith(f"/extra/{METADATA_KEY}"):
+                    properties[METADATA_KEY] = archive.read(name).decode()
     else:
         metadata = _import_onnx("onnx").load(path, load_external_data=False).metadata_props
         properties |= {one.key: one.value for one in metadata}

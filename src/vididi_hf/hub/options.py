@@ -1,6 +1,6 @@
 """Options of the commands that publish, convert and export checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from vididi_hf.options import Options, option
 
@@ -52,6 +52,13 @@ class ConvertOptions(Options):
     num_frames: int = option(default=8, at_least=2, help="To vididi: frames per clip.")
     image_size: int = option(default=112, at_least=32, help="To vididi: height and width of the input in pixels.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        other = "vididi" if self.to == "torchvision" else "torchvision"
+        for spec in fields(self):
+            if spec.metadata["help"].startswith(f"To {other}") and getattr(self, spec.name) != spec.default:
+                raise ValueError(f"{spec.name} is an option of --to {other}")
+
 
 @dataclass(kw_only=True)
 class ExportOptions(Options):
@@ -60,7 +67,9 @@ class ExportOptions(Options):
     checkpoint: str = option(positional=True, help=_CHECKPOINT)
     output: str = option(positional=True, help=f"File to write; it ends in {' or '.join(EXPORT_FORMATS)}.")
     inputs: str = option(default="frames", choices=GRAPH_INPUTS, help=f"Input of the graph: {', '.join(GRAPH_INPUTS)}.")
-    orders: list[int] = option(default_factory=lambda: [0], at_least=0, help="Derivative orders, concatenated.")
+    orders: list[int] | None = option(
+        default=None, at_least=0, help="Derivative orders, concatenated. Default: 0, or 1 for the input derivative."
+    )
     num_frames: int | None = option(default=None, at_least=1, help="Frames per clip. Default: the checkpoint's.")
     image_size: int | None = option(default=None, at_least=1, help="Height and width. Default: the checkpoint's.")
     encoder_only: bool = option(default=False, help="Leave out the classifier.")

@@ -21,10 +21,10 @@ from transformers.utils import CONFIG_NAME, logging
 from vididi_hf.classification_vididi import ViDiDiForVideoClassification
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.results import dataset_name, read_report, write_report
-from vididi_hf.files import give_normal_permissions, write_text
+from vididi_hf.files import atomic_write, write_text
 from vididi_hf.hub.card import EMISSIONS_FILE, FIGURES, RECIPES, RESULTS, write_card
 from vididi_hf.hub.options import PublishOptions
-from vididi_hf.hub.signature import foreign_files, sign_card
+from vididi_hf.hub.signature import foreign_files, sign_files
 from vididi_hf.loading import is_ours, load_checkpoint, read_model_config
 from vididi_hf.modeling_vididi import ViDiDiModel
 from vididi_hf.pretraining.logging import METRICS_FILE, read_metrics
@@ -130,18 +130,17 @@ def prepare_repository(options: PublishOptions, folder: str | Path) -> Path:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file {path}")
     model = load_checkpoint_model(checkpoint, options.encoder_only)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    ViDiDiVideoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    _copy_run(checkpoint, folder)
-    _copy_results([checkpoint, *map(Path, options.results)], folder)
-    _copy_figures([checkpoint, *map(Path, options.figures)], folder)
-    if not options.with_code:
-        leave_out_code(folder)
-    write_card(folder, options)
-    sign_card(folder)
-    give_normal_permissions(folder)
-    (folder / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has its numbers
+    with atomic_write(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        ViDiDiVideoProcessor.from_pretrained(checkpoint).save_pretrained(unfinished)
+        _copy_run(checkpoint, unfinished)
+        _copy_results([checkpoint, *map(Path, options.results)], unfinished)
+        _copy_figures([checkpoint, *map(Path, options.figures)], unfinished)
+        if not options.with_code:
+            leave_out_code(unfinished)
+        write_card(unfinished, options)
+        (unfinished / EMISSIONS_FILE).unlink(missing_ok=True)  # the card has its numbers
+        sign_files(unfinished)
     return folder
 
 
@@ -160,7 +159,7 @@ def send(folder: Path, options: PublishOptions, api: HfApi | None = None) -> Com
     foreign = set() if options.overwrite_card else foreign_files(api, repo_id, options.revision, there)
     outdated = [name for name in there - files.keys() - foreign if _REPLACED.fullmatch(name)]
     # Not upload_folder, which may spread the files over several commits.
-    added = (CommitOperationAdd(name, str(path)) for name, path in files.items() if name not in foreign)
+    added = [CommitOperationAdd(name, str(path)) for name, path in files.items() if name not in foreign]
     removed = (CommitOperationDelete(name) for name in sorted(outdated))
     return api.create_commit(repo_id, [*added, *removed], commit_message=options.message, revision=options.revision)
 

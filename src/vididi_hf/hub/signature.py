@@ -1,8 +1,7 @@
-"""The hidden comment in a card that lists what we wrote, so that what somebody else wrote on the Hub stays."""
+"""The file that lists the card, the figures and the reports we wrote, so that what somebody else wrote stays."""
 
 import hashlib
 import json
-import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,36 +10,28 @@ from huggingface_hub import HfApi
 
 from vididi_hf.hub.card import CARD_FILE, FIGURES, RESULTS
 
-_COMMENT = "\n<!-- vididi_hf {} -->\n"
-_PATTERN = re.compile(r"\n<!-- vididi_hf (\{.*\}) -->\n$")
+HASHES_FILE = "vididi_files.json"
 
 
-def sign_card(folder: Path) -> None:
-    """Appends the hashes of the card's text, of the figures and of the reports to the card of a repository."""
-    files = [path for name in (FIGURES, RESULTS) for path in sorted((folder / name).glob("*"))]
+def sign_files(folder: Path) -> None:
+    """Writes the hashes of the card, of the figures and of the reports of a repository."""
+    files = [folder / CARD_FILE, *(path for name in (FIGURES, RESULTS) for path in sorted((folder / name).glob("*")))]
     hashes = {path.relative_to(folder).as_posix(): _hash(path.read_bytes()) for path in files}
-    text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    signed = json.dumps({CARD_FILE: _hash(text.encode()), **hashes})
-    (folder / CARD_FILE).write_text(text + _COMMENT.format(signed), encoding="utf-8")
+    (folder / HASHES_FILE).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
 
 def foreign_files(api: HfApi, repo: str, revision: str, names: set[str]) -> set[str]:
     """Returns which of the card, the figures and the reports on the Hub are not as we wrote them, with a warning."""
-    names = {name for name in names if name == CARD_FILE or name.startswith((f"{FIGURES}/", f"{RESULTS}/"))}
-    if not names:
-        return names
+    ours = {name for name in names if name == CARD_FILE or name.startswith((f"{FIGURES}/", f"{RESULTS}/"))}
+    wanted = ours | ({HASHES_FILE} & names)
     with tempfile.TemporaryDirectory() as cache:
-        files = {name: api.hf_hub_download(repo, name, revision=revision, cache_dir=cache) for name in names}
+        files = {name: api.hf_hub_download(repo, name, revision=revision, cache_dir=cache) for name in wanted}
         content = {name: Path(file).read_bytes() for name, file in files.items()}
-    text = content.get(CARD_FILE, b"").decode(errors="replace")
-    found = _PATTERN.search(text)
     try:
-        noted = json.loads(found[1]) if found else {}
+        noted = json.loads(content.get(HASHES_FILE, b"{}"))
     except ValueError:
         noted = {}
-    if found:
-        content[CARD_FILE] = text[: found.start()].encode()
-    foreign = {name for name in names if noted.get(name) != _hash(content[name])}
+    foreign = {name for name in ours if not isinstance(noted, dict) or noted.get(name) != _hash(content[name])}
     if foreign:
         listed = ", ".join(sorted(foreign))
         message = f"{repo} keeps {listed}: somebody else wrote or edited them. --overwrite_card replaces them"

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm.auto import tqdm
 
+from vididi_hf.containers_vididi import local_path
 from vididi_hf.data.folders import default_root
 from vididi_hf.data.preparation import shards
 from vididi_hf.data.preparation.shards import DATA_FOLDER, StoredSplit, read_record
@@ -226,7 +227,8 @@ class _Work:
         chosen = self.split.shards[number]
         rows = self.rows.select(chosen)
         table = rows.with_format("arrow")[:]
-        names = [self._name(row, path) for row, path in zip(chosen, pc.struct_field(table[VIDEO], "path").to_pylist())]
+        paths, files = pc.struct_field(table[VIDEO], "path").to_pylist(), _files(table[VIDEO])
+        names = [file or self.split.video_name(row, path) for row, path, file in zip(chosen, paths, files)]
         clips = EvaluationClips(rows, self.processor, self.options.num_clips, max(self.orders))
         loading = self.options.batch_size, self.options.num_workers, False
         good, vectors = [], torch.empty(0, self.dimensions)
@@ -275,19 +277,19 @@ class _Work:
         }
         write_text(self.folder / EMBEDDINGS_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
-    def _name(self, row: int, path: str | None) -> str:
-        """Names a video by the path of its file, or by the name stored with its bytes."""
-        if path is not None and os.path.isfile(path):
-            return os.path.abspath(path)
-        return self.split.video_name(row, path)
+
+def _files(videos: pa.ChunkedArray) -> list[str | None]:
+    """Returns the absolute paths of the files of videos; None where the bytes are stored, with any name."""
+    rows = zip(pc.struct_field(videos, "path").to_pylist(), pc.struct_field(videos, "bytes").is_valid().to_pylist())
+    known = [path if path and not stored and os.path.isfile(local_path(path)) else None for path, stored in rows]
+    return [path and os.path.abspath(path) for path in known]
 
 
 def _files_digest(rows: datasets.Dataset) -> str:
     """Digests the paths, sizes and modification times of the files of a data set."""
     digest = hashlib.sha256()
     for table in rows.select_columns(VIDEO).with_format("arrow").iter(1000):
-        for path in pc.struct_field(table[VIDEO], "path").to_pylist():
-            if path is not None and os.path.isfile(path):
-                status = os.stat(path)
-                digest.update(repr((os.path.abspath(path), status.st_size, status.st_mtime_ns)).encode())
+        for path in filter(None, _files(table[VIDEO])):
+            status = os.stat(local_path(path))
+            digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()

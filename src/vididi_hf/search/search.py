@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vididi_hf.containers_vididi import local_path
 from vididi_hf.data.folders import with_video_column
 from vididi_hf.data.preparation.shards import DATA_FOLDER
 from vididi_hf.data.registry import load_video_dataset
@@ -23,7 +24,7 @@ from vididi_hf.evaluation.features import extract_features
 from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.knn import nearest_neighbors
 from vididi_hf.evaluation.loading import load_encoder
-from vididi_hf.files import printable, write_text
+from vididi_hf.files import printable, storable, write_text
 from vididi_hf.reading import check_file, reading
 from vididi_hf.search import embedding
 from vididi_hf.search.embedding import EMBEDDING, ROW, VIDEO, embed_videos
@@ -32,6 +33,7 @@ from vididi_hf.visualization import plot_retrieval, save_figure
 from vididi_hf.visualization.neighbors import video_label
 
 _SCORES_AT_ONCE = 2**24  # limits the memory
+_CHOICES = ("split", "dataset_config", "video_column", "label_column")  # of the data set, in the report
 
 
 def run(options: SearchOptions) -> None:
@@ -47,7 +49,7 @@ def run(options: SearchOptions) -> None:
         "answers": [asdict(answer) for answer in answers],
     }
     write_text(output / "search.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    if options.pictured > 0:
+    if options.pictured > 0 and any(answer.found for answer in answers):
         save_figure(plot_answers(stored, answers[: options.pictured]), output / "search.png")
 
 
@@ -99,7 +101,7 @@ class StoredEmbeddings:
     def playable(self, rows: Sequence[int]) -> datasets.Dataset:
         """Returns some of the rows with their videos; an error says if neither the files nor the data set exist."""
         stored = self.rows.select(rows)
-        if all(map(os.path.isfile, stored[VIDEO])):
+        if all(os.path.isabs(video) and os.path.isfile(local_path(video)) for video in stored[VIDEO]):
             return stored.cast_column(VIDEO, datasets.Video())
         name, split = self.report["dataset"], self.report["split"]
         columns = {column: self.report.get(column) for column in ("video_column", "label_column")}
@@ -187,12 +189,14 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
     for query in options.query:
         if not os.path.isfile(query):  # say so before embedding the videos
             raise FileNotFoundError(f"there is no query video {query!r}")
+    queries = list(map(storable, options.query))
     folder = options.embeddings or embed_videos(options.embedding_options())
     stored = StoredEmbeddings.open(folder)
     protocol = stored.report["protocol"]
+    followed = {**protocol, **{name: stored.report.get(name) for name in _CHOICES}}
     for spec in fields(SearchOptions):  # do not ignore a choice that the embeddings do not follow
-        chosen, stored_choice = getattr(options, spec.name), protocol.get(spec.name)
-        if spec.name in protocol and chosen not in (spec.default, stored_choice):
+        chosen, stored_choice = getattr(options, spec.name), followed.get(spec.name)
+        if spec.name in followed and chosen not in (spec.default, stored_choice):
             raise ValueError(f"{spec.name} is {chosen!r}, but {folder} was embedded with {stored_choice!r}")
     model, _ = load_encoder(options)
     if (digest := embedding.encoder_digest(model)) != protocol["encoder"]:
@@ -203,16 +207,16 @@ def search_videos(options: SearchOptions) -> tuple[StoredEmbeddings, list[Search
         )
     processor, inputs = embedding.processor_of(protocol), protocol["inputs"]
     how: Any = {"orders": INPUTS[inputs], "num_clips": protocol["num_clips"], "batch_size": options.batch_size}
-    how["num_workers"] = min(options.num_workers, len(options.query) - 1)
-    features = extract_features(model, processor, with_video_column(options.query), **how)
+    how["num_workers"] = min(options.num_workers, len(queries) - 1)
+    features = extract_features(model, processor, with_video_column(queries), **how)
     if features.broken:
         raise ValueError("; ".join(f"cannot read the video {video}: {why}" for video, why in features.broken.items()))
     videos = np.array(stored.rows[VIDEO][:])
-    places = {query: np.flatnonzero(videos == os.path.abspath(query)).tolist() for query in options.query}
+    places = {query: np.flatnonzero(videos == os.path.abspath(query)).tolist() for query in queries}
     most = options.k + max(map(len, places.values()))
     neighbors = stored.search(features.embeddings(INPUTS[inputs]).numpy(), most, options.index, options.faiss_factory)
     answers = []
-    for query, (scores, rows) in zip(options.query, neighbors):
+    for query, (scores, rows) in zip(queries, neighbors):
         own = places[query]  # among the videos searched
         others = [(score, row) for score, row in zip(scores, rows) if row not in own][: options.k]
         found = [
@@ -228,6 +232,9 @@ def format_answers(answers: Sequence[SearchAnswer]) -> str:
     lines = []
     for answer in answers:
         lines.append(f"most similar to {printable(answer.query)}" + (f" ({answer.label})" if answer.label else ""))
+        if not answer.found:
+            lines.append("no other videos")
+            continue
         table = pd.DataFrame(map(asdict, answer.found), columns=["rank", "score", "label", "video"])
         table["video"] = table["video"].map(printable)
         if table["label"].isna().all():

@@ -74,10 +74,12 @@ def plot_retrieval(
             axis.axvline(seam * shape[1] - 0.5, color="white", linewidth=1.5)
         for spine in axis.spines.values():
             spine.set(visible=True, color=color, linewidth=2.5)
-        axis.set_xlabel(label, fontsize=8, color=color, labelpad=3)
+        axis.set_xlabel(label, fontsize=8, color=color, labelpad=3, parse_math=False)
 
     def write(x: float, y: float, text: str, size: int = 9, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, text, fontsize=size, va="center", **{"color": TEXT, **style})
+        figure.text(
+            x / width, 1 - y / height, text, fontsize=size, va="center", parse_math=False, **{"color": TEXT, **style}
+        )
 
     if title:
         write(0, 0.15, title, size=12)

@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 import datasets
+import httpx
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from torchcodec.decoders import VideoDecoder
 
 from vididi_hf.data.preparation import prepare
@@ -222,6 +224,16 @@ def test_a_shard_without_good_videos_and_a_set_without_any(broken_videos, tmp_pa
 def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypatch):
     """No network: what is asked of the Hub's client is bound to the signatures that it really has."""
     folder, calls = prepared[0], {}
+    known = {"owner/public": type("Info", (), {"private": False})}
+
+    def dataset_info(self, name):
+        if name in known:
+            return known[name]
+        raise RepositoryNotFoundError(
+            "no such data set", response=httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+        )
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
     for name in ("create_repo", "upload_folder"):
 
         def call(self, *args, name=name, original=getattr(HfApi, name), **kwargs):  # noqa: B008
@@ -234,3 +246,7 @@ def test_the_upload_is_one_commit_of_what_belongs_to_the_set(prepared, monkeypat
     assert (repository["repo_id"], repository["repo_type"], repository["private"]) == ("owner/name", "dataset", True)
     assert (upload["repo_id"], upload["repo_type"], upload["folder_path"]) == ("owner/name", "dataset", folder)
     assert all(any(Path(name).match(pattern) for pattern in upload["allow_patterns"]) for name in contents(folder))
+    assert Path("data/train-00000-of-00009.parquet").match(upload["delete_patterns"])  # of an earlier version
+    with pytest.raises(ValueError, match="owner/public exists and is public: set --private false"):
+        push_to_hub(folder, "owner/public")
+    assert push_to_hub(folder, "owner/public", private=False)

@@ -106,6 +106,9 @@ def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides():
     names = [split.video_name(3, path) for path in ("/videos/1/3.mp4", "run/3.mp4", None)]
     assert names == ["1/3.mp4", "run/3.mp4", "train/00000003"]
     assert split_of(listed(), root="").video_name(3, "/videos/1/3.mp4") == "3.mp4"
+    distant = [split_of(listed(), root="/").video_name(3, path) for path in ("/home/me/3.mp4", "/tmp/3.mp4")]
+    assert distant[0] != distant[1]
+    assert all(name.endswith("/3.mp4") and "me" not in name and "tmp" not in name for name in distant)
     for paths, folder in (
         (["/a/b/c.mp4", "/a/d/e.mp4", "/a/f.mp4"], "/a"),
         (["/a/b/c.mp4", "/a/b/d.mp4"], "/a/b"),

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vididi_hf.data.options import DATASET_HELP, SPLIT_NAMES, DatasetChoice
+from vididi_hf.data.options import ALL_ROWS, DATASET_HELP, SPLIT_NAMES, DatasetChoice
 from vididi_hf.options import option
 
 # What the shards depend on, besides the videos.
@@ -65,6 +65,8 @@ class PreparationOptions(DatasetChoice):
         for split in self.splits or []:
             if not re.fullmatch(r"\w+(\.\w+)*", split):
                 raise ValueError(f"splits must be names of letters, digits and _ only, got {split!r}")
+            if split == ALL_ROWS:
+                raise ValueError(f"no data set on the Hub can have a split {ALL_ROWS!r}: name the splits to prepare")
         if self.push_to_hub is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.push_to_hub):
             raise ValueError(f"push_to_hub must be the id of a data set, owner/name, got {self.push_to_hub!r}")
         if self.push_to_hub is not None and "://" in self.output_dir:

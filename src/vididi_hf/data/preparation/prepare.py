@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import datasets
 from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
 from vididi_hf.data.folders import MissingSplitError
@@ -133,10 +134,15 @@ def _finish(output: OutputFolder, report: dict[str, Any], options: PreparationOp
 def push_to_hub(folder: str | Path, name: str, private: bool = True) -> str:
     """Uploads a prepared data set in one commit to `owner/name` on the Hub, and returns the address of the commit."""
     api, patterns = HfApi(), ["README.md", REPORT_FILE, f"{DATA_FOLDER}/*.parquet"]
+    if private:
+        with suppress(RepositoryNotFoundError):
+            if api.dataset_info(name).private is False:
+                raise ValueError(f"{name} exists and is public: set --private false to upload there")
     api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
     what: Any = {
         "folder_path": folder,
         "allow_patterns": patterns,
+        "delete_patterns": f"{DATA_FOLDER}/*.parquet",  # of an earlier version
         "commit_message": "Add videos prepared by vididi_hf",
     }
     return str(api.upload_folder(repo_id=name, repo_type="dataset", **what).commit_url)

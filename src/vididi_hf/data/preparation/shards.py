@@ -59,6 +59,8 @@ class StoredSplit:
             return f"{self.name}/{index:08d}"
         if not os.path.isabs(path):
             return path
+        if self._root == os.path.sep:  # no common folder: names that do not show where the files were, and differ
+            return f"{hashlib.sha256(os.path.dirname(path).encode()).hexdigest()[:8]}/{Path(path).name}"
         return Path(path).relative_to(self._root).as_posix() if self._root else Path(path).name
 
     def _identity(self, settings: dict[str, Any]) -> str:
