@@ -93,8 +93,10 @@ def test_saved_data_sets(tmp_path, motion_root):
     text = datasets.Dataset.from_dict({"video": [str(motion_root / "test" / "bob" / "000003.mp4")]})
     text.save_to_disk(tmp_path / "text")  # paths become videos
     assert read_saved_dataset(tmp_path / "text")[0]["video"].get_frames_at([0]).data.shape == (1, 3, 64, 64)
-    rows.select([0]).save_to_disk(tmp_path / "single")  # which is every split
-    assert [len(read_saved_dataset(tmp_path / "single", split)) for split in ("train", "test", None)] == [1, 1, 1]
+    rows.select([0]).save_to_disk(tmp_path / "single")  # which is one split
+    assert [len(read_saved_dataset(tmp_path / "single", split)) for split in ("train", None)] == [1, 1]
+    with pytest.raises(ValueError, match="has no split 'test'; it has train"):
+        read_saved_dataset(tmp_path / "single", "test")
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="has no column 'video', only text, label"):
         read_saved_dataset(tmp_path / "other")
@@ -134,7 +136,7 @@ def test_labels_that_are_text_become_classes_numbered_alike_in_every_split(tmp_p
 
 def test_columns_and_their_types():
     others = {"person": [3, 4], "note": ["", "x"]}
-    rows = with_video_column(["a.mp4", "b.mp4"], ["walk", "run"], ["run", "walk", "jump"], **others)
+    rows = with_video_column(["a.mp4", "b.mp4"], ["walk", "run"], ["run", "walk", "jump"], columns=others)
     assert rows.column_names == ["video", "label", "person", "note"]
     assert isinstance(rows.features["video"], datasets.Video)
     assert rows.features["label"].names == ["run", "walk", "jump"]
@@ -142,7 +144,7 @@ def test_columns_and_their_types():
     missing = with_video_column(["a.mp4", None], ["run", None]).cast_column("video", datasets.Video(decode=False))
     assert missing.to_list()[1] == {"video": None, "label": None}
     boxes = datasets.List(datasets.List(datasets.Value("float32"), length=4))
-    typed = with_video_column(["a.mp4"], features={"boxes": boxes}, boxes=[[]], person=[3])
+    typed = with_video_column(["a.mp4"], features={"boxes": boxes}, columns={"boxes": [[]], "person": [3]})
     assert typed.features["boxes"] == boxes
     assert typed.column_names == ["video", "boxes", "person"]
     assert with_video_column(["a.mp4"], ["run"]).features["label"].names == ["run"]

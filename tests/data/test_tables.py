@@ -69,5 +69,7 @@ def test_lines_without_a_header_keep_names_that_are_not_utf8(tmp_path):
 def test_numbers_are_numbers_and_names_are_names():
     assert typed(["1", "25"]) == [1, 25]
     assert typed(["1", "2.5"]) == [1, 2.5]
+    assert typed(["2019.1", "2019.10"]) == ["2019.1", "2019.10"]  # two recordings
+    assert typed(["12345678901234567890", "2"]) == ["12345678901234567890", "2"]  # too long for Arrow
     assert typed(["007", "12"]) == ["007", "12"]
     assert typed(["1", ""]) == ["1", ""]

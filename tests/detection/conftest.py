@@ -49,7 +49,7 @@ def dataset(tmp_path_factory):
             "persons": [[0] * FRAMES] * count,
         }
         names = [ACTIONS[index % 3] for index in range(count)]
-        splits[split] = with_video_column(paths, names, ACTIONS, box_features(ACTIONS), **columns)
+        splits[split] = with_video_column(paths, names, ACTIONS, box_features(ACTIONS), columns)
     datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
     return folder / "saved"
 

@@ -31,7 +31,7 @@ def test_key_frames_and_their_names(dataset, ava_root, motion_root):
     assert class_names(rows) == ["bright", "dark", "flicker"]
     assert not is_ava(rows)
     assert names_of(rows)[:4] == [("0", 0), ("0", 4), ("0", 8), ("1", 0)]  # stored as bytes, with the name only
-    assert names_of(with_video_column(["videos/run/a.b.avi"], frame=[7])) == [("run/a.b", 7)]
+    assert names_of(with_video_column(["videos/run/a.b.avi"], columns={"frame": [7]})) == [("run/a.b", 7)]
     rows = load_key_frames("ava", root=ava_root, split="validation")
     assert is_ava(rows)
     assert names_of(rows) == [("three", 902), ("three", 903)]

@@ -1,5 +1,8 @@
 """A tiny encoder, its processor, and the two splits of a small `motion` set."""
 
+import shutil
+
+import datasets
 import pytest
 import torch
 
@@ -16,6 +19,22 @@ def splits(motion_root):
 @pytest.fixture(scope="session")
 def processor():
     return ViDiDiVideoProcessor(num_frames=4, frame_stride=2, size=32, crop_size=32)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Gives rows whose videos are copies in other files."""
+
+    def copy_of(rows):
+        videos = rows.cast_column("video", datasets.Video(decode=False))["video"]
+        paths = [shutil.copy(video["path"], tmp_path / f"{row}.mp4") for row, video in enumerate(videos)]
+        return (
+            rows.remove_columns("video")
+            .add_column("video", list(map(str, paths)))
+            .cast_column("video", datasets.Video())
+        )
+
+    return copy_of
 
 
 @pytest.fixture

@@ -102,5 +102,8 @@ def test_labels_are_matched_by_name(rows):
 def test_impossible_settings_are_named(rows, processor):
     with pytest.raises(ValueError, match="no column 'label'"):
         ClassificationEvaluator(rows.remove_columns("label"), processor)
+    unlabeled = rows.remove_columns("label").add_column("label", [0] + [-1] * (len(rows) - 1))
+    with pytest.raises(ValueError, match=rf"{len(rows) - 1} of {len(rows)} videos have no label"):
+        ClassificationEvaluator(unlabeled, processor)
     with pytest.raises(ValueError, match="are not one of"):
         own_input(build(rows, classifier_orders=(2,)))

@@ -31,7 +31,7 @@ def rows(tmp_path_factory, write_video):
         "box_labels": [[[0], [0], [2], [0]], [[1]] * 3, [[2], [2], [2], [1]]],
         "persons": [[0, 0, 1, 0], [0] * 3, [0, 0, 0, 1]],
     }
-    return key_frames(with_video_column(paths, features=box_features(NAMES), **columns))
+    return key_frames(with_video_column(paths, features=box_features(NAMES), columns=columns))
 
 
 @pytest.fixture(scope="module")

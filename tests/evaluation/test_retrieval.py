@@ -112,8 +112,10 @@ def test_the_score_of_the_frames_does_not_depend_on_other_inputs(splits, model, 
     assert found[0][1] == found[1][1]
 
 
-def test_each_video_finds_itself_among_the_same_files(rows, model, processor):
-    result = RetrievalEvaluator(rows, rows.select(range(10)), processor, ("derivative",), num_clips=1)(model)
+def test_each_video_finds_its_copy(rows, model, processor, copied):
+    with pytest.raises(ValueError, match=r"10 query videos are in the gallery, too, such as .*0\.mp4: choose other"):
+        RetrievalEvaluator(rows, rows.select(range(10)), processor)
+    result = RetrievalEvaluator(rows, copied(rows), processor, ("derivative",), num_clips=1)(model)
     assert result.neighbors["derivative"][:, 0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
     assert result.metrics["derivative"]["R@1"] == 1.0
     assert set(result.metrics) == set(result.neighbors) == {"derivative"}  # only what is asked for is computed
@@ -141,13 +143,13 @@ def twins(tmp_path_factory, write_video):
         noise = blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
         frames = (noise * 200 + 4 * (index % 2)).to(torch.uint8).repeat(9, 1, 1, 1)
         paths.append(str(write_video(folder / f"{index}.mp4", frames)))
-    return with_video_column(paths, ["a", "b"] * 3, source=["s1", "s1", "s2", "s2", "s3", "s3"])
+    return with_video_column(paths, ["a", "b"] * 3, columns={"source": ["s1", "s1", "s2", "s2", "s3", "s3"]})
 
 
-def test_each_video_meets_all_videos_of_the_other_sources(twins, model, processor, monkeypatch):
+def test_each_video_meets_all_videos_of_the_other_sources(twins, model, processor, monkeypatch, copied):
     settings = {"num_clips": 1, "inputs": ["frames"]}
     # Without groups, the videos of a source find each other: what follows is not true by chance.
-    found = RetrievalEvaluator(twins, twins.select(range(6)), processor, **settings)(model).neighbors["frames"]
+    found = RetrievalEvaluator(twins, copied(twins), processor, **settings)(model).neighbors["frames"]
     assert [{*nearest[:2]} for nearest in found.tolist()] == [{i // 2 * 2, i // 2 * 2 + 1} for i in range(6)]
     calls = []
     extract = features_module.extract_features
@@ -191,7 +193,7 @@ def test_impossible_choices(twins, model, processor):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_features_that_are_not_finite_are_refused_by_name(value, twins, model, processor):
+def test_features_that_are_not_finite_are_refused_by_name(value, twins, model, processor, copied):
     name = Path(twins.cast_column("video", datasets.Video(decode=False))[3]["video"]["path"]).name
     gallery = torch.eye(4)
     gallery[3, 0] = value
@@ -202,4 +204,4 @@ def test_features_that_are_not_finite_are_refused_by_name(value, twins, model, p
     with torch.no_grad():
         list(model.parameters())[-1].fill_(value)
     with pytest.raises(ValueError, match="features of 6 videos are not finite"):
-        RetrievalEvaluator(twins, twins.select([1]), processor, num_clips=1, inputs=("frames",))(model)
+        RetrievalEvaluator(twins, copied(twins.select([1])), processor, num_clips=1, inputs=("frames",))(model)

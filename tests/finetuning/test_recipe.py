@@ -42,6 +42,7 @@ def test_inputs_that_are_trained_are_tested():
         ({"crop_area": [0.5, 2.0]}, "crop_area must be two shares"),
         ({"inputs": ["frames", "both"]}, "inputs must be 'both' alone"),
         ({"inputs": ["both"], "test_inputs": ["frames"]}, r"trained with \['both'\] cannot be tested"),
+        ({"inputs": ["derivative"], "test_inputs": ["frames"]}, r"trained with \['derivative'\] cannot be tested"),
         ({"test_inputs": ["both"]}, r"trained with \['frames'\] cannot be tested"),
         ({"boxes": "file"}, "boxes from a file need its path: set detections"),
         ({"boxes": "detector", "min_score": 0.2}, r"min_score of detected boxes must be at least 0\.5, got 0\.2"),

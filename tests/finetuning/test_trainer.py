@@ -182,6 +182,49 @@ def test_a_signal_within_an_epoch_saves_and_resumes_exactly(recipe, monkeypatch)
     assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, 3), (2, 6)]
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_keeps_its_row(recipe, monkeypatch):
+    compute_loss = FinetuningTrainer.compute_loss
+
+    def signal_and_compute(self, *arguments, **named):
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute_loss(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuningTrainer, "compute_loss", signal_and_compute)
+        with pytest.raises(SystemExit):
+            finetune(recipe(train="head"))
+    finetune(recipe(train="head", resume=True))
+    rows = read_metrics(recipe().output_dir)
+    assert [(row["epoch"], row["total_steps"]) for row in rows] == [(1, 2), (2, 4)]
+
+
+def test_another_number_of_processes_or_steps_is_not_resumed(recipe):
+    finetune(recipe(train="head"))
+    size = Path(recipe().output_dir) / "checkpoints" / "size.json"
+    assert json.loads(size.read_text()) == {"processes": 1, "steps per epoch": 2}
+    size.write_text('{"processes": 2, "steps per epoch": 2}')
+    with pytest.raises(ValueError, match="checkpoint-4 has 2 processes, and this run has 1: keep the videos and the"):
+        finetune(recipe(train="head", resume=True))
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(recipe, monkeypatch):
+    compute_loss = FinetuningTrainer.compute_loss
+
+    def stop(self, *arguments, **named):
+        if self.state.global_step > 0:
+            self.classifier.classifier.weight.data.fill_(torch.nan)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compute_loss(self, *arguments, **named)
+
+    monkeypatch.setattr(FinetuningTrainer, "compute_loss", stop)
+    with pytest.raises(SystemExit):
+        finetune(recipe(train="head", batch_size=4))
+    with pytest.raises(FloatingPointError, match="the weights are not finite: lower learning_rate"):
+        finetune(recipe(train="head", batch_size=4, resume=True))
+    assert find_checkpoint(Path(recipe().output_dir)).name == "checkpoint-1"
+
+
 def test_changed_videos_are_noticed_and_accepted_on_demand(recipe, videos, tmp_path):
     mine = shutil.copytree(videos.parent, tmp_path / "videos")
     settings = {"dataset": str(mine / "clips.csv"), "train": "head", "epochs": 1}
@@ -227,7 +270,7 @@ def test_a_full_disk_leaves_no_half_written_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_save_checkpoint", fails)
     trainer = object.__new__(FinetuningTrainer)
     trainer.args = SimpleNamespace(output_dir=str(tmp_path))
-    trainer.state = SimpleNamespace(global_step=7)
+    trainer.state, trainer.classifier = SimpleNamespace(global_step=7), torch.nn.Linear(2, 2)
     with pytest.raises(OSError, match=r"cannot write checkpoint \S+checkpoint-7 .*continue with --resume"):
         trainer._save_checkpoint(None, None)
     assert list(tmp_path.iterdir()) == []

@@ -40,6 +40,18 @@ def test_the_class_of_the_page_trains_and_its_checkpoint_imports_nothing(moco: s
     assert "moco" not in sys.modules
 
 
+def test_parameters_that_caching_would_not_train_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithScale(OBJECTIVES["vicreg"]):
+        def __init__(self, hidden_size, projector_sizes=(8,)):
+            super().__init__(hidden_size, projector_sizes)
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+    monkeypatch.setitem(OBJECTIVES, "vicreg", WithScale)
+    recipe = make_recipe(write_videos(tmp_path / "videos"), tmp_path / "run", chunk_size=2)
+    with pytest.raises(ValueError, match="chunk_size would not train scale of the objective vicreg: leave it out"):
+        pretrain(recipe)
+
+
 def test_the_class_of_the_page_computes_moco(moco: str) -> None:
     register_objective(moco)
     objective = build_objective(moco, 8, {"projector_sizes": (16, 4)})

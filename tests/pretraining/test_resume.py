@@ -102,6 +102,30 @@ def test_a_used_folder_is_refused_and_left_alone(videos: Path, tmp_path: Path) -
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("file", ["config.json", "checkpoints/checkpoint-3/trainer_state.json"])
+def test_the_folder_of_another_model_is_left_alone(file: str, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="already holds a model: choose another output_dir"):
+            pretrain(make_recipe(videos, tmp_path, resume=resume))
+
+
+def test_dropout_is_the_same_after_a_stop(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_dropout(recipe: PretrainingRecipe, build=loop.build_model, **others) -> ViDiDiForPreTraining:
+        model = build(recipe, **others)
+        model.objective.projector.insert(0, torch.nn.Dropout(0.5))
+        return model
+
+    monkeypatch.setattr(loop, "build_model", lambda recipe, accelerator: with_dropout(recipe, accelerator=accelerator))
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    pretrain(make_recipe(videos, folders[0], save_steps=1))
+    recipe = make_recipe(videos, folders[1], save_steps=1)
+    interrupt(recipe, 2)
+    pretrain(replace(recipe, resume=True))
+    assert_same(final_state(folders[1]), final_state(folders[0]))
+
+
 def test_another_run_is_not_resumed(videos: Path, tmp_path: Path) -> None:
     recipe = make_recipe(videos, tmp_path, epochs=1, resume=True)
     pretrain(recipe)

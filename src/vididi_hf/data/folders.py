@@ -121,9 +121,10 @@ def with_video_column(
     labels: Sequence[str | None] | None = None,
     names: list[str] | None = None,
     features: dict[str, Any] | None = None,
-    **columns: list,
+    columns: dict[str, list] | None = None,
 ) -> datasets.Dataset:
-    """Builds a data set of video files. `names` are all classes in order; `features` are types of the other columns."""
+    """Builds a data set of video files. `names` are all classes in order; `features` are types of other `columns`."""
+    columns = columns or {}
     data: dict[str, list] = {"video": [video and {"bytes": None, "path": video} for video in videos]}
     types: dict[str, Any] = {"video": datasets.Video()}
     if labels is not None:
@@ -178,8 +179,8 @@ def read_video_folder(folder: str | Path, split: str | None = "train", **columns
     others: dict[str, Any] = {name: [values.get(_key(file)) for _, _, file in chosen] for name, values in added.items()}
     names = sorted({label for _, label, _ in located if label is not None})  # the same numbers in every split
     if not names or (LABEL not in table and any(label is None for _, label, _ in located)):
-        return with_video_column(videos, **others)
-    return with_video_column(videos, [label for _, label, _ in chosen], names, **others)
+        return with_video_column(videos, columns=others)
+    return with_video_column(videos, [label for _, label, _ in chosen], names, columns=others)
 
 
 def _splits_and_labels(files: Sequence[Path]) -> Iterator[tuple[str, str | None, Path]]:

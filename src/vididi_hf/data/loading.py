@@ -74,12 +74,20 @@ class EpochBatches(EpochSampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = torch.randperm(self.num_samples, generator=seeded_generator("order", self.seed, self.epoch))
-        order = self._weighted()[order] if self.weights else order
+        epochs = torch.full_like(order, self.epoch)
+        if self.weights:
+            rows = self._weighted()
+            # A row that comes again gets other clips: those of a far epoch.
+            ordered, places = rows.sort(stable=True)
+            again = torch.empty_like(rows)
+            again[places] = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+            order, epochs = rows[order], (self.epoch + (again << 32))[order]
         global_batch = self.batch_size * self.world_size
-        order = torch.cat([order, order[: self.steps_per_epoch * global_batch - self.num_samples]])
+        keys = list(zip(epochs.tolist(), order.tolist()))
+        keys += keys[: self.steps_per_epoch * global_batch - self.num_samples]
         for step in range(self.first_step, self.steps_per_epoch):
             first = step * global_batch + self.rank * self.batch_size
-            yield [(self.epoch, index) for index in order[first : first + self.batch_size].tolist()]
+            yield keys[first : first + self.batch_size]
 
     def _weighted(self) -> Tensor:
         """The rows of an epoch, int64 (num_samples,), in which each data set has its share.

@@ -15,11 +15,8 @@ DatasetObject: TypeAlias = (
 
 
 def read_saved_dataset(path: str | Path, split: str | None = "train", **columns: str | None) -> datasets.Dataset:
-    """Reads what `save_to_disk` wrote. A single data set counts as every split."""
-    saved = datasets.load_from_disk(str(path))
-    if not isinstance(saved, datasets.DatasetDict):
-        return _with_classes(saved, str(path), lambda: [saved], **columns)
-    return read_dataset_object(saved, split, str(path), **columns)
+    """Reads what `save_to_disk` wrote. A single data set is the split that its `split` names, or `train`."""
+    return read_dataset_object(datasets.load_from_disk(str(path)), split, str(path), **columns)
 
 
 def read_dataset_object(

@@ -34,7 +34,7 @@ _CANDIDATES = SUBSTITUTES + 1  # a batch knows so many videos, to replace a brok
 _BATCHES_AHEAD = 2  # row groups are fetched for so many batches beyond those that workers have been given
 
 
-def find_shards(name: str, split: str | None = "train") -> list[str]:
+def find_shards(name: str, split: str | None = "train", config: str | None = None) -> list[str]:
     """Finds the Parquet files of a split, sorted, in a folder, a URL, or a data set on the Hub, or by a pattern."""
     if name in DATASETS:
         raise ValueError(f"{name} is a built-in set, but {_PREPARE_FIRST}")
@@ -49,7 +49,7 @@ def find_shards(name: str, split: str | None = "train") -> list[str]:
         if Path(name).expanduser().is_dir():
             name = str(Path(name).expanduser().resolve())  # otherwise a folder "csv" is taken for a format
         try:
-            files = datasets.load_dataset_builder(name).config.data_files
+            files = datasets.load_dataset_builder(name, config).config.data_files
         except (DatasetNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(f"no data set {name!r}: not a folder, and the Hub says: {error}") from error
     shards: dict[str, list[str]] = {}

@@ -70,13 +70,17 @@ def csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def typed(values: list[str]) -> list[Any]:
-    """Returns a column of text as numbers if all its values are numbers. Integers with leading zeros are names."""
-    try:
+    """Returns a column of text as numbers if all its values are numbers.
+
+    Integers with leading zeros or too many digits, and numbers that differ in writing only (1.1 and 1.10), are names.
+    """
+    with suppress(ValueError):
         if [str(int(value)) for value in values] == values:
-            return [int(value) for value in values]
-    except ValueError:
-        with suppress(ValueError):
-            return [float(value) for value in values]
+            return [int(value) for value in values] if all(abs(int(value)) < 2**63 for value in values) else values
+        return values
+    with suppress(ValueError):
+        numbers = [float(value) for value in values]
+        return numbers if len(set(numbers)) == len(set(values)) else values
     return values
 
 

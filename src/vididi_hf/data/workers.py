@@ -124,12 +124,18 @@ class SteadyLoader(DataLoader):
     def __iter__(self) -> Any:
         with _interrupts_held():
             batches = super().__iter__()
-        return _explain_bus_errors(batches, self.num_workers)
+        return _explain_errors(batches, self.num_workers)
 
 
-def _explain_bus_errors(batches: Iterator[Any], num_workers: int) -> Iterator[Any]:
+def _explain_errors(batches: Iterator[Any], num_workers: int) -> Iterator[Any]:
     try:
         yield from batches
+    except (ValueError, OSError) as error:
+        name, text = type(error).__name__, str(error)
+        if not text.startswith("Caught "):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(text.rpartition(f"{name}: ")[2].strip()) from error  # without the worker's traceback
     except RuntimeError as error:
         if not any(word in str(error) for word in ("Bus error", "shared memory", "No space left on device")):
             raise

@@ -18,6 +18,17 @@ def count_unlabeled(rows: datasets.Dataset) -> int:
     return sum(label in (None, -1) or label != label or label in nameless or not str(label).strip() for label in labels)
 
 
+def shared_files(rows: datasets.Dataset, others: datasets.Dataset) -> set[str]:
+    """Returns the files that two data sets have in common. Names of stored bytes do not count."""
+    found = []
+    for part in (rows, others):
+        videos = part.select_columns("video").cast_column("video", datasets.Video(decode=False))
+        if not len(videos) or (videos[0]["video"] or {}).get("bytes") is not None:  # do not read all bytes
+            return set()
+        found.append({video["path"] for video in videos["video"] if video and video["path"] and not video["bytes"]})
+    return found[0] & found[1]
+
+
 def check_classes(labels: Iterable[int | str], what: str) -> None:
     """Raises a ValueError if a gallery has only one class."""
     found = list(labels)

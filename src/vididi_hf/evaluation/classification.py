@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vididi_hf.classification_vididi import ViDiDiClassifier, ViDiDiForVideoClassification
 from vididi_hf.data.registry import rows_of
+from vididi_hf.evaluation.checks import count_unlabeled
 from vididi_hf.evaluation.features import EvaluationClips, evaluation_mode, label_names
 from vididi_hf.evaluation.inputs import (
     CLASSIFIER_INPUTS,
@@ -77,6 +78,8 @@ class ClassificationEvaluator:
         self.videos = rows_of(self.videos, self.split)
         if "label" not in self.videos.column_names:
             raise ValueError("classification needs labels, and the data set has no column 'label'")
+        if missing := count_unlabeled(self.videos):
+            raise ValueError(f"{missing} of {len(self.videos)} videos have no label")
         if self.inputs is not None:
             check_inputs(self.inputs, CLASSIFIER_INPUTS)
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from vididi_hf.data.registry import rows_of
 from vididi_hf.data.workers import ordered_loader
-from vididi_hf.evaluation.checks import check_classes, check_finite, count_unlabeled
+from vididi_hf.evaluation.checks import check_classes, check_finite, count_unlabeled, shared_files
 from vididi_hf.evaluation.inputs import INPUTS, check_inputs, orders_of, sampling_facts
 from vididi_hf.evaluation.results import EvaluationResult
 from vididi_hf.modeling_vididi import ViDiDiModel
@@ -101,7 +101,7 @@ class EvaluationClips(DecodedRows):
 
     def read(self, row: int) -> Tensor:
         video = self.rows[row]["video"]
-        if video is None:
+        if video is None or (video["path"] is None and video["bytes"] is None):
             raise BrokenVideoError(f"row {row}", "there is no video in it")
         return self.processor.sample_clips(video, **self.settings)
 
@@ -222,6 +222,10 @@ class FrozenEvaluator(metaclass=_AcceptsOldNames):
         check_inputs(self.inputs, self.known_inputs)
         self.gallery, self.queries = with_class_labels(self.gallery, self.queries)
         check_classes(label_names(self.gallery), "the gallery")
+        if self.group_column is None and (both := shared_files(self.gallery, self.queries)):
+            raise ValueError(
+                f"{len(both)} query videos are in the gallery, too, such as {min(both)}: choose other splits"
+            )
 
     def __call__(self, model: ViDiDiModel) -> EvaluationResult:
         """Embeds both data sets and scores the features."""

@@ -68,8 +68,9 @@ class MTEBEncoder:
         if found.broken:
             what = "videos cannot be decoded, and mteb leaves none out, such as"
             raise ValueError(f"{len(found.broken)} of {len(rows)} {what} {': '.join(next(iter(found.broken.items())))}")
-        vectors = found.embeddings(self.orders)
-        check_finite(vectors, found.rows, rows)
+        order = found.rows.argsort()  # batches group videos of one size
+        vectors = found.embeddings(self.orders)[order]
+        check_finite(vectors, found.rows[order], rows)
         return vectors.numpy()
 
 

@@ -128,6 +128,8 @@ class MotionOptions(EncoderOptions):
     output: str = option(default="motion", help="Folder of motion.md, motion.png and motion.json.")
     progress: bool = option(default=True, help="Show progress bars.")
     num_clips: int = field(default=1, init=False)
+    frame_interval: float | None = field(default=None, init=False)  # that of the generated videos
+    frame_stride: int | None = field(default=None, init=False)
     num_workers: int = field(default=0, init=False)
 
 

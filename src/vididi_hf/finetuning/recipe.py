@@ -126,7 +126,8 @@ class FinetuningRecipe(DatasetChoice):
             raise ValueError(f"inputs must be 'both' alone, or some of frames and derivative, got {self.inputs}")
         if not self.test_inputs:
             self.test_inputs = [*self.inputs, "ensemble"] if len(set(self.inputs)) == 2 else list(self.inputs)
-        if ("both" in self.inputs) != ("both" in self.test_inputs) or ("both" in self.inputs and self.test_inputs[1:]):
+        possible = {*self.inputs, *(["ensemble"] if len(set(self.inputs)) == 2 else [])}
+        if not possible.issuperset(self.test_inputs):
             raise ValueError(f"a classifier trained with {self.inputs} cannot be tested with {self.test_inputs}")
 
     @property

@@ -57,7 +57,8 @@ def finetune(recipe: FinetuningRecipe, dataset: DatasetObject | None = None) -> 
     with arguments.main_process_first(local=False):  # generates or downloads the data set once
         train, test = load_splits(recipe, dataset)
     kind = train.features["label"]
-    names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, range(max(train["label"]) + 1)))
+    numbers = range(max(*train["label"], *test["label"]) + 1)
+    names = kind.names if isinstance(kind, datasets.ClassLabel) else list(map(str, numbers))
     processor = build_processor(recipe)
     model = load_classifier(ViDiDiForVideoClassification, recipe, names, problem_type="single_label_classification")
     sampling = ("num_frames", "frame_stride", "frame_interval")

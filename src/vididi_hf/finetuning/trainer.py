@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -28,15 +29,16 @@ from vididi_hf.evaluation.inputs import INPUTS
 from vididi_hf.evaluation.results import EvaluationResult, dataset_name
 from vididi_hf.files import atomic_files, atomic_write, printable, write_text
 from vididi_hf.finetuning.recipe import RECIPE_FILE, FinetuningRecipe
-from vididi_hf.pretraining.accelerator import check_environment, usable_precision
+from vididi_hf.pretraining.accelerator import PATIENCE, check_environment, usable_precision
 from vididi_hf.pretraining.checkpoints import named_disk_errors
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
 from vididi_hf.pretraining.optimization import parameter_groups
 from vididi_hf.pretraining.run_state import StopRequest, changed_videos
+from vididi_hf.reading import read_json
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
 CHECKPOINTS = "checkpoints"
-_VIDEOS = "videos.json.gz"
+_VIDEOS, _SIZE = "videos.json.gz", "size.json"
 
 
 def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
@@ -68,6 +70,7 @@ def training_arguments(recipe: FinetuningRecipe) -> TrainingArguments:
         disable_tqdm=not recipe.progress,
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,
+        ddp_timeout=round(PATIENCE.total_seconds()),
     )
     arguments.mixed_precision = precision  # Trainer takes it from the environment otherwise
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU per process: no nn.DataParallel, which cannot split boxes
@@ -128,6 +131,7 @@ class FinetuningTrainer(Trainer):
         file = self.output_dir / CHECKPOINTS / _VIDEOS
         videos = VideoList.of(self.train_dataset.rows) if self.is_world_process_zero() else None  # type: ignore[union-attr]
         changed_videos(videos if checkpoint else None, file, checkpoint, self.recipe.accept_changed_data)
+        self._check_size(checkpoint)
         if videos is not None:
             with atomic_write(file) as unfinished:
                 videos.write(unfinished)
@@ -149,8 +153,22 @@ class FinetuningTrainer(Trainer):
                 self.classifier.save_pretrained(unfinished)
                 self.processor.save_pretrained(unfinished)
 
+    def _check_size(self, checkpoint: Path | None) -> None:
+        """Raises a ValueError if a checkpoint has another number of processes or steps, which `Trainer` miscounts."""
+        file = self.output_dir / CHECKPOINTS / _SIZE
+        size = {"processes": self.args.world_size, "steps per epoch": self.batches.steps_per_epoch}
+        saved = [read_json(file) if checkpoint and self.is_world_process_zero() and file.is_file() else size]
+        for name, before in broadcast_object_list(saved)[0].items():
+            if before != (now := size.get(name)):
+                advice = "keep the videos and the number of processes"
+                raise ValueError(f"{checkpoint} has {before} {name}, and this run has {now}: {advice}")
+        if self.is_world_process_zero():
+            write_text(file, json.dumps(size) + "\n")
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint; on a full disk, none is left half-written."""
+        """Writes a checkpoint; on a full disk, none is left half-written. It never replaces one by NaN weights."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.classifier.parameters()):
+            raise FloatingPointError("the weights are not finite: lower learning_rate")
         folder = Path(self.args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
             with named_disk_errors(f"cannot write checkpoint {folder}"):
@@ -238,6 +256,7 @@ class StopAndSave(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self.number = self.stop.agreed()
         control.should_save |= bool(self.number)
+        control.should_log |= bool(self.number) and float(state.epoch).is_integer()  # the row of a whole epoch
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if self.number:

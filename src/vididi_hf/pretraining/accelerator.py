@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 
 from vididi_hf.pretraining.recipe import PretrainingRecipe
+
+PATIENCE = timedelta(hours=12)
+"""So long the other processes wait for the main one, which evaluates or generates videos."""
 
 
 def usable_precision(requested: str) -> str:
@@ -48,6 +52,7 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
         project_dir=recipe.output_dir,
         # Explicit, because the environment variable ACCELERATE_GRADIENT_ACCUMULATION_STEPS would set it otherwise.
         gradient_accumulation_steps=1,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if precision != recipe.mixed_precision:
         accelerator.print(f"{recipe.mixed_precision} needs a GPU: training in full precision")

@@ -61,11 +61,12 @@ def cache_gradients(
     gradient is exactly that of the whole batch. Source: GradCache, Gao et al. (https://arxiv.org/abs/2101.06983).
     """
     network: ViDiDiForPreTraining = accelerator.unwrap_model(model)
-    chunks = clips.split(chunk_size)
+    chunks, seed = clips.split(chunk_size), torch.initial_seed()
     # 1. All embeddings, without a graph. Running statistics move in the second pass only; targets pass once.
     outputs, targets = [], []
     with torch.no_grad(), frozen_statistics(network.vididi), frozen_statistics(network.objective):
-        for chunk in chunks:
+        for index, chunk in enumerate(chunks):
+            torch.manual_seed(seed ^ index)  # both passes of a chunk have the same dropout
             views = differentiate(chunk, orders)
             outputs.append(network(views, orders, compare=False))
             with accelerator.autocast():
@@ -77,6 +78,7 @@ def cache_gradients(
     (gradients,) = torch.autograd.grad(loss, predictions)
     # 3. Each chunk again, with a graph. The gradient of this scalar product is `gradient`.
     for index, (chunk, gradient) in enumerate(zip(chunks, gradients.split(chunk_size))):
+        torch.manual_seed(seed ^ index)
         with nullcontext() if index == len(chunks) - 1 else accelerator.no_sync(model):
             output = model(differentiate(chunk, orders), orders, compare=False)
             accelerator.backward((output.predictions * gradient).sum())

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from vididi_hf.data.saved import DatasetObject, object_name
+from vididi_hf.data.seeding import seed_of
 from vididi_hf.evaluation.retrieval import RetrievalEvaluator
 from vididi_hf.objectives import cosine_decay
 from vididi_hf.pretraining.accelerator import build_accelerator
@@ -79,6 +80,7 @@ def pretrain(recipe: PretrainingRecipe, dataset: DatasetObject | None = None) ->
             run.start_epoch()
             for step, batch in enumerate(loader.epoch(epoch, run.step), run.step):
                 orders = order_schedule(epoch, step)  # the derivative order of each view
+                torch.manual_seed(seed_of("step", recipe.seed, epoch, step, accelerator.process_index))  # for dropout
                 # Two clips per video: uint8 (batch, 2, frames + highest order, channels, height, width).
                 clips = batch["clips"].to(accelerator.device, non_blocking=True)
                 if recipe.chunk_size:

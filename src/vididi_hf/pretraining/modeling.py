@@ -224,6 +224,9 @@ def build_model(recipe: PretrainingRecipe, accelerator: Accelerator) -> ViDiDiFo
     """Builds the model of a recipe on its device, with its memory layout and compilation."""
     register_objective(recipe.objective)
     model = initial_model(recipe)
+    for name, parameter in model.objective.named_parameters():
+        if recipe.chunk_size and parameter.requires_grad and not name.startswith(("projector.", "predictor.")):
+            raise ValueError(f"chunk_size would not train {name} of the objective {recipe.objective}: leave it out")
     if recipe.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

@@ -263,7 +263,7 @@ class PretrainingRecipe(DatasetChoice):
             raise ValueError(
                 f"dataset_root is only for built-in data sets without streaming, got {self.dataset_root!r}"
             )
-        for name in ("dataset_weights", "cache_gb"):
+        for name in ("dataset_weights", "cache_gb", "video_column"):
             if self.streaming and getattr(self, name):
                 raise ValueError(f"streaming does not support {name}: leave out one of the two")
         weights, datasets = self.dataset_weights, 1 + len(self.more_datasets or [])

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast_object_list
+from transformers.utils import CONFIG_NAME
 
 from vididi_hf.data.inventory import VideoList
 from vididi_hf.files import lock_output_dir
@@ -46,6 +47,9 @@ def open_output_dir(recipe: PretrainingRecipe) -> ExitStack:
     folder = Path(recipe.output_dir)
     if recipe.encoder and not recipe.resume and os.path.realpath(recipe.encoder) == os.path.realpath(folder):
         raise ValueError(f"output_dir {folder} is the folder of encoder: choose another, or the run would overwrite it")
+    holds_model = (folder / CONFIG_NAME).exists() or any(folder.glob("checkpoints/checkpoint-*"))
+    if holds_model and not list_checkpoints(folder):  # perhaps of fine-tuning
+        raise ValueError(f"{folder} already holds a model: choose another output_dir")
     lock = lock_output_dir(folder)
     if list_checkpoints(folder) and not recipe.resume:
         raise ValueError(f"{folder} already holds a run: add --resume to continue it, or choose another output_dir")

@@ -40,7 +40,8 @@ def build_loader(
         "pin_memory": accelerator.device.type == "cuda",
     }
     if recipe.streaming:
-        videos = ParquetVideos([file for name in (recipe.dataset, *more) for file in find_shards(name, recipe.split)])
+        shards = find_shards(recipe.dataset, recipe.split, recipe.dataset_config)
+        videos = ParquetVideos(shards + [file for name in more for file in find_shards(name, recipe.split)])
         make_clips = ClipMaker(num_clips=2, **clips)
         window = recipe.shuffle_window
         return StreamingClipLoader(videos, make_clips, recipe.batch_size, shuffle_window=window, **running)

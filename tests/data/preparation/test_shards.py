@@ -91,7 +91,7 @@ def split_of(rows, root="/videos", settings=None, videos_per_shard=4, **options)
 
 def listed(root="/videos", take=range(10)):
     videos, labels = [f"{root}/{i % 2}/{i}.mp4" for i in range(10)], [str(i % 2) for i in range(10)]
-    return with_video_column(videos, labels, take=list(take))
+    return with_video_column(videos, labels, columns={"take": list(take)})
 
 
 def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides():

@@ -76,6 +76,12 @@ def test_names_and_paths_are_read_as_they_are(tmp_path):
         read_video_list(tmp_path / "empty.csv")
 
 
+def test_columns_may_have_any_name(tmp_path):
+    header = ["video", "label", "labels", "names", "videos", "features", "columns"]
+    found = read_video_list(write_csv(tmp_path / "clips.csv", header, ["a.mp4", "x", "1", "2", "3", "4", "5"]))
+    assert list(found.remove_columns("video")[0].items()) == [("label", 0), *zip(header[2:], range(1, 6))]
+
+
 def test_a_parquet_list_reads_as_the_csv_list_does(tmp_path, summary):
     table = pd.DataFrame(
         {"video": ["a.mp4", "b.mp4"], "label": ["walk", "run"], "split": ["train", "val"], "start": [0.5, 2.0]}

@@ -16,11 +16,13 @@ def rows():
         ["a.mp4", "b.mp4"],
         ["walk", "run"],
         features=box_features(["run", "walk"]),
-        num_frames=[4, 2],
-        frames=[[1, 2, 2, 3], []],
-        boxes=[[LEFT, LEFT, RIGHT, RIGHT], []],
-        box_labels=[[[1], [1], [1, 0], [0]], []],
-        persons=[[0, 0, 1, 1], []],
+        columns={
+            "num_frames": [4, 2],
+            "frames": [[1, 2, 2, 3], []],
+            "boxes": [[LEFT, LEFT, RIGHT, RIGHT], []],
+            "box_labels": [[[1], [1], [1, 0], [0]], []],
+            "persons": [[0, 0, 1, 1], []],
+        },
     )
 
 

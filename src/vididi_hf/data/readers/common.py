@@ -116,7 +116,8 @@ class DatasetFolder:
         videos = [str(paths[index]) for index in kept]
         labels = labels and [labels[index] for index in kept]
         others: dict[str, Any] = {name: [values[index] for index in kept] for name, values in columns.items()}
-        return folders.with_video_column(videos, labels, *types, **others)
+        names, features = (*types, None, None)[:2]
+        return folders.with_video_column(videos, labels, names, features, others)
 
 
 def choose_splits(name: str, split: str | None, offered: Sequence[str], official_split: int = 1) -> list[str]:

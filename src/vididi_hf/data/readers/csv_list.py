@@ -41,4 +41,4 @@ def read_video_list(path: str | Path, split: str | None = "train", **columns: st
     if path.suffix.lower() in (".csv", ".tsv"):
         others = {name: typed(values) for name, values in others.items()}
     others = {name: [values[row] for row in chosen] for name, values in others.items()}
-    return with_video_column(videos, [labels[row] for row in chosen] if names else None, names, **others)
+    return with_video_column(videos, [labels[row] for row in chosen] if names else None, names, columns=others)
