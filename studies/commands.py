@@ -95,7 +95,7 @@ def report(results: str | Path, page: str | Path, readme: str | Path, encoders: 
         text = render_study(records, name, [f"../figures/{file}" for file in figure_files(records, name)])
         written += [write_text(folder / "tables" / f"{name}.md", text), *figures]
     (page.parent / "images").mkdir(exist_ok=True)
-    written.append(Path(shutil.copy(folder / "figures" / "objectives.png", page.parent / "images" / "study.png")))
+    written.append(Path(shutil.copy(folder / "figures" / "main.png", page.parent / "images" / "study.png")))
     tables = {
         page: render_evidence(known),
         Path(readme): render_demo(folder / "demo"),
