@@ -74,12 +74,25 @@ def test_few_files_stay_open_and_those_of_one_video_are_opened_once(dataset, mon
 
 def test_wrong_boxes_are_found_when_key_frames_are_loaded(dataset):
     rows = datasets.load_from_disk(str(dataset))["train"].cast_column("video", datasets.Video(decode=False))
-    for boxes, labels, message in (
-        ([[0.5, 0.1, 0.2, 0.9]], [[0]], r"the box .* is reversed or empty"),
-        ([[0.1, 0.1, 0.2, 0.9]], [], r"it has 1 boxes and 0 lists of box_labels"),
+    for boxes, labels, persons, message in (
+        ([[0.5, 0.1, 0.2, 0.9]], [[0]], [0], r"the box .* is reversed or empty"),
+        ([[0.1, 0.1, 0.2, 0.9]], [], [0], r"it has 1 boxes and 0 lists of box_labels"),
+        ([[0.1, 0.1, 0.2, 0.9]], [[0]], [], r"it has 1 boxes and 0 persons"),
     ):
         table = rows.to_list()
-        table[4] |= {"boxes": boxes, "box_labels": labels}
+        table[4] |= {"boxes": boxes, "box_labels": labels, "frames": [0] * len(boxes), "persons": persons}
         wrong = datasets.Dataset.from_list(table, features=rows.features)
         with pytest.raises(ValueError, match=f"in memory: .*, row 5: {message}"):
             load_key_frames(wrong)
+
+
+def test_columns_of_other_data_sets(dataset):
+    """No `num_frames`, no boxes at all, and a box that reaches a little over the edge, where it is cut."""
+    rows = datasets.load_from_disk(str(dataset))["train"].cast_column("video", datasets.Video(decode=False))
+    table = rows.remove_columns("num_frames").to_list()[:2]
+    table[0] |= {"boxes": [[-0.005, 0.1, 0.2, 1.005]], "box_labels": [[0]], "frames": [3], "persons": [0]}
+    table[1] |= dict.fromkeys(("boxes", "box_labels", "frames", "persons"))
+    kinds = {name: kind for name, kind in rows.features.items() if name != "num_frames"}
+    own = datasets.Dataset.from_list(table, features=datasets.Features(kinds))
+    found = load_key_frames(own, include_empty=True)
+    assert (found["frame"][:], found["boxes"][:]) == ([3], [[pytest.approx([0, 0.1, 0.2, 1])]])

@@ -44,6 +44,14 @@ def test_inputs_that_are_trained_are_tested():
         ({"inputs": ["both"], "test_inputs": ["frames"]}, r"trained with \['both'\] cannot be tested"),
         ({"inputs": ["derivative"], "test_inputs": ["frames"]}, r"trained with \['derivative'\] cannot be tested"),
         ({"test_inputs": ["both"]}, r"trained with \['frames'\] cannot be tested"),
+        (
+            {"boxes": "jittered", "detections": "a.csv"},
+            "detections is used with boxes file or detector",
+        ),
+        (
+            {"boxes": "file", "detections": "a", "detector": "b"},
+            "detector is used with boxes detector, but",
+        ),
         ({"boxes": "file"}, "boxes from a file need its path: set detections"),
         ({"boxes": "detector", "min_score": 0.2}, r"min_score of detected boxes must be at least 0\.5, got 0\.2"),
     ],

@@ -92,4 +92,4 @@ def test_the_main_table_is_every_objective_with_and_without() -> None:
     assert trained == {(o, s) for o in ("vicreg", "byol", "simclr") for s in ("baseline", "paper-per-step")}
     assert any(not arm.train for arm in grid.arms.values())
     assert len(grid.seeds) == 3
-    assert grid.datasets["ut_interaction"].recipe["group_column"] == "source"
+    assert grid.datasets["ut_interaction_from_motion"].recipe["group_column"] == "source"

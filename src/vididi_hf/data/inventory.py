@@ -34,7 +34,7 @@ class VideoList:
             found += zip(paths.to_pylist(), pc.binary_length(contents).to_pylist())
         on_disk: dict[str, int] = dict.fromkeys((path for path, size in found if size is None and path is not None), -1)
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            on_disk = dict(zip(on_disk, pool.map(_file_size, on_disk)))
+            on_disk = dict(zip(on_disk, pool.map(file_size, on_disk)))
         folders = {os.path.dirname(path) for path in on_disk if os.path.isabs(path)}
         root = os.path.commonpath(folders) if folders else None
         videos: list[tuple[str, int]] = []
@@ -76,7 +76,8 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} ({shown})"
 
 
-def _file_size(path: str) -> int:
+def file_size(path: str) -> int:
+    """Returns the size of a file in bytes, or -1."""
     try:
         return os.path.getsize(path)
     except OSError:  # a missing file fails when it is decoded, and a URL has no size here

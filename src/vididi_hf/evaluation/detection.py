@@ -105,6 +105,7 @@ class DetectionEvaluator:
 
     def __call__(self, model: ViDiDiForActionDetection) -> EvaluationResult:
         """Scores the boxes of every key frame. Raises a ValueError if none can be decoded or the model does not fit."""
+        self.detections, self.average_precisions = {}, {}
         inputs = [own_input(model)] if self.inputs is None else list(self.inputs)
         boxes = ground_truth_boxes(self.rows) if self.boxes is None else self.boxes
         squares = model.vididi.backbone.takes_squares
@@ -230,8 +231,6 @@ def write_results(
     output: Path, evaluator: DetectionEvaluator, result: EvaluationResult, model: str, facts: Mapping[str, Any]
 ) -> None:
     """Writes `metrics.json`, the predictions of every input in AVA's format, and a picture to the folder `output`."""
-    report = report_of(result, model, average_precisions=evaluator.average_precisions, **facts)
-    write_report(output / METRICS_JSON, report)
     for name, detections in evaluator.detections.items():
         # AVA numbers its classes from 1.
         numbered = {
@@ -240,3 +239,5 @@ def write_results(
         write_ava_csv(output / f"predictions-{name}.csv", numbered)
     detections = evaluator.detections[next(iter(result.metrics))]
     save_picture(output / "detections.png", evaluator.rows, detections, evaluator.iou_threshold)
+    report = report_of(result, model, average_precisions=evaluator.average_precisions, **facts)
+    write_report(output / METRICS_JSON, report)

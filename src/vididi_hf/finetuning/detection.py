@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from vididi_hf.data.saved import DatasetObject, object_name
 from vididi_hf.detection.key_frames import class_names, load_key_frames
 from vididi_hf.detection.loading import TrainingKeyFrames, collate_key_frames
-from vididi_hf.detection.sources import load_test_rows
+from vididi_hf.detection.sources import load_test_rows, read_detections
 from vididi_hf.detection_vididi import ViDiDiForActionDetection
 from vididi_hf.evaluation.detection import build_evaluator, write_results
 from vididi_hf.evaluation.results import EvaluationResult
@@ -57,6 +57,8 @@ def finetune_detection(recipe: DetectionRecipe, dataset: DatasetObject | None = 
     with arguments.main_process_first(local=False):
         train = load_key_frames(source, split=recipe.train_split, every=recipe.every, **place)
         test = load_test_rows(recipe, source, recipe.test_split, **place)
+        if recipe.boxes == "file":  # a wrong file should fail before the training
+            read_detections(recipe.detections or "", test, recipe.min_score)
     processor = build_processor(recipe)
     settings = {"problem_type": problem_type(recipe.labels, train), "detection_stride": recipe.detection_stride}
     model = load_classifier(ViDiDiForActionDetection, recipe, class_names(train), **settings)

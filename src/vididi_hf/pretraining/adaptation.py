@@ -32,6 +32,7 @@ def _add_adapters(backbone: Any, recipe: PretrainingRecipe) -> None:
     if not names:
         raise ValueError("lora_rank needs an encoder with linear layers: convolutional networks have none")
     rank = recipe.lora_rank
+    backbone.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone.encoder)
 
 

@@ -133,7 +133,7 @@ def save_checkpoint(
             videos.write(unfinished / VIDEOS)
         (unfinished / _FILES).write_text(json.dumps(_fingerprints(unfinished), indent=2), encoding="utf-8")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
-        if _step_of(old) != progress.best_step:
+        if old != final and _step_of(old) != progress.best_step:
             remove_folder(old)
     return final
 

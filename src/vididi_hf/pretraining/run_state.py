@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils import CONFIG_NAME
 
 from vididi_hf.data.inventory import VideoList
@@ -200,36 +200,41 @@ class RunState:
     def _resume(self) -> None:
         """Restores the newest checkpoint. A damaged one is skipped for the one before it."""
         checkpoints = list_checkpoints(self.recipe.output_dir)
-        reason = ""
+        found, folder, reason = None, None, ""
         for folder in reversed(checkpoints):
             try:
-                progress, training = load_checkpoint(folder, self.model, self.recipe)
+                found = load_checkpoint(folder, self.model, self.recipe)
+                break
             except DamagedCheckpointError as error:
                 self.accelerator.print(f"skipped a checkpoint: {error}")
                 reason = reason or str(error)
-                continue
-            if self._videos is not None and not (folder / VIDEOS).is_file():
-                self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
-            if difference := changed_videos(self._videos, folder / VIDEOS, folder, self.recipe.accept_changed_data):
-                self.accelerator.print(f"continuing with other videos than before: {difference}")
-            progress.num_processes = progress.num_processes or self.progress.num_processes  # of an earlier version
-            for name, what in (("num_processes", "processes"), ("steps_per_epoch", "steps per epoch")):
-                if (before := getattr(progress, name)) != (now := getattr(self.progress, name)):
-                    advice = "keep the videos and the number of processes"
-                    raise ValueError(f"{folder} has {before} {what}, and this run has {now}: {advice}")
-            if progress.total_steps != progress.epoch * progress.steps_per_epoch + progress.step:
-                raise ValueError(f"the epochs and steps in {folder} contradict each other: remove it, it is damaged")
-            with reading(folder):
-                self.optimizer.load_state_dict(training["optimizer"])
-                self.log.load_state_dict(training["reporter"])
-                if self.accelerator.scaler is not None and "scaler" in training:
-                    self.accelerator.scaler.load_state_dict(training["scaler"])
-            self.progress = progress
-            self.accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
+        steps = gather_object([found[0].total_steps if found else -1])
+        if len(set(steps)) > 1:
+            raise ValueError(f"the processes found checkpoints of the steps {steps}: output_dir must be one folder")
+        if found is None or folder is None:
+            if checkpoints:
+                where = checkpoints[0].parent
+                raise ValueError(f"no checkpoint in {where} can be read: choose another output_dir ({reason})")
             return
-        if checkpoints:
-            where = checkpoints[0].parent
-            raise ValueError(f"no checkpoint in {where} can be read: choose another output_dir ({reason})")
+        progress, training = found
+        if self._videos is not None and not (folder / VIDEOS).is_file():
+            self.accelerator.print(f"{folder} does not say which videos it was trained on: they are not compared")
+        if difference := changed_videos(self._videos, folder / VIDEOS, folder, self.recipe.accept_changed_data):
+            self.accelerator.print(f"continuing with other videos than before: {difference}")
+        progress.num_processes = progress.num_processes or self.progress.num_processes  # of an earlier version
+        for name, what in (("num_processes", "processes"), ("steps_per_epoch", "steps per epoch")):
+            if (before := getattr(progress, name)) != (now := getattr(self.progress, name)):
+                advice = "keep the videos and the number of processes"
+                raise ValueError(f"{folder} has {before} {what}, and this run has {now}: {advice}")
+        if progress.total_steps != progress.epoch * progress.steps_per_epoch + progress.step:
+            raise ValueError(f"the epochs and steps in {folder} contradict each other: remove it, it is damaged")
+        with reading(folder):
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.log.load_state_dict(training["reporter"])
+            if self.accelerator.scaler is not None and "scaler" in training:
+                self.accelerator.scaler.load_state_dict(training["scaler"])
+        self.progress = progress
+        self.accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
 
 
 def changed_videos(videos: VideoList | None, saved: Path, checkpoint: Path | None, accept: bool) -> str:

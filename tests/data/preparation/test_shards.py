@@ -119,6 +119,14 @@ def test_every_row_is_in_one_shard_in_a_random_order_that_the_seed_decides():
     assert split_of(listed(), shuffle=False).shards == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_another_file_of_the_same_name_is_another_video(tmp_path):
+    identities = []
+    for size in (3, 4):
+        (tmp_path / "a.mp4").write_bytes(b"0" * size)
+        identities.append(split_of(with_video_column([str(tmp_path / "a.mp4")]), root=str(tmp_path)).identity)
+    assert identities[0] != identities[1]
+
+
 def test_the_identity_changes_with_all_that_shards_depend_on():
     rows = listed()
     base = split_of(rows).identity

@@ -9,6 +9,7 @@ import torch
 from torchcodec.decoders import VideoDecoder
 from torchcodec.encoders import VideoEncoder
 
+from tests.videos import encode
 from vididi_hf.data.decoding import BrokenVideoError
 from vididi_hf.data.preparation.transcoding import VideoFacts, probe_video, reencode_video
 
@@ -94,6 +95,20 @@ def test_an_odd_size_loses_its_last_row_and_nothing_else_and_broken_videos_say_w
             with pytest.raises(BrokenVideoError) as error:
                 look(broken)
             assert error.value.source == broken
+
+
+def test_a_variable_rate_keeps_its_speed(tmp_path):
+    """Ten frames a tenth of a second apart, then ten of three tenths each: at each time, the picture is the same."""
+    gray = torch.arange(20, dtype=torch.uint8) * 12
+    times = [*range(10), *range(10, 40, 3)]
+    path = encode(tmp_path / "a.mp4", gray[:, None, None, None].expand(20, 3, 48, 64), times=times)
+    encoded, facts = reencode_video(path, crf=0)
+    decoder = VideoDecoder(encoded)
+    for second in torch.arange(0.25, 3.6, 0.5).tolist():
+        shown = max(index for index, time in enumerate(times) if time / 10 <= second)
+        picture = decoder.get_frame_played_at(second).data.float().mean()
+        assert abs(picture / 12 - shown) < 1.5, second  # at most the next one, at the rate of the file
+    assert facts.num_frames / facts.fps == pytest.approx(4, abs=0.3)
 
 
 def test_key_frames_are_as_near_as_asked_for(tmp_path):

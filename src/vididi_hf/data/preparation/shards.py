@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from vididi_hf.containers_vididi import local_path
+from vididi_hf.data.inventory import file_size
 from vididi_hf.data.seeding import seeded_generator
 from vididi_hf.files import atomic_write
 from vididi_hf.reading import check_file
@@ -24,7 +26,7 @@ MAX_CELL_BYTES = 2**31 - 1  # of one value in a Parquet column of this schema
 FACTS = {"num_frames": "int32", "fps": "float64", "height": "int32", "width": "int32"}
 # A row group is closed early at this size, so that groups of long videos can be fetched too.
 _MAX_GROUP_BYTES = 64 * 2**20
-_VERSION = 1  # raise this when the same videos and settings give other shards
+_VERSION = 2  # raise this when the same videos and settings give other shards
 
 
 class StoredSplit:
@@ -67,8 +69,10 @@ class StoredSplit:
         digest = hashlib.sha256(json.dumps([_VERSION, self.name, settings], sort_keys=True).encode())
         digest.update(json.dumps(self.features.to_dict(), sort_keys=True).encode())
         for start, videos in _video_arrays(self._rows):
-            names = [self.video_name(start + i, path) for i, path in enumerate(videos.field("path").to_pylist())]
-            digest.update(repr((names, pc.binary_length(videos.field("bytes")).to_pylist())).encode())
+            paths, sizes = videos.field("path").to_pylist(), pc.binary_length(videos.field("bytes")).to_pylist()
+            names = [self.video_name(start + i, path) for i, path in enumerate(paths)]
+            sizes = [file_size(local_path(path)) if size is None and path else size for path, size in zip(paths, sizes)]
+            digest.update(repr((names, sizes)).encode())
         for table in self._rows.remove_columns("video").iter(1000):
             digest.update(repr(table.to_pylist()).encode())
         return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -45,13 +46,16 @@ def probe_video(source: Any) -> VideoFacts:
 def reencode_video(
     source: Any, *, short_side: int | None = None, key_frame_interval: int | None = None, crf: int = 18
 ) -> tuple[bytes, VideoFacts]:
-    """Encodes what can be decoded as H.264 in MP4, always alike: evenly spaced, silent, shrunk to `short_side`."""
+    """Encodes what can be decoded as H.264 in MP4, always alike: evenly spaced, silent, shrunk to `short_side`.
+
+    At a variable frame rate, frames are repeated or left out, so that the picture at each time stays the same.
+    """
     reader = VideoReader(source)
     try:
         from torchcodec.encoders import Encoder
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(f"re-encoding needs torchcodec 0.13 or newer. {INSTALL_TORCHCODEC}") from error
-    rate = _frame_rate(reader)
+    rate, ends = _frame_rate(reader), _ends(reader)
     frames = _frames_of_one_size(reader, source_name(source))
     first = next(frames)
     height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)
@@ -64,13 +68,23 @@ def reencode_video(
     codec: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "crf": crf, "preset": "veryfast"}
     stream = encoder.add_video(height=height, width=width, frame_rate=rate, **codec, extra_options=options)
     file = io.BytesIO()
-    num_frames = 1
+    num_frames = 0
     with encoder.open_file_like(file, format="mp4"):
-        stream.add_frames(_resized(first, height, width))
-        for frame in frames:
-            stream.add_frames(_resized(frame, height, width))
-            num_frames += 1
+        for index, frame in enumerate(chain([first], frames)):
+            end = ends[index] if index < len(ends) else num_frames + 1
+            for _ in range(num_frames, end):
+                stream.add_frames(_resized(frame, height, width))
+            num_frames = max(num_frames, end)
     return file.getvalue(), VideoFacts(num_frames, num_frames, rate, height, width)
+
+
+def _ends(reader: VideoReader) -> list[int]:
+    """Returns the number of evenly spaced frames until each frame leaves the screen."""
+    positions = [reader.position_of(frame) for frame in range(reader.num_frames)]
+    gaps = [after - before for before, after in pairwise(positions)]
+    is_constant = not gaps or max(gaps) < 1.5 * min(gaps)
+    starts = list(range(len(positions))) if is_constant else list(map(int, positions))
+    return [*starts[1:], starts[-1] + 1] if starts else []
 
 
 def _frame_rate(reader: VideoReader) -> float:

@@ -36,9 +36,9 @@ def key_frames(rows: datasets.Dataset, every: int = 1, include_empty: bool = Fal
     made: dict[str, list] = {name: [] for name in types}
     for row in rows.cast_column("video", datasets.Video(decode=False)):
         by_frame: dict[int, list[int]] = {}
-        for index, frame in enumerate(row.pop("frames")):
+        for index, frame in enumerate(row.pop("frames") or []):
             by_frame.setdefault(frame, []).append(index)
-        wanted = range(row["num_frames"] or 0) if include_empty else sorted(by_frame)
+        wanted = sorted({*range((row.get("num_frames") or 0) if include_empty else 0), *by_frame})
         for frame in (frame for frame in wanted if frame % every == 0):
             chosen = by_frame.get(frame, [])
             made["frame"].append(frame)
@@ -62,19 +62,25 @@ def checked_box(box: Sequence[float], tolerance: float = 0.01) -> tuple[float, .
 
 
 def check_boxes(rows: datasets.Dataset, name: str) -> datasets.Dataset:
-    """Returns the rows, or raises a ValueError that names the first wrong box of the column `boxes`."""
-    for start, table in enumerate(rows.select_columns(["boxes", "box_labels"]).with_format("arrow").iter(1000)):
-        columns = zip(table["boxes"].to_pylist(), table["box_labels"].to_pylist())
-        for row, found in enumerate(columns, start * 1000 + 1):
-            boxes, labels = ([] if values is None else values for values in found)
+    """Returns the rows with boxes cut at the edges; a ValueError names the first wrong row."""
+    columns = ["boxes", *(column for column in BOX_COLUMNS if column != "boxes" and column in rows.column_names)]
+    cut, changed = [], False
+    for start, table in enumerate(rows.select_columns(columns).with_format("arrow").iter(1000)):
+        for row, found in enumerate(zip(*(table[column].to_pylist() for column in columns)), start * 1000 + 1):
+            boxes, *others = ([] if values is None else values for values in found)
             try:
-                if len(boxes) != len(labels):
-                    raise ValueError(f"it has {len(boxes)} boxes and {len(labels)} lists of box_labels")
-                for box in boxes:
-                    checked_box(box)
+                for column, values in zip(columns[1:], others):
+                    if len(boxes) != len(values):
+                        what = f"lists of {column}" if column == "box_labels" else column
+                        raise ValueError(f"it has {len(boxes)} boxes and {len(values)} {what}")
+                cut.append([checked_box(box) for box in boxes])
             except ValueError as error:
                 raise ValueError(f"{name}, row {row}: {error}") from None
-    return rows
+            changed |= found[0] is None or any(tuple(old) != new for old, new in zip(boxes, cut[-1]))
+    if not changed:
+        return rows
+    boxes_type = datasets.List(datasets.List(datasets.Value("float32"), length=4))
+    return rows.remove_columns("boxes").add_column("boxes", cut, feature=boxes_type)
 
 
 def fractions(boxes: np.ndarray, width: int, height: int) -> list[list[float]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vididi_hf.evaluation.metrics.base import VideoMetric
 from vididi_hf.evaluation.metrics.detection import SCORES_COLUMN, TRUTH_COLUMNS, average_precisions, flatten_frames
+from vididi_hf.files import atomic_write
 
 KeyFrame = tuple[str, int]
 """(video, second): a key frame of AVA."""
@@ -65,7 +66,7 @@ def read_ava_csv(path: str | Path) -> dict[KeyFrame, dict[str, list]]:
 
 def write_ava_csv(path: str | Path, frames: Mapping[KeyFrame, Mapping[str, Any]]) -> None:
     """Writes detections in AVA's format, with boxes as shares of width and height."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for (video, second), frame in frames.items():
             for box, label, score in zip(frame["boxes"], frame["labels"], frame["scores"]):
