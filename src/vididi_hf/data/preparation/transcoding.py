@@ -44,18 +44,24 @@ def probe_video(source: Any) -> VideoFacts:
 
 
 def reencode_video(
-    source: Any, *, short_side: int | None = None, key_frame_interval: int | None = None, crf: int = 18
+    source: Any,
+    *,
+    short_side: int | None = None,
+    key_frame_interval: int | None = None,
+    crf: int = 18,
+    keep_times: bool = True,
 ) -> tuple[bytes, VideoFacts]:
     """Encodes what can be decoded as H.264 in MP4, always alike: evenly spaced, silent, shrunk to `short_side`.
 
-    At a variable frame rate, frames are repeated or left out, so that the picture at each time stays the same.
+    With `keep_times`, frames of a variable rate are repeated or left out, so that the picture at each time stays the
+    same. Of a damaged file, the times mean nothing.
     """
     reader = VideoReader(source)
     try:
         from torchcodec.encoders import Encoder
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(f"re-encoding needs torchcodec 0.13 or newer. {INSTALL_TORCHCODEC}") from error
-    rate, ends = _frame_rate(reader), _ends(reader)
+    rate, ends = _frame_rate(reader), _ends(reader) if keep_times else []
     frames = _frames_of_one_size(reader, source_name(source))
     first = next(frames)
     height, width = _encoded_size(first.shape[-2], first.shape[-1], short_side)

@@ -56,7 +56,7 @@ def _treat(video: dict[str, Any], options: PreparationOptions) -> TreatedVideo:
     if status != KEPT:
         how: Any = {name: getattr(options, name) for name in ("short_side", "key_frame_interval", "crf")}
         with decoder_errors(source_name(video), "its frames cannot be re-encoded"):
-            encoded, facts = reencode_video(video, **how)
+            encoded, facts = reencode_video(video, keep_times=facts.is_whole, **how)
     if len(encoded) > MAX_CELL_BYTES:
         return TreatedVideo(DROPPED, f"its {len(encoded)} bytes exceed the 2 GiB of a Parquet cell")
     return TreatedVideo(status, reason, encoded, facts)
