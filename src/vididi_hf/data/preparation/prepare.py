@@ -70,12 +70,12 @@ def prepare_dataset(options: PreparationOptions) -> dict[str, Any]:
     Example:
         >>> import tempfile
         >>> from vididi_hf import PreparationOptions, load_video_dataset, prepare_dataset
-        >>> rows = load_video_dataset("motion", split="test", num_train=8, num_test=8)
+        >>> rows = load_video_dataset("motion", num_train=8, num_test=8)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     rows.save_to_disk(f"{folder}/saved")
-        ...     made = {"dataset": f"{folder}/saved", "output_dir": f"{folder}/shards", "splits": ["test"]}
+        ...     made = {"dataset": f"{folder}/saved", "output_dir": f"{folder}/shards", "splits": ["train"]}
         ...     report = prepare_dataset(PreparationOptions(**made, num_workers=0, progress=False))
-        >>> report["splits"]["test"]["kept"], report["splits"]["test"]["dropped"]
+        >>> report["splits"]["train"]["kept"], report["splits"]["train"]["dropped"]
         (8, [])
     """
     output, (number, count) = OutputFolder(options.output_dir), options.part_of()
