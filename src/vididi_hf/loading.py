@@ -28,8 +28,8 @@ def is_ours(values: dict[str, Any]) -> bool:
 def load_checkpoint(
     kind: Any, model: str, *, part: str = "encoder", new: tuple[str, ...] = (), hint: str = "", **settings: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Loads a model of ours and the report of transformers. Only weights that start with `new` may be missing."""
-    location, _ = read_model_config(model)
+    """Loads a model of ours, after `read_model_config`, and the report. Only weights below `new` may be missing."""
+    location = check_location(model)
     with reading(location):
         loaded, report = kind.from_pretrained(location, output_loading_info=True, **settings)
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(new)):

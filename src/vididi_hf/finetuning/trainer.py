@@ -33,7 +33,7 @@ from vididi_hf.pretraining.accelerator import PATIENCE, check_environment, usabl
 from vididi_hf.pretraining.checkpoints import named_disk_errors
 from vididi_hf.pretraining.logging import MetricsFile, merge_broken
 from vididi_hf.pretraining.optimization import parameter_groups
-from vididi_hf.pretraining.run_state import StopRequest, changed_videos
+from vididi_hf.pretraining.run_state import StopRequest, changed_videos, check_size
 from vididi_hf.reading import read_json
 from vididi_hf.video_processing_vididi import ViDiDiVideoProcessor
 
@@ -158,10 +158,7 @@ class FinetuningTrainer(Trainer):
         file = self.output_dir / CHECKPOINTS / _SIZE
         size = {"processes": self.args.world_size, "steps per epoch": self.batches.steps_per_epoch}
         saved = [read_json(file) if checkpoint and self.is_world_process_zero() and file.is_file() else size]
-        for name, before in broadcast_object_list(saved)[0].items():
-            if before != (now := size.get(name)):
-                advice = "keep the videos and the number of processes"
-                raise ValueError(f"{checkpoint} has {before} {name}, and this run has {now}: {advice}")
+        check_size(checkpoint, broadcast_object_list(saved)[0], size)
         if self.is_world_process_zero():
             write_text(file, json.dumps(size) + "\n")
 

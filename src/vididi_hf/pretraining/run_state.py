@@ -222,10 +222,11 @@ class RunState:
         if difference := changed_videos(self._videos, folder / VIDEOS, folder, self.recipe.accept_changed_data):
             self.accelerator.print(f"continuing with other videos than before: {difference}")
         progress.num_processes = progress.num_processes or self.progress.num_processes  # of an earlier version
-        for name, what in (("num_processes", "processes"), ("steps_per_epoch", "steps per epoch")):
-            if (before := getattr(progress, name)) != (now := getattr(self.progress, name)):
-                advice = "keep the videos and the number of processes"
-                raise ValueError(f"{folder} has {before} {what}, and this run has {now}: {advice}")
+        before, now = (
+            {"processes": place.num_processes, "steps per epoch": place.steps_per_epoch}
+            for place in (progress, self.progress)
+        )
+        check_size(folder, before, now)
         if progress.total_steps != progress.epoch * progress.steps_per_epoch + progress.step:
             raise ValueError(f"the epochs and steps in {folder} contradict each other: remove it, it is damaged")
         with reading(folder):
@@ -235,6 +236,14 @@ class RunState:
                 self.accelerator.scaler.load_state_dict(training["scaler"])
         self.progress = progress
         self.accelerator.print(f"resumed from {folder}: {progress.epoch} epochs and {progress.step} steps are done")
+
+
+def check_size(checkpoint: Path | None, before: dict[str, int], now: dict[str, int]) -> None:
+    """Raises a ValueError if a run has other numbers, such as of processes, than its checkpoint."""
+    for name, number in before.items():
+        if number != now.get(name):
+            advice = "keep the videos and the number of processes"
+            raise ValueError(f"{checkpoint} has {number} {name}, and this run has {now.get(name)}: {advice}")
 
 
 def changed_videos(videos: VideoList | None, saved: Path, checkpoint: Path | None, accept: bool) -> str:
